@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from geocore.errors import RunError, StorageError
+from geocore.files import (
+    FolderLock,
+    atomic_path,
+    atomic_write_bytes,
+    atomic_write_text,
+    sha256_file,
+    sha256_json,
+    storage_errors,
+)
+
+
+def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    atomic_write_bytes(path, b"old")
+    atomic_write_text(path, "é\r\n")
+    assert path.read_bytes() == b"\xc3\xa9\r\n"
+    assert os.listdir(path.parent) == ["a.txt"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_failed_block_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert temporary.suffix == ".tif"
+        assert temporary.parent == tmp_path
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.tif"]
+
+
+def test_folder_is_written_whole_and_replaces_a_full_one(tmp_path: Path) -> None:
+    target = tmp_path / "step-1"
+    for content in ("old", "new"):
+        with atomic_path(target) as temporary:
+            (temporary / "deep").mkdir(parents=True)
+            (temporary / "deep" / content).write_text(content)
+            assert not (target / "deep" / content).exists()
+    assert [path.name for path in (target / "deep").iterdir()] == ["new"]
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "x").touch()
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["step-1"]
+
+
+def test_block_that_writes_nothing_is_a_bug(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_disk_trouble_is_one_clear_line(number: int, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="out.bin: .*; ") as caught, storage_errors(tmp_path / "out.bin"):
+        raise OSError(number, os.strerror(number))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(StorageError), atomic_path(tmp_path / "out.bin") as temporary:
+        temporary.touch()
+        raise OSError(number, os.strerror(number))
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_os_errors_pass_through() -> None:
+    with pytest.raises(FileNotFoundError), storage_errors("x"):
+        raise FileNotFoundError(errno.ENOENT, "missing")
+
+
+def test_file_in_place_of_the_folder_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="in the way"):
+        atomic_write_text(tmp_path / "file" / "a.txt", "")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match="in the way"):
+        atomic_write_text(tmp_path / "folder", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_real_failure_of_a_write_leaves_the_old_file(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from geocore.files import *; from geocore.errors import StorageError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: atomic_write_bytes(sys.argv[1], bytes(5000))\n"
+        "except StorageError as error: print(error)"
+    )
+    path = tmp_path / "a"
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert str(path) in done.stdout
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_hashes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert sha256_json({"b": [1, 2.5, None], "a": "é"}) == sha256_json({"a": "é", "b": [1, 2.5, None]})
+    assert sha256_json({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()
+    assert sha256_json([1, 2]) != sha256_json([2, 1])
+    with pytest.raises(TypeError):
+        sha256_json({"a": object()})
+
+
+def test_lock_is_exclusive_and_can_be_taken_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with FolderLock(folder), pytest.raises(RunError, match=f"process {os.getpid()}.*another folder"):
+        FolderLock(folder).acquire()
+    with FolderLock(folder) as lock, pytest.raises(ValueError, match="already"):
+        lock.acquire()
+    lock.release()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
+def test_lock_dies_with_its_owner(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from geocore.files import FolderLock\n"
+        "lock = FolderLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match=f"process {owner.pid}"):
+            FolderLock(tmp_path).acquire()
+    finally:
+        owner.send_signal(signal.SIGKILL)
+        owner.communicate()
+    with FolderLock(tmp_path):
+        pass
