@@ -1,0 +1,291 @@
+"""Products written as cloud-optimised GeoTIFF: tiled, compressed, with overviews, whole or not there at all."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+import rasterio.windows
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+
+from geocore.errors import StorageError
+from geocore.files import atomic_path
+from geocore.georeferences import creation_options, unreferenced_allowed
+from geocore.grid import Grid
+
+BLOCK_PX = 512
+"""Side of a block; windows written should start and end at its multiples, or blocks are compressed several times."""
+
+Overviews = Literal["nearest", "average"]
+Colour = tuple[int, int, int]
+
+
+class RasterWriter:
+    """Writes a raster window by window in bounded memory; the file appears, complete, when the writer is closed.
+
+    Windows go to a hidden file beside the final one. Pixels never written are nodata, or 0 without a nodata value.
+    As a context manager it leaves nothing behind when its block raises.
+
+    Args:
+        path: the final file, ending in .tif.
+        grid: shape and georeference.
+        count: number of bands.
+        dtype: numpy name of the type.
+        nodata: value that marks invalid pixels.
+        band_names: one description per band.
+        colours: class value -> (red, green, blue), each 0-255; for one band of uint8 or uint16.
+        class_names: class value -> name, stored as the tags CLASS_<value>.
+        overviews: "nearest" for classes, "average" for quantities; None: nearest when there are colours or class
+            names.
+        cog: False leaves out overviews, for small files that only programs read.
+
+    Raises:
+        ValueError: when the options contradict each other.
+        StorageError: when the disk is full, read-only or closed to the user.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        grid: Grid,
+        count: int,
+        dtype: str,
+        nodata: float | None = None,
+        band_names: Sequence[str] | None = None,
+        colours: Mapping[int, Colour] | None = None,
+        class_names: Mapping[int, str] | None = None,
+        overviews: Overviews | None = None,
+        cog: bool = True,
+    ) -> None:
+        if band_names is not None and len(band_names) != count:
+            raise ValueError(f"{len(band_names)} band names for {count} bands")
+        if colours and (count != 1 or dtype not in ("uint8", "uint16")):
+            raise ValueError(f"a colour table needs one band of uint8 or uint16, not {count} of {dtype}")
+        self.path = Path(path)
+        self.grid = grid
+        self._shape = (count, *grid.shape)
+        self._dtype = np.dtype(dtype)
+        self._cog = cog
+        self._overviews = overviews or ("nearest" if colours or class_names else "average")
+        options: dict[str, Any] = {"dtype": dtype, "count": count, "nodata": nodata} | creation_options(grid)
+        with ExitStack() as stack:
+            self._final = stack.enter_context(atomic_path(self.path))
+            stack.callback(_remove_working_files, self._final)
+            self._working = self._final.with_name(f"{self._final.name}.working.tif") if cog else self._final
+            with _gdal_errors(self.path):
+                # What is read once, to be compressed again, is packed fast rather than small.
+                self._dataset = _create(self._working, options, zlevel=1 if cog else 6)
+                stack.callback(self._dataset.close)
+                self._describe(band_names, colours, class_names)
+            self._stack = stack.pop_all()
+
+    def _describe(
+        self,
+        band_names: Sequence[str] | None,
+        colours: Mapping[int, Colour] | None,
+        class_names: Mapping[int, str] | None,
+    ) -> None:
+        if band_names is not None:
+            self._dataset.descriptions = tuple(band_names)
+        if colours:
+            self._dataset.write_colormap(1, {value: (*colour, 255) for value, colour in colours.items()})
+        if class_names:
+            self._dataset.update_tags(**{f"CLASS_{value}": name for value, name in class_names.items()})
+
+    def write(self, values: NDArray[Any], row: int = 0, col: int = 0) -> None:
+        """Write a window, from one thread at a time.
+
+        Args:
+            values: shape (band, row, col), of the writer's dtype.
+            row: first row of the window.
+            col: first column; windows best start and end at multiples of `BLOCK_PX`.
+
+        Raises:
+            ValueError: when the values have another type or band count, or reach outside the grid.
+            StorageError: when the disk is full.
+        """
+        if values.dtype != self._dtype or values.ndim != 3 or values.shape[0] != self._shape[0]:
+            raise ValueError(
+                f"values of shape {values.shape} and type {values.dtype}: the writer takes {self._shape[0]} bands of "
+                f"{self._dtype} as (band, row, col)"
+            )
+        _, height, width = values.shape
+        if row < 0 or col < 0 or row + height > self.grid.height or col + width > self.grid.width:
+            raise ValueError(f"{height} x {width} pixels at ({row}, {col}) reach outside the grid {self.grid.shape}")
+        with _gdal_errors(self.path):
+            self._dataset.write(values, window=rasterio.windows.Window(col, row, width, height))
+
+    def close(self) -> None:
+        """Finish the file and put it in its place; does nothing when already closed.
+
+        Raises:
+            StorageError: when the disk is full.
+        """
+        with self._stack.pop_all(), _gdal_errors(self.path):
+            if self._dataset.closed:
+                return
+            self._dataset.close()
+            _check_whole(self._working, self.path)
+            if self._cog:
+                _translate(self._working, self._final, self._overviews)
+                _check_whole(self._final, self.path)
+
+    def discard(self) -> None:
+        """Give up: remove what was written and leave a file at `path` as it was."""
+        with suppress(_Discarded), self._stack.pop_all():
+            raise _Discarded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def write_raster(
+    path: Path | str,
+    values: NDArray[Any],
+    *,
+    grid: Grid,
+    nodata: float | None = None,
+    band_names: Sequence[str] | None = None,
+    colours: Mapping[int, Colour] | None = None,
+    class_names: Mapping[int, str] | None = None,
+    overviews: Overviews | None = None,
+    cog: bool = True,
+) -> None:
+    """Write a raster that is in memory.
+
+    Args:
+        path: the file, ending in .tif; replaced when it exists.
+        values: shape (band, row, col) or (row, col), of the grid's size; bool is stored as uint8.
+        grid: shape and georeference.
+        nodata: value that marks invalid pixels.
+        band_names: one description per band.
+        colours: class value -> (red, green, blue), as for `RasterWriter`.
+        class_names: class value -> name.
+        overviews: "nearest" or "average"; None: nearest when there are colours or class names.
+        cog: False leaves out overviews, for small files that only programs read.
+
+    Raises:
+        ValueError: when the values do not have the grid's size, or the options contradict each other.
+        StorageError: when the disk is full, read-only or closed to the user.
+    """
+    planes = values[np.newaxis] if values.ndim == 2 else values
+    if planes.ndim != 3 or planes.shape[1:] != grid.shape:
+        raise ValueError(f"values of shape {values.shape} for a grid of {grid.shape}")
+    if planes.dtype == np.bool_:
+        planes = planes.astype(np.uint8)
+    planes = planes.astype(planes.dtype.newbyteorder("="), copy=False)
+    with RasterWriter(
+        path,
+        grid=grid,
+        count=planes.shape[0],
+        dtype=planes.dtype.name,
+        nodata=nodata,
+        band_names=band_names,
+        colours=colours,
+        class_names=class_names,
+        overviews=overviews,
+        cog=cog,
+    ) as writer:
+        writer.write(planes)
+
+
+class _Discarded(Exception):
+    """Makes `atomic_path` take its way out for errors."""
+
+
+@contextmanager
+def _gdal_errors(path: Path) -> Iterator[None]:
+    """GDAL reports a full disk as a failed write without an error number; say what is likely."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:
+        reason = str(error).splitlines()[0]
+        raise StorageError(
+            f"{path}: cannot be written ({reason}); is the disk full? free some space or write elsewhere"
+        ) from error
+
+
+def _create(path: Path, options: Mapping[str, Any], *, zlevel: int) -> Any:
+    with unreferenced_allowed():
+        return rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            tiled=True,
+            blockxsize=_block_side(options["width"]),
+            blockysize=_block_side(options["height"]),
+            interleave="pixel",
+            # GDAL takes three or four bands of bytes for a photograph, and the fourth for its alpha.
+            photometric="MINISBLACK",
+            compress="deflate",
+            zlevel=zlevel,
+            bigtiff="IF_SAFER",
+            **options,
+        )
+
+
+def _translate(source: Path, target: Path, overviews: Overviews) -> None:
+    rasterio.shutil.copy(
+        source,
+        target,
+        driver="COG",
+        compress="deflate",
+        predictor="YES",
+        blocksize=BLOCK_PX,
+        overview_resampling=overviews.upper(),
+        bigtiff="IF_SAFER",
+        num_threads="ALL_CPUS",
+    )
+
+
+def _check_whole(file: Path, path: Path) -> None:
+    """Look up every block: GDAL writes blocks still in its cache when it closes a file, and swallows their errors."""
+    size = file.stat().st_size
+    with _open(file) as dataset:
+        levels = [None, *range(len(dataset.overviews(1)))]
+    for level in levels:
+        with _open(file, level) as dataset:
+            rows, cols = dataset.block_shapes[0]
+            for row, col in np.ndindex(math.ceil(dataset.height / rows), math.ceil(dataset.width / cols)):
+                offset = dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1)
+                length = dataset.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=1)
+                if offset is None or length is None or int(offset) + int(length) > size:
+                    raise StorageError(
+                        f"{path}: cannot be written whole; is the disk full? free some or write elsewhere"
+                    )
+
+
+def _open(file: Path, overview_level: int | None = None) -> Any:
+    options = {} if overview_level is None else {"overview_level": overview_level}
+    with unreferenced_allowed():
+        return rasterio.open(file, **options)
+
+
+def _remove_working_files(final: Path) -> None:
+    # The COG driver leaves its own temporary files, named after the target, when it fails.
+    for file in final.parent.glob(f"{glob.escape(final.name)}?*"):
+        file.unlink(missing_ok=True)
+
+
+def _block_side(length: int) -> int:
+    """At most `BLOCK_PX`; a TIFF block is a multiple of 16."""
+    return min(BLOCK_PX, -(-length // 16) * 16)

@@ -1,0 +1,65 @@
+"""Damage to raster files that GDAL does not report: headers that promise too much, PNG files cut off."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geocore.errors import SceneError
+
+# A block is decoded whole, so one of this size already takes as much memory for each read of a single pixel.
+_LARGEST_BLOCK_BYTES = 1 << 30
+# The tightest packings: 1032:1 by Deflate, which PNG always uses, and 128 KiB in 4 bytes by ZSTD in a TIFF; a pixel
+# is at least one bit.
+_MOST_PIXELS_PER_BYTE = {"PNG": 10_000, "JPEG": 10_000, "GTiff": 300_000}
+# A TIFF holds offset and length of each block, of at least this many bytes together.
+_LEAST_INDEX_BYTES_PER_BLOCK = 6
+_PNG_SIGNATURE_BYTES = 8
+
+
+def check_file(dataset: Any, path: Path) -> None:
+    """Look at a rasterio dataset just opened, before anything is allocated for it.
+
+    Raises:
+        SceneError: when the header promises more than the file can hold, blocks are too large to decode, or a PNG
+            file ends early.
+    """
+    rows, cols = dataset.block_shapes[0]
+    together = dataset.count if str(dataset.profile.get("interleave")) == "pixel" else 1
+    dtype = dataset.dtypes[0]
+    block_bytes = rows * cols * together * np.dtype("complex64" if dtype == "complex_int16" else dtype).itemsize
+    if block_bytes > _LARGEST_BLOCK_BYTES:
+        raise SceneError(
+            f"{path}: is stored in blocks of {rows} x {cols} pixels ({block_bytes / 2**30:.1f} GiB), and at most 1 GiB "
+            "can be read at once; rewrite it in tiles: gdal_translate -of COG IN OUT"
+        )
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    blocks = math.ceil(dataset.height / rows) * math.ceil(dataset.width / cols)
+    most_pixels = size * _MOST_PIXELS_PER_BYTE.get(dataset.driver, math.inf)
+    # GDAL shows one long strip as blocks of a single row, which have no entry of their own.
+    no_index = dataset.driver == "GTiff" and rows > 1 and size < blocks * _LEAST_INDEX_BYTES_PER_BLOCK
+    if no_index or most_pixels < dataset.height * dataset.width:
+        raise SceneError(
+            f"{path}: its header promises {dataset.height} x {dataset.width} pixels, which {size} bytes cannot hold; "
+            "the file is damaged: copy or make it again"
+        )
+    if dataset.driver == "PNG" and not _png_is_whole(path):
+        raise SceneError(f"{path}: ends early; the file is damaged or incomplete: copy or make it again")
+
+
+def _png_is_whole(path: Path) -> bool:
+    """Follow the chunks to the closing one; GDAL reads a whole image of which half is there as half black."""
+    with path.open("rb") as file:
+        file.seek(_PNG_SIGNATURE_BYTES)
+        while len(header := file.read(8)) == 8:
+            if header[4:] == b"IEND":
+                return True
+            # Length and kind in front of the data, a checksum of 4 bytes behind.
+            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)
+    return False
