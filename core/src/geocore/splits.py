@@ -1,0 +1,220 @@
+"""Assign samples to train, validation and test without leaks.
+
+Neighbouring tiles of a scene are near copies, so a split is made of whole groups (a scene, an event, a field season,
+a block of ground), never of single tiles. Assignments depend only on the names and sizes of the groups and the seed:
+not on the order of the samples, the platform or a random generator's version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from geocore.errors import DataError
+from geocore.grid import Window
+
+_ATTEMPTS = 32
+
+
+def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> list[str]:
+    """Assign whole groups to splits so that the numbers of samples come close to the shares.
+
+    Groups are taken in an order drawn from the seed, each goes to the split that lacks most samples, and every split
+    gets at least one group. Of 32 such orders the one that comes closest to the shares wins.
+
+    Args:
+        groups: Group of each sample.
+        shares: Split name to wanted share of the samples, above 0; shares are relative and need not sum to one.
+        seed: Chooses among assignments that are equally good.
+
+    Returns:
+        Split of each sample.
+
+    Raises:
+        DataError: If there are fewer groups than splits.
+    """
+    if not shares or min(shares.values()) <= 0:
+        raise ValueError(f"shares = {dict(shares)}: every split needs a share above 0")
+    sizes = Counter(groups)
+    if len(sizes) < len(shares):
+        raise DataError(
+            f"{len(sizes)} groups ({_listed(sorted(sizes))}): {len(shares)} splits ({', '.join(shares)}) need at least"
+            " as many groups; add data, ask for fewer splits or define smaller groups"
+        )
+    total_share = sum(shares.values())
+    targets = {split: len(groups) * share / total_share for split, share in shares.items()}
+    best: dict[str, str] = {}
+    best_miss = float("inf")
+    for attempt in range(_ATTEMPTS):
+        order = sorted(sizes, key=lambda group: _draw(seed, attempt, group))
+        assigned = _assign(order, sizes, targets)
+        filled = _sizes_of_splits(assigned, sizes)
+        miss = sum((filled[split] - target) ** 2 for split, target in targets.items())
+        if miss < best_miss:
+            best, best_miss = assigned, miss
+    return [best[group] for group in groups]
+
+
+def folds_by_group(groups: Sequence[str], folds: int, seed: int) -> list[int]:
+    """Assign whole groups to folds of about equal size for cross-validation.
+
+    Args:
+        groups: Group of each sample.
+        folds: Number of folds, at least 2.
+        seed: Chooses among assignments that are equally good.
+
+    Returns:
+        Fold of each sample, from 0.
+
+    Raises:
+        DataError: If there are fewer groups than folds.
+    """
+    if folds < 2:
+        raise ValueError(f"folds = {folds}: cross-validation needs at least 2")
+    return [int(fold) for fold in split_by_group(groups, {str(fold): 1.0 for fold in range(folds)}, seed)]
+
+
+def split_by_rules(names: Sequence[str], rules: Mapping[str, str]) -> list[str]:
+    """Assign samples by patterns, to follow a published split.
+
+    Args:
+        names: Name of each sample.
+        rules: Shell pattern (`*`, `?`, `[...]`, case matters) to split; the first that matches counts.
+
+    Returns:
+        Split of each sample.
+
+    Raises:
+        DataError: If samples match no pattern.
+    """
+    splits = [next((split for rule, split in rules.items() if fnmatchcase(name, rule)), None) for name in names]
+    missed = [name for name, split in zip(names, splits, strict=True) if split is None]
+    if missed:
+        raise DataError(
+            f"{len(missed)} samples match no split rule ({_listed(missed)}): every sample needs one; add a rule, at the"
+            " end '*' for the rest"
+        )
+    return [split for split in splits if split is not None]
+
+
+def block_groups(scenes: Sequence[str], windows: Sequence[Window], block_px: int) -> list[str]:
+    """Group windows by square blocks of their scene, to split within large scenes.
+
+    Args:
+        scenes: Name of the scene of each window.
+        windows: Windows in pixels of their scene; one belongs to the block that holds its centre.
+        block_px: Height and width of a block in pixels: several times the range over which pixels resemble each other.
+
+    Returns:
+        Group of each window.
+    """
+    if block_px < 1:
+        raise ValueError(f"block_px = {block_px}: a block has at least one pixel")
+    return [
+        f"{scene}/r{(window.row + window.height // 2) // block_px}-c{(window.col + window.width // 2) // block_px}"
+        for scene, window in zip(scenes, windows, strict=True)
+    ]
+
+
+def within_buffer(
+    scenes: Sequence[str], windows: Sequence[Window], splits: Sequence[str], buffer_px: int, *, train: str = "train"
+) -> list[bool]:
+    """Find training windows that lie too close to a window of another split of the same scene.
+
+    Args:
+        scenes: Name of the scene of each window.
+        windows: Windows in pixels of their scene.
+        splits: Split of each window.
+        buffer_px: Smallest allowed gap in pixels along either axis; 0 finds overlaps only.
+        train: Name of the split that gives way.
+
+    Returns:
+        True for each window of `train` to leave out.
+    """
+    # Held-out windows by coarse cell, so that large scenes do not compare every pair.
+    cell = max([1, buffer_px, *(max(window.height, window.width) for window in windows)])
+    held_out: dict[tuple[str, int, int], list[Window]] = defaultdict(list)
+    for scene, window, split in zip(scenes, windows, splits, strict=True):
+        if split != train:
+            held_out[scene, window.row // cell, window.col // cell].append(window)
+
+    def close(scene: str, window: Window) -> bool:
+        reach = Window(
+            window.row - buffer_px, window.col - buffer_px, window.height + 2 * buffer_px, window.width + 2 * buffer_px
+        )
+        # A window is at most one cell long, so one that touches the reach starts within it or one cell before.
+        return any(
+            reach.intersection(other) is not None
+            for row in range(reach.row // cell - 1, (reach.row_stop - 1) // cell + 1)
+            for col in range(reach.col // cell - 1, (reach.col_stop - 1) // cell + 1)
+            for other in held_out.get((scene, row, col), ())
+        )
+
+    return [
+        split == train and close(scene, window) for scene, window, split in zip(scenes, windows, splits, strict=True)
+    ]
+
+
+def leak_report(
+    names: Sequence[str], splits: Sequence[str], groups: Sequence[str], hashes: Sequence[Collection[str]]
+) -> list[str]:
+    """Find what two splits share.
+
+    Args:
+        names: Name of each sample, for the report.
+        splits: Split of each sample.
+        groups: Group of each sample.
+        hashes: Content hashes of the inputs of each sample. Leave labels out: empty ones are rightly equal.
+
+    Returns:
+        One line per group that lies in several splits and per content that occurs in several splits; empty when the
+        splits do not leak.
+    """
+    splits_of_group: dict[str, set[str]] = defaultdict(set)
+    samples_of_hash: dict[str, list[int]] = defaultdict(list)
+    for i, (split, group, contents) in enumerate(zip(splits, groups, hashes, strict=True)):
+        splits_of_group[group].add(split)
+        for content in set(contents):
+            samples_of_hash[content].append(i)
+    lines = [
+        f"group {group!r} lies in {len(found)} splits: {', '.join(sorted(found))}"
+        for group, found in sorted(splits_of_group.items())
+        if len(found) > 1
+    ]
+    for content, samples in sorted(samples_of_hash.items(), key=lambda item: item[1]):
+        if len({splits[i] for i in samples}) > 1:
+            where = _listed([f"{names[i]} ({splits[i]})" for i in samples])
+            lines.append(f"identical input {content[:12]} in several splits: {where}")
+    return lines
+
+
+def _draw(seed: int, attempt: int, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{attempt}/{group}".encode()).digest()
+
+
+def _assign(order: Sequence[str], sizes: Mapping[str, int], targets: Mapping[str, float]) -> dict[str, str]:
+    lacking = dict(targets)
+    empty = set(targets)
+    assigned = {}
+    for i, group in enumerate(order):
+        # The last groups are kept for the splits that would else stay empty.
+        open_splits = empty if len(order) - i <= len(empty) else lacking.keys()
+        split = max((name for name in targets if name in open_splits), key=lambda name: lacking[name])
+        assigned[group] = split
+        lacking[split] -= sizes[group]
+        empty.discard(split)
+    return assigned
+
+
+def _sizes_of_splits(assigned: Mapping[str, str], sizes: Mapping[str, int]) -> Counter[str]:
+    filled: Counter[str] = Counter()
+    for group, split in assigned.items():
+        filled[split] += sizes[group]
+    return filled
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
