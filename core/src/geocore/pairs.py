@@ -1,0 +1,83 @@
+"""Find images and their labels by the names of their files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from geocore.errors import DataError
+
+RASTER_EXTENSIONS: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+"""Files that `geocore.rasters.open_raster` reads, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An image and its label."""
+
+    stem: str
+    image: Path
+    label: Path
+
+
+def pair_by_suffix(
+    folder: Path,
+    suffix: str = "_mask",
+    extensions: Collection[str] = RASTER_EXTENSIONS,
+    *,
+    image_suffix: str = "",
+    label_folder: Path | None = None,
+) -> list[Pair]:
+    """Pair images and labels by name: `a.jpg` with `a_mask.png`, and with `image_suffix="_nir"` also `a_nir.tif`.
+
+    Args:
+        folder: Holds the images, and the labels too unless `label_folder` is given. Hidden files do not count.
+        suffix: What the name of a label has behind that of its image.
+        extensions: Files that count, in lower case; upper case in a file name is fine.
+        image_suffix: What the name of an image may have behind the name that it shares with its label.
+        label_folder: Holds the labels, and nothing else.
+
+    Returns:
+        Pairs sorted by name.
+
+    Raises:
+        DataError: If a file has no partner or several, naming all such files, or if there is no file.
+    """
+    images: dict[str, list[Path]] = defaultdict(list)
+    labels: dict[str, list[Path]] = defaultdict(list)
+    for path in _files_of(folder, extensions):
+        if path.stem.endswith(suffix):
+            labels[path.stem.removesuffix(suffix)].append(path)
+        else:
+            images[path.stem.removesuffix(image_suffix)].append(path)
+    for path in _files_of(label_folder, extensions) if label_folder is not None else ():
+        labels[path.stem.removesuffix(suffix)].append(path)
+    stems = sorted(images.keys() | labels.keys())
+    if not stems:
+        raise DataError(f"{folder}: no {', '.join(extensions)} files: images and labels are needed; check the path")
+    problems = [
+        f"{path.name} ({'no partner' if not images[stem] or not labels[stem] else 'several of this name'})"
+        for stem in stems
+        for path in images[stem] + labels[stem]
+        if len(images[stem]) != 1 or len(labels[stem]) != 1
+    ]
+    if problems:
+        raise DataError(
+            f"{folder}: {len(problems)} unmatched files: {', '.join(problems)}: every image needs exactly one label"
+            f" NAME{suffix}; add, rename or remove files"
+        )
+    return [Pair(stem, images[stem][0], labels[stem][0]) for stem in stems]
+
+
+def _files_of(folder: Path, extensions: Collection[str]) -> list[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}: must be a readable folder; check the path") from error
+    # Hidden files are previews and resource forks that file managers leave behind.
+    return [
+        path for path in found if path.suffix.lower() in extensions and not path.name.startswith(".") and path.is_file()
+    ]
