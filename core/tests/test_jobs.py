@@ -1,0 +1,276 @@
+"""Jobs survive killed workers and restarts: what is done stays, what changed is done anew, what fails says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geocore.errors import StorageError
+from geocore.files import FolderLock
+from geocore.jobs import Outcome, Task, part_path, run_task, run_tasks
+
+# The work lies in a file of its own, because a worker imports it by name.
+WORK = '''
+import os
+import signal
+import time
+from pathlib import Path
+
+from geocore.errors import DataError
+
+
+class Awkward(Exception):
+    """Cannot be rebuilt from its arguments."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first}{second}")
+
+
+def write(arguments, part, log):
+    with open(Path(log) / "calls.txt", "a") as calls:
+        calls.write(f"{arguments['value']}\\n")
+    kind = arguments.get("kind", "file")
+    if kind == "fails":
+        raise DataError("value 3: must be even; use 4")
+    if kind == "bug":
+        raise ZeroDivisionError("a bug")
+    if kind == "awkward":
+        raise Awkward("a", "b")
+    if kind == "nothing":
+        return
+    if kind == "dies":
+        part.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "dies once":
+        part.write_text("half")
+        mark = Path(log) / f"died-{arguments['value']}"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "sleeps":
+        part.write_text("half")
+        (Path(log) / f"pid-{os.getpid()}").touch()
+        time.sleep(60)
+    if kind == "folder":
+        part.mkdir()
+        (part / "a.txt").write_text(str(arguments["value"]))
+    else:
+        part.write_text(str(arguments["value"]))
+'''
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "jobs_work.py").write_text(WORK)
+    monkeypatch.syspath_prepend(str(tmp_path / "code"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"), prepend=os.pathsep)
+    monkeypatch.delitem(sys.modules, "jobs_work", raising=False)
+    import jobs_work
+
+    return partial(jobs_work.write, log=str(tmp_path))
+
+
+def calls(tmp_path: Path) -> list[str]:
+    path = tmp_path / "calls.txt"
+    return sorted(path.read_text().split()) if path.exists() else []
+
+
+def tasks_of(count: int, **kinds: str) -> list[Task]:
+    return [
+        Task(f"t{i}.txt", {"value": i} | ({"kind": kinds[f"t{i}"]} if f"t{i}" in kinds else {})) for i in range(count)
+    ]
+
+
+def left_over(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / ".attempts").iterdir())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, workers: int) -> None:
+    folder, seen = tmp_path / "parts", []
+    tasks = tasks_of(4, t1="folder")
+    outcomes = run_tasks(tasks, work, folder, context={"a": 1}, workers=workers, on_done=seen.append)
+    assert [outcome.key for outcome in outcomes] == [task.key for task in tasks]
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert sorted(outcome.key for outcome in seen) == [task.key for task in tasks]
+    assert part_path(folder, "t2.txt").read_text() == "2"
+    assert (part_path(folder, "t1.txt") / "a.txt").read_text() == "1"
+    marker = json.loads((folder / ".done" / "t2.txt.json").read_text())
+    assert marker["fingerprint"] == tasks[2].fingerprint({"a": 1})
+    assert left_over(folder) == []
+    times = {path.name: path.stat().st_mtime_ns for path in folder.glob("t*")}
+
+    again = run_tasks(tasks, work, folder, context={"a": 1}, workers=workers)
+    assert {outcome.status for outcome in again} == {"skipped"}
+    assert again[2].seconds == marker["seconds"]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("t*")} == times
+    assert calls(tmp_path) == ["0", "1", "2", "3"]
+
+
+def test_only_what_changed_is_done_anew(tmp_path: Path, work: Any) -> None:
+    folder = tmp_path / "parts"
+    run_tasks(tasks_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
+    part_path(folder, "t0.txt").unlink()
+    (folder / ".done" / "t2.txt.json").write_text("{not json")
+    outcomes = run_tasks(tasks_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
+    assert [outcome.status for outcome in outcomes] == ["done", "skipped", "done"]
+    # A folder is replaced by a file, which no rename does by itself.
+    changed = [Task("t0.txt", {"value": 7}), Task("t1.txt", {"value": 1}), Task("t2.txt", {"value": 2})]
+    outcomes = run_tasks(changed, work, folder, context={"threshold": 0.5})
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "skipped"]
+    assert part_path(folder, "t0.txt").read_text() == "7"
+    assert part_path(folder, "t1.txt").read_text() == "1"
+    outcomes = run_tasks(changed, work, folder, context={"threshold": 0.6})
+    assert {outcome.status for outcome in outcomes} == {"done"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_users_error_fails_its_task_only(tmp_path: Path, work: Any, workers: int) -> None:
+    folder = tmp_path / "parts"
+    outcomes = run_tasks(tasks_of(3, t1="fails"), work, folder, context=None, workers=workers)
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
+    assert outcomes[1].message == "value 3: must be even; use 4"
+    assert not part_path(folder, "t1.txt").exists()
+    assert left_over(folder) == []
+
+
+@pytest.mark.parametrize(("workers", "kind", "error"), [
+    (0, "bug", ZeroDivisionError),
+    (2, "bug", ZeroDivisionError),
+    (0, "nothing", FileNotFoundError),
+    (1, "awkward", RuntimeError),
+])  # fmt: skip
+def test_a_bug_is_raised_and_what_is_done_stays(
+    tmp_path: Path, work: Any, workers: int, kind: str, error: type[Exception]
+) -> None:
+    folder = tmp_path / "parts"
+    with pytest.raises(error):
+        run_tasks(tasks_of(2, t1=kind), work, folder, context=None, workers=workers)
+    assert left_over(folder) == []
+    assert run_tasks(tasks_of(1), work, folder, context=None)[0].status == "skipped"
+
+
+def test_a_killed_worker_costs_one_attempt(tmp_path: Path, work: Any) -> None:
+    folder = tmp_path / "parts"
+    outcomes = run_tasks(tasks_of(6, t2="dies once"), work, folder, context=None, workers=2)
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert [part_path(folder, f"t{i}.txt").read_text() for i in range(6)] == list("012345")
+    assert calls(tmp_path).count("2") == 2
+    assert left_over(folder) == []
+
+
+def test_a_task_that_always_kills_its_worker_fails_and_spares_the_others(tmp_path: Path, work: Any) -> None:
+    folder = tmp_path / "parts"
+    outcomes = run_tasks(tasks_of(5, t0="dies"), work, folder, context=None, workers=2)
+    assert [outcome.status for outcome in outcomes] == ["failed", *["done"] * 4]
+    assert "killed twice" in outcomes[0].message
+    assert "\n" not in outcomes[0].message
+    assert calls(tmp_path).count("0") == 2
+    assert not part_path(folder, "t0.txt").exists()
+    assert left_over(folder) == []
+
+
+def wait_for(pattern: str, folder: Path, count: int = 1) -> list[Path]:
+    for _ in range(300):
+        found = list(folder.glob(pattern))
+        if len(found) >= count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} within 15 s")
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes through /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work: Any, how: signal.Signals) -> None:
+    folder = tmp_path / "parts"
+    script = tmp_path / "run.py"
+    script.write_text(
+        "from functools import partial\nfrom pathlib import Path\nimport jobs_work\n"
+        "from geocore.jobs import Task, run_tasks\n"
+        "if __name__ == '__main__':\n"
+        f"    work = partial(jobs_work.write, log={str(tmp_path)!r})\n"
+        "    tasks = [Task('t0.txt', {'value': 0}), Task('t1.txt', {'value': 1, 'kind': 'sleeps'})]\n"
+        f"    run_tasks(tasks, work, Path({str(folder)!r}), context=None, workers=2)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
+    (mark,) = wait_for("pid-*", tmp_path)
+    worker = int(mark.name.removeprefix("pid-"))
+    wait_for("t0.txt", folder)
+    if how == signal.SIGINT:
+        # A terminal sends Ctrl-C to all its processes.
+        os.killpg(parent.pid, how)
+    else:
+        os.kill(parent.pid, how)
+    _, messages = parent.communicate(timeout=20)
+    assert b"Process Spawn" not in messages
+    deadline = time.monotonic() + 10
+    while is_alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(worker)
+    assert len(left_over(folder)) == (1 if how == signal.SIGKILL else 0)
+
+    outcomes = run_tasks([Task("t0.txt", {"value": 0}), Task("t1.txt", {"value": 1})], work, folder, context=None)
+    assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
+    assert left_over(folder) == []
+
+
+def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) -> None:
+    folder = tmp_path / "parts"
+    other = folder / ".attempts" / "0123"
+    with FolderLock(other):
+        (other / "t9").mkdir()
+        run_tasks(tasks_of(1), work, folder, context=None)
+        assert (other / "t9").exists()
+    run_tasks(tasks_of(1), work, folder, context="new")
+    assert left_over(folder) == []
+
+
+def test_one_task_by_itself_looks_at_its_marker_first(tmp_path: Path, work: Any) -> None:
+    folder, task = tmp_path / "parts", Task("a", {"value": 1})
+    assert run_task(task, work, folder, context=1).status == "done"
+    assert run_task(task, work, folder, context=1).status == "skipped"
+    assert run_task(task, work, folder, context=2).status == "done"
+    failed = run_task(Task("b", {"value": 1, "kind": "fails"}), work, folder, context=2)
+    assert failed == Outcome("b", "failed", failed.seconds, "value 3: must be even; use 4")
+
+
+def test_a_closed_folder_is_a_clear_error(tmp_path: Path, work: Any) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        run_tasks(tasks_of(1), work, tmp_path / "file" / "parts", context=None)
+
+
+def test_fingerprints_cover_key_arguments_and_context() -> None:
+    task = Task("a", {"x": 1, "y": [2, 3]})
+    assert task.fingerprint({"s": 1}) == Task("a", {"y": [2, 3], "x": 1}).fingerprint({"s": 1})
+    others = [Task("b", task.arguments), Task("a", {"x": 1, "y": [3, 2]})]
+    prints = {other.fingerprint({"s": 1}) for other in others} | {task.fingerprint({"s": 2})}
+    assert len(prints | {task.fingerprint({"s": 1})}) == 4
+
+
+@pytest.mark.parametrize("key", ["", ".hidden", "a/b", "..", "a b", "a\n"])
+def test_keys_must_be_plain_names(key: str) -> None:
+    with pytest.raises(ValueError, match="plain file name"):
+        Task(key, {})
+
+
+def test_repeated_keys_are_a_bug(tmp_path: Path, work: Any) -> None:
+    with pytest.raises(ValueError, match=r"more than once: t0\.txt"):
+        run_tasks(tasks_of(1) * 2, work, tmp_path, context=None)
