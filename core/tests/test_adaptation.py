@@ -1,0 +1,132 @@
+import pytest
+import torch
+from torch import nn
+
+from geocore import adaptation
+from geocore.errors import SettingsError
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+
+def _conv(**options):
+    torch.manual_seed(1)
+    return nn.Conv2d(3, 8, 3, **{"padding": 1, "stride": 2, **options})
+
+
+@pytest.mark.parametrize("source", ["mean", "first"])
+@pytest.mark.parametrize("bands", [1, 2, 4, 6, 13])
+def test_equal_bands_give_the_output_of_equal_rgb(source, bands):
+    conv, grey = _conv(), torch.randn(2, 1, 9, 9)
+    adapted = adaptation.adapt_first_conv(conv, bands, source=source)
+    assert adapted.weight.shape == (8, bands, 3, 3)
+    torch.testing.assert_close(adapted(grey.expand(-1, bands, -1, -1)), conv(grey.expand(-1, 3, -1, -1)))
+
+
+def test_one_band_gets_the_sum_of_the_filters():
+    conv = _conv()
+    adapted = adaptation.adapt_first_conv(conv, 1)
+    torch.testing.assert_close(adapted.weight, conv.weight.sum(1, keepdim=True))
+
+
+def test_first_keeps_the_old_filters_in_order():
+    conv = _conv()
+    adapted = adaptation.adapt_first_conv(conv, 6, source="first")
+    torch.testing.assert_close(adapted.weight[:, :3], conv.weight / 2)
+    torch.testing.assert_close(adapted.weight[:, 5], conv.weight.mean(1) / 2)
+
+
+def test_options_of_the_convolution_are_kept():
+    conv = _conv(bias=False, dilation=2, padding_mode="reflect").double().requires_grad_(False)
+    adapted = adaptation.adapt_first_conv(conv, 5)
+    assert adapted.bias is None and adapted.weight.dtype == torch.float64 and not adapted.weight.requires_grad
+    assert (adapted.stride, adapted.dilation, adapted.padding) == ((2, 2), (2, 2), (1, 1))
+    assert adapted.padding_mode == "reflect"
+    assert adaptation.adapt_first_conv(conv, 3) is conv
+
+
+@pytest.mark.parametrize(("conv", "bands"), [(nn.Conv2d(4, 4, 1, groups=2), 6), (nn.Conv2d(3, 4, 1), 0)])
+def test_what_cannot_be_adapted_is_refused(conv, bands):
+    with pytest.raises(ValueError):
+        adaptation.adapt_first_conv(conv, bands)
+
+
+def _model():
+    return nn.ModuleDict(
+        {
+            "stem": nn.Conv2d(3, 4, 3),
+            "blocks": nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(2)),
+            "head": nn.Linear(4, 2),
+            "header": nn.Linear(4, 2),
+        }
+    )
+
+
+def test_freeze_covers_whole_names_only():
+    model = _model()
+    count = adaptation.freeze(model, ["head", "blocks.0", "stem.bias"])
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {
+        "head.weight", "head.bias", "stem.bias",
+        "blocks.0.0.weight", "blocks.0.0.bias", "blocks.0.1.weight", "blocks.0.1.bias",
+    }  # fmt: skip
+    assert count == 10 + 4 + 28
+    with pytest.raises(SettingsError, match="cannot freeze bocks: .*its parts are stem, blocks, head, header"):
+        adaptation.freeze(model, ["bocks"])
+
+
+def test_layer_decay_groups_hold_every_trained_parameter_once():
+    model = _model()
+    model["stem"].bias.requires_grad_(False)
+    groups = adaptation.layer_decay_groups(
+        model, [["stem"], ["blocks.0"], ["blocks.1"], ["head"]], learning_rate=0.8, decay=0.5, weight_decay=0.1
+    )
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    trained = {name: rates[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(trained) == len(rates)
+    assert trained["stem.weight"] == (0.1, 0.1)
+    assert trained["blocks.0.0.weight"] == (0.2, 0.1)
+    assert trained["blocks.0.1.weight"] == (0.2, 0.0)
+    assert trained["blocks.1.0.bias"] == (0.4, 0.0)
+    assert trained["head.weight"] == trained["header.weight"] == (0.8, 0.1)
+    torch.optim.AdamW(groups)
+    with pytest.raises(ValueError, match="no parameter below neck"):
+        adaptation.layer_decay_groups(model, [["neck"]], learning_rate=1, decay=1, weight_decay=0)
+
+
+class _Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(6, 18)
+        self.proj = nn.Linear(6, 6, bias=False)
+
+    def forward(self, x):
+        return self.proj(self.qkv(x)[..., :6])
+
+
+def test_lora_starts_as_the_model_and_trains_only_its_update():
+    model, x = nn.Sequential(_Attention(), _Attention()), torch.randn(5, 6)
+    before = model(x)
+    adaptation.freeze(model, ["0", "1"])
+    assert adaptation.add_lora(model, ["qkv", "1.proj"], rank=2, alpha=4) == ["0.qkv", "1.qkv", "1.proj"]
+    assert torch.equal(model(x), before)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert sum(parameter.numel() for parameter in trained) == 2 * (2 * 6 + 18 * 2) + 2 * 6 + 6 * 2
+    optimiser = torch.optim.SGD(trained, lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(x).square().sum().backward()
+        optimiser.step()
+    after = model(x)
+    assert not torch.allclose(after, before)
+    assert adaptation.merge_lora(model) == 3
+    torch.testing.assert_close(model(x), after)
+    assert type(model[0].qkv) is nn.Linear and model[1].proj.bias is None
+
+
+def test_lora_on_a_layer_that_does_not_exist_is_refused():
+    with pytest.raises(SettingsError, match="no linear layer is called kv: there are qkv, proj"):
+        adaptation.add_lora(_Attention(), ["kv"])
+    attention = nn.MultiheadAttention(4, 1)
+    with pytest.raises(SettingsError, match="no linear layer is called out_proj"):
+        adaptation.add_lora(attention, ["out_proj"])
