@@ -1,0 +1,134 @@
+"""Scores of boundaries: how much of a predicted outline lies near a true one, and the reverse."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+BoolArray = NDArray[np.bool_]
+
+
+def boundary(mask: BoolArray, valid: BoolArray | None = None) -> BoolArray:
+    """Mark the pixels of a region that touch its outside.
+
+    A pixel is on the boundary when it is in the mask and one of its four neighbours is not. The frame of the image and
+    invalid pixels cut a region off without ending it, so they make no boundary.
+
+    Args:
+        mask: shape (row, col).
+        valid: shape (row, col); None when all pixels are.
+
+    Returns:
+        Shape (row, col).
+    """
+    known = np.ones_like(mask) if valid is None else valid
+    outside = known & ~mask
+    touches = np.zeros_like(mask)
+    touches[1:] |= outside[:-1]
+    touches[:-1] |= outside[1:]
+    touches[:, 1:] |= outside[:, :-1]
+    touches[:, :-1] |= outside[:, 1:]
+    return mask & known & touches
+
+
+class BoundaryCounts:
+    """Boundary precision, recall and F1 within a tolerance, from counts that add up over images.
+
+    Precision is the share of the predicted boundary pixels that lie within `tolerance_px` (Euclidean, inclusive) of a
+    true boundary pixel, recall the share of the true ones within the tolerance of a predicted one, F1 their harmonic
+    mean. As in Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", pixels need not be
+    matched one to one, unlike Martin et al. 2004, who introduced the boundary F-measure. Unlike both, counts are summed
+    over images before dividing. Boundaries are those of `boundary`: the outermost pixels of each region.
+
+    For several classes, keep one count a class.
+    """
+
+    def __init__(self, tolerance_px: float) -> None:
+        """Start with no image.
+
+        Args:
+            tolerance_px: largest distance between the centres of matching pixels, pixels.
+        """
+        if tolerance_px < 0:
+            raise ValueError(f"tolerance_px = {tolerance_px}: must not be negative")
+        self.tolerance_px = tolerance_px
+        self._counts = torch.zeros(6, dtype=torch.int64)
+
+    def update(self, truth: BoolArray, prediction: BoolArray, valid: BoolArray | None = None) -> None:
+        """Count one image.
+
+        Args:
+            truth: regions, shape (row, col).
+            prediction: regions, shape (row, col).
+            valid: shape (row, col); boundary pixels elsewhere do not count and match nothing. None when all are valid.
+        """
+        if truth.shape != prediction.shape or truth.ndim != 2 or (valid is not None and valid.shape != truth.shape):
+            raise ValueError(f"truth {truth.shape} and prediction {prediction.shape}: must have one shape (row, col)")
+        true = boundary(np.asarray(truth, dtype=bool), valid)
+        predicted = boundary(np.asarray(prediction, dtype=bool), valid)
+        counts = (
+            np.count_nonzero(predicted),
+            self._near(predicted, true),
+            np.count_nonzero(true),
+            self._near(true, predicted),
+            1,
+            int(not true.any() and not predicted.any()),
+        )
+        self._counts = self._counts + torch.tensor(counts, dtype=torch.int64)
+
+    def _near(self, these: BoolArray, those: BoolArray) -> int:
+        """Number of `these` pixels within the tolerance of any of `those`."""
+        if not these.any() or not those.any():
+            return 0
+        distance = ndimage.distance_transform_edt(~those)
+        return int(np.count_nonzero(distance[these] <= self.tolerance_px))
+
+    @property
+    def state(self) -> Tensor:
+        """Predicted, predicted and matched, true, true and matched pixels, images, empty images; shape (6,), int64."""
+        return self._counts
+
+    def load_state(self, state: Tensor) -> None:
+        """Replace the counts by those of `state`."""
+        self._counts = state.clone()
+
+    def merge(self, other: BoundaryCounts) -> None:
+        """Add the counts of another part."""
+        if other.tolerance_px != self.tolerance_px:
+            raise ValueError(f"tolerances {self.tolerance_px} and {other.tolerance_px} px: only equal ones add up")
+        self._counts = self._counts + other._counts
+
+    @property
+    def images(self) -> int:
+        """Images counted."""
+        return int(self._counts[4])
+
+    @property
+    def empty_images(self) -> int:
+        """Images with no boundary in truth and prediction; they agree, but add nothing to the other counts."""
+        return int(self._counts[5])
+
+    def precision(self) -> float:
+        """Matched share of the predicted boundary; NaN without one."""
+        predicted, matched = self._counts[:2].tolist()
+        return matched / predicted if predicted else math.nan
+
+    def recall(self) -> float:
+        """Matched share of the true boundary; NaN without one."""
+        true, matched = self._counts[2:4].tolist()
+        return matched / true if true else math.nan
+
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 0 when only one side has a boundary, NaN when neither has."""
+        predicted, predicted_matched, true, true_matched, _, _ = self._counts.tolist()
+        if not predicted and not true:
+            return math.nan
+        if not predicted_matched or not true_matched:
+            return 0.0
+        precision, recall = self.precision(), self.recall()
+        return 2.0 * precision * recall / (precision + recall)

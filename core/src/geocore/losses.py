@@ -1,0 +1,176 @@
+"""Losses that two or more tasks use. Each returns (sum, count), never a mean.
+
+The loss of a step is the sum of all sums divided by the sum of all counts, over micro-batches and processes, so that
+every valid pixel weighs the same however the batch is cut. Both are float32 scalars on the device of the logits; the
+sum always hangs on the graph, and where nothing is valid sum and count are 0 and the gradients are exactly 0.
+
+Targets may hold anything (NaN too) where they are not valid. Logits must be finite everywhere.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SumCount = tuple[Tensor, Tensor]
+
+# No label of an unsigned or small signed dtype can be equal to it.
+_NO_LABEL = -(2**31)
+
+
+def masked_cross_entropy(
+    logits: Tensor, target: Tensor, ignore: int | None, *, class_weights: Tensor | None = None
+) -> SumCount:
+    """Softmax cross-entropy over the pixels whose label is not `ignore`.
+
+    Args:
+        logits: shape (batch, class, ...), floating point.
+        target: shape (batch, ...), any integer dtype, labels 0 to class - 1 or `ignore`.
+        ignore: the label to leave out; None when every pixel counts.
+        class_weights: shape (class,); each pixel is weighted by the weight of its true class.
+
+    Returns:
+        The weighted sum and the sum of the weights (the number of pixels without weights), so that their quotient is
+        the usual weighted mean.
+    """
+    labels = target.long()
+    weights = None if class_weights is None else class_weights.to(logits.device, torch.float32)
+    label = _NO_LABEL if ignore is None else ignore
+    total = functional.cross_entropy(logits.float(), labels, weight=weights, ignore_index=label, reduction="sum")
+    valid = labels != label
+    if weights is None:
+        return total, valid.sum().float()
+    count = torch.where(valid, weights[torch.where(valid, labels, 0)], 0.0).sum()
+    return total, count
+
+
+def masked_bce_with_logits(
+    logits: Tensor, target: Tensor, valid: Tensor | None = None, *, pos_weight: Tensor | float | None = None
+) -> SumCount:
+    """Binary cross-entropy on logits, summed over valid elements; the count is their number.
+
+    Args:
+        logits: any shape, floating point.
+        target: shape of `logits`, bool, integer or floating point, 0 to 1.
+        valid: bool, broadcast to the shape of `logits`; None when all count.
+        pos_weight: factor of the positive part, a number or broadcast to `logits`.
+    """
+    logits, truth, mask = _prepared(logits, target, valid)
+    weight = None if pos_weight is None else torch.as_tensor(pos_weight, dtype=torch.float32, device=logits.device)
+    each = functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=weight, reduction="none")
+    return _summed(each, mask)
+
+
+def focal(
+    logits: Tensor,
+    target: Tensor,
+    ignore: int | None,
+    *,
+    gamma: float = 2.0,
+    class_weights: Tensor | None = None,
+) -> SumCount:
+    """Softmax focal loss -w (1 - p)**gamma log(p) of the true class's probability p (Lin et al. 2017, eq. 4).
+
+    Args:
+        logits: shape (batch, class, ...), floating point.
+        target: shape (batch, ...), any integer dtype, labels 0 to class - 1 or `ignore`.
+        ignore: the label to leave out; None when every pixel counts.
+        gamma: 0 (cross-entropy) or at least 1; between them the gradient is infinite at p = 1.
+        class_weights: shape (class,), the factor w of each true class.
+
+    Returns:
+        The sum, and the sum of the weights (the number of pixels without weights).
+    """
+    _check_gamma(gamma)
+    labels = target.long()
+    valid = torch.ones_like(labels, dtype=torch.bool) if ignore is None else labels != ignore
+    safe = torch.where(valid, labels, 0)
+    log_p = functional.log_softmax(logits.float(), dim=1).gather(1, safe.unsqueeze(1)).squeeze(1)
+    each = -((1.0 - log_p.exp()).clamp_min(0.0) ** gamma) * log_p
+    if class_weights is None:
+        return _summed(each, valid)
+    weights = class_weights.to(logits.device, torch.float32)[safe]
+    return torch.where(valid, each * weights, 0.0).sum(), torch.where(valid, weights, 0.0).sum()
+
+
+def focal_with_logits(
+    logits: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = 0.25,
+) -> SumCount:
+    """Sigmoid focal loss (Lin et al. 2017, eq. 5), summed over valid elements; the count is their number.
+
+    Args:
+        logits: any shape, floating point.
+        target: shape of `logits`, bool or 0/1.
+        valid: bool, broadcast to the shape of `logits`; None when all count.
+        gamma: 0 or at least 1.
+        alpha: weight of the positive elements, the negative ones get 1 - alpha; None weighs all by 1.
+    """
+    _check_gamma(gamma)
+    logits, truth, mask = _prepared(logits, target, valid)
+    entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    p = torch.sigmoid(logits)
+    missed = p * (1.0 - truth) + (1.0 - p) * truth
+    each = missed**gamma * entropy
+    if alpha is not None:
+        each = each * (alpha * truth + (1.0 - alpha) * (1.0 - truth))
+    return _summed(each, mask)
+
+
+def masked_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, smooth: float = 1.0) -> SumCount:
+    """Soft Dice loss on sigmoids, one value a sample: 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth).
+
+    Sudre et al. 2017, "Generalised Dice overlap as a deep learning loss function", two-class form.
+
+    Args:
+        logits: shape (batch, ...), floating point. All axes but the first belong to one sample.
+        target: shape of `logits`, bool or 0/1.
+        valid: bool, broadcast to the shape of `logits`; None when all count.
+        smooth: pixels added to both parts, so that an empty truth with an empty prediction costs 0.
+
+    Returns:
+        The sum over the samples that hold any valid pixel, and the number of such samples.
+    """
+    logits, truth, mask = _prepared(logits, target, valid)
+    p = torch.where(mask, torch.sigmoid(logits), 0.0).flatten(1)
+    t = truth.flatten(1)
+    each = 1.0 - (2.0 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
+    return _summed(each, mask.flatten(1).any(1))
+
+
+def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> SumCount:
+    """Squared error, summed over valid elements; the count is their number.
+
+    Args:
+        prediction: any shape, floating point.
+        target: shape of `prediction`, same unit.
+        valid: bool, broadcast to the shape of `prediction`; None when all count.
+    """
+    prediction, truth, mask = _prepared(prediction, target, valid)
+    return _summed((prediction - truth) ** 2, mask)
+
+
+def _prepared(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return float32 logits, float32 target with 0 where not valid, and the mask, all of the logits' shape."""
+    if target.shape != logits.shape:
+        raise ValueError(f"target has shape {tuple(target.shape)}, logits {tuple(logits.shape)}: they must be equal")
+    if valid is None:
+        mask = torch.ones_like(logits, dtype=torch.bool)
+    else:
+        mask = valid.to(torch.bool).expand_as(logits)
+    # A NaN target would poison the gradient through `where` even where its loss is thrown away.
+    return logits.float(), torch.where(mask, target.float(), 0.0), mask
+
+
+def _summed(each: Tensor, mask: Tensor) -> SumCount:
+    return torch.where(mask, each, 0.0).sum(), mask.sum().float()
+
+
+def _check_gamma(gamma: float) -> None:
+    if gamma != 0.0 and gamma < 1.0:
+        raise ValueError(f"gamma = {gamma}: must be 0 or at least 1")
