@@ -1,0 +1,174 @@
+"""Scores as they are kept and shown: the evaluation file, intervals from resampled units, the printed table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from geocore.errors import DataError
+from geocore.files import atomic_write_text
+
+
+def _number_or_none(value: Any) -> Any:
+    """NaN, a score without data, is null in the file: JSON has no NaN."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
+
+
+Score = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, BeforeValidator(_number_or_none)]
+Scores = dict[str, Score]
+
+
+class Evaluation(BaseModel):
+    """What `evaluation-<split>.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    split: str
+    protocol: dict[str, str | int | float | bool | None]
+    """How data were made and scored, for readers who compare with other numbers."""
+    samples: int = Field(ge=1)
+    primary: str
+    """Name of the leading score; higher is better."""
+    model: Scores
+    untrained: Scores | None = None
+    """Scores of the same model before training."""
+    baselines: dict[str, Scores] = {}
+    per_class: dict[str, Scores] = {}
+    """By class name."""
+    per_group: dict[str, Scores] = {}
+    """By group: event, site or year."""
+    intervals: dict[str, tuple[Score, Score]] = {}
+    """95 % bootstrap interval of scores of the model; None where there were too few units."""
+    checkpoint: str
+    data_hash: str
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _named_scores_exist(self) -> Evaluation:
+        for name in (self.primary, *self.intervals):
+            if name not in self.model:
+                raise ValueError(f"'{name}' is not among the model's scores {sorted(self.model)}")
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write the file at once or not at all.
+
+        Args:
+            path: usually `<run>/evaluation-<split>.json`.
+
+        Raises:
+            StorageError: the disk is full or closed.
+        """
+        atomic_write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read the file.
+
+        Raises:
+            DataError: there is none, or it is not an evaluation.
+        """
+        try:
+            return cls.model_validate_json(path.read_text())
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}; run the evaluate command first") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "file"
+            raise DataError(f"{path}: {place}: {first['msg']}; write it again with the evaluate command") from error
+
+    def table(self) -> str:
+        """Scores as lines of text: one row per score, one column per contender; then classes and groups."""
+        contenders: dict[str, Mapping[str, float | None]] = {"model": self.model}
+        if self.untrained is not None:
+            contenders["untrained"] = self.untrained
+        contenders.update(self.baselines)
+        names = [self.primary, *sorted(name for name in self.model if name != self.primary)]
+        rows = [["score", "model", "95 % interval", *list(contenders)[1:]]]
+        for name in names:
+            low, high = self.intervals.get(name, (None, None))
+            interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+            label = f"{name} *" if name == self.primary else name
+            others = (_text(scores.get(name)) for scores in list(contenders.values())[1:])
+            rows.append([label, _text(self.model[name]), interval, *others])
+        title = f"{self.task}, {self.split}: {self.samples} samples, checkpoint {self.checkpoint} (* leading score)"
+        blocks = [title, _aligned(rows)]
+        for title, table in (("class", self.per_class), ("group", self.per_group)):
+            if table:
+                columns = sorted({name for scores in table.values() for name in scores})
+                body = [[key, *(_text(scores.get(name)) for name in columns)] for key, scores in table.items()]
+                blocks.append(_aligned([[title, *columns], *body]))
+        return "\n\n".join(blocks)
+
+
+def bootstrap_interval(
+    counts: np.ndarray,
+    score: Callable[[np.ndarray], float],
+    *,
+    groups: Sequence[str] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a score that is a function of summed counts.
+
+    Whole groups are drawn with replacement, since samples of one place or event are not independent (percentile method:
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+
+    Args:
+        counts: shape (sample, ...), int or float; the counts or sums of each sample.
+        score: from counts summed over samples, of shape (...), to the score; NaN where it has no data.
+        groups: the group of each sample; None takes each sample as its own.
+        resamples: draws.
+        seed: of the draws.
+        level: probability inside the interval.
+
+    Returns:
+        Lower and upper bound; both NaN with fewer than two groups or without any finite draw.
+    """
+    if groups is not None and len(groups) != len(counts):
+        raise ValueError(f"{len(groups)} groups for {len(counts)} samples")
+    flat = counts.reshape(len(counts), math.prod(counts.shape[1:]))
+    if groups is not None:
+        names, member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        grouped = np.zeros((len(names), flat.shape[1]), dtype=flat.dtype)
+        np.add.at(grouped, member, flat)
+        flat = grouped
+    units = len(flat)
+    if units < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    scores = np.empty(resamples)
+    for index in range(resamples):
+        times = np.bincount(rng.integers(units, size=units), minlength=units)
+        scores[index] = score((times @ flat).reshape(counts.shape[1:]))
+    finite = scores[np.isfinite(scores)]
+    if not len(finite):
+        return math.nan, math.nan
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Columns padded to their widest cell; the first one to the left, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

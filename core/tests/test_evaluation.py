@@ -1,0 +1,120 @@
+"""Evaluation: the file keeps its contract, intervals cover, the table shows what was scored."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from geocore.errors import DataError
+from geocore.evaluation import Evaluation, bootstrap_interval
+
+
+def an_evaluation(**changes: object) -> Evaluation:
+    fields: dict[str, object] = {
+        "task": "toy", "split": "test", "protocol": {"tile": 64, "labels": "drawn"}, "samples": 3, "primary": "iou",
+        "model": {"iou": np.float64(0.75), "accuracy": 0.9}, "untrained": {"iou": 0.1, "accuracy": math.nan},
+        "baselines": {"threshold": {"iou": 0.5}}, "per_class": {"snow": {"iou": 0.8}, "rock": {"iou": math.nan}},
+        "per_group": {"site-a": {"iou": 0.7}}, "intervals": {"iou": (0.7, 0.8)}, "checkpoint": "step-000010",
+        "data_hash": "ab12", "versions": {"geocore": "0.1.0"},
+    }  # fmt: skip
+    return Evaluation(**(fields | changes))
+
+
+def test_file_keeps_the_contract(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation-test.json"
+    an_evaluation().save(path)
+    plain = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert list(plain) == [
+        "task", "split", "protocol", "samples", "primary", "model", "untrained", "baselines", "per_class", "per_group",
+        "intervals", "checkpoint", "data_hash", "versions",
+    ]  # fmt: skip
+    assert plain["model"] == {"iou": 0.75, "accuracy": 0.9} and plain["untrained"]["accuracy"] is None
+    assert plain["intervals"] == {"iou": [0.7, 0.8]}
+    assert Evaluation.load(path) == an_evaluation()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_bad_fields_are_refused() -> None:
+    with pytest.raises(ValidationError, match="'f1' is not among"):
+        an_evaluation(primary="f1")
+    with pytest.raises(ValidationError, match="finite"):
+        an_evaluation(model={"iou": math.inf})
+    with pytest.raises(ValidationError, match="extra"):
+        an_evaluation(note="more")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "No such file"), ("{", "file: Invalid JSON"), ('{"task": "toy"}', "split: Field required")],
+)
+def test_unreadable_files_give_one_line(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "evaluation-test.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        Evaluation.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_table() -> None:
+    lines = an_evaluation().table().splitlines()
+    assert lines[0] == "toy, test: 3 samples, checkpoint step-000010 (* leading score)"
+    assert lines[2].split() == ["score", "model", "95", "%", "interval", "untrained", "threshold"]
+    assert lines[3].split() == ["iou", "*", "0.7500", "0.7000", "to", "0.8000", "0.1000", "0.5000"]
+    assert lines[4].split() == ["accuracy", "0.9000", "-", "-"]
+    assert ["rock", "-"] in [line.split() for line in lines] and ["site-a", "0.7000"] in [
+        line.split() for line in lines
+    ]
+
+
+def accuracy(counts: np.ndarray) -> float:
+    return float(counts[0] / counts[1]) if counts[1] else math.nan
+
+
+def test_interval_covers_at_its_level() -> None:
+    rng = np.random.default_rng(0)
+    inside = 0
+    for trial in range(120):
+        hits = rng.binomial(20, 0.7, 60)
+        low, high = bootstrap_interval(np.stack([hits, np.full(60, 20)], 1), accuracy, resamples=300, seed=trial)
+        inside += low <= 0.7 <= high
+    assert 0.88 <= inside / 120 <= 0.99
+
+
+def test_interval_equals_the_normal_one_for_a_mean_of_many() -> None:
+    values = np.random.default_rng(0).standard_normal(2000)
+    counts = np.stack([values, np.ones(2000)], 1)
+    error = values.std() / np.sqrt(2000)
+    for level, width in ((0.95, 1.960), (0.8, 1.282)):
+        low, high = bootstrap_interval(counts, accuracy, resamples=3000, level=level)
+        assert abs((values.mean() - low) / error - width) < 0.15
+        assert abs((high - values.mean()) / error - width) < 0.15
+
+
+def test_interval_draws_whole_groups() -> None:
+    # 40 samples of 2 sites that agree within a site: as samples they look certain, as sites they are not.
+    counts = np.repeat([[9, 10], [1, 10]], 20, axis=0)
+    groups = ["a"] * 20 + ["b"] * 20
+    low, high = bootstrap_interval(counts, accuracy, groups=groups)
+    assert (low, high) == (0.1, 0.9)
+    narrow = bootstrap_interval(counts, accuracy)
+    assert narrow[1] - narrow[0] < 0.4
+
+
+def test_interval_is_repeatable_and_works_on_matrices() -> None:
+    counts = np.random.default_rng(0).integers(0, 50, (12, 3, 3))
+    first = bootstrap_interval(counts, lambda total: float(np.trace(total) / total.sum()), seed=4)
+    assert first == bootstrap_interval(counts, lambda total: float(np.trace(total) / total.sum()), seed=4)
+    assert first[0] < np.trace(counts.sum(0)) / counts.sum() < first[1]
+
+
+def test_interval_is_unknown_with_too_little_data() -> None:
+    assert all(map(math.isnan, bootstrap_interval(np.array([[1, 2]]), accuracy)))
+    assert all(map(math.isnan, bootstrap_interval(np.zeros((5, 2)), accuracy)))
+    with pytest.raises(ValueError, match="1 groups for 2 samples"):
+        bootstrap_interval(np.ones((2, 2)), accuracy, groups=["a"])
