@@ -3,7 +3,6 @@ import torch
 from torch import nn
 
 from geocore import adaptation
-from geocore.errors import SettingsError
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -49,84 +48,3 @@ def test_options_of_the_convolution_are_kept():
 def test_what_cannot_be_adapted_is_refused(conv, bands):
     with pytest.raises(ValueError):
         adaptation.adapt_first_conv(conv, bands)
-
-
-def _model():
-    return nn.ModuleDict(
-        {
-            "stem": nn.Conv2d(3, 4, 3),
-            "blocks": nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(2)),
-            "head": nn.Linear(4, 2),
-            "header": nn.Linear(4, 2),
-        }
-    )
-
-
-def test_freeze_covers_whole_names_only():
-    model = _model()
-    count = adaptation.freeze(model, ["head", "blocks.0", "stem.bias"])
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    assert frozen == {
-        "head.weight", "head.bias", "stem.bias",
-        "blocks.0.0.weight", "blocks.0.0.bias", "blocks.0.1.weight", "blocks.0.1.bias",
-    }  # fmt: skip
-    assert count == 10 + 4 + 28
-    with pytest.raises(SettingsError, match="cannot freeze bocks: .*its parts are stem, blocks, head, header"):
-        adaptation.freeze(model, ["bocks"])
-
-
-def test_layer_decay_groups_hold_every_trained_parameter_once():
-    model = _model()
-    model["stem"].bias.requires_grad_(False)
-    groups = adaptation.layer_decay_groups(
-        model, [["stem"], ["blocks.0"], ["blocks.1"], ["head"]], learning_rate=0.8, decay=0.5, weight_decay=0.1
-    )
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    trained = {name: rates[id(p)] for name, p in model.named_parameters() if p.requires_grad}
-    assert sum(len(group["params"]) for group in groups) == len(trained) == len(rates)
-    assert trained["stem.weight"] == (0.1, 0.1)
-    assert trained["blocks.0.0.weight"] == (0.2, 0.1)
-    assert trained["blocks.0.1.weight"] == (0.2, 0.0)
-    assert trained["blocks.1.0.bias"] == (0.4, 0.0)
-    assert trained["head.weight"] == trained["header.weight"] == (0.8, 0.1)
-    torch.optim.AdamW(groups)
-    with pytest.raises(ValueError, match="no parameter below neck"):
-        adaptation.layer_decay_groups(model, [["neck"]], learning_rate=1, decay=1, weight_decay=0)
-
-
-class _Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.qkv = nn.Linear(6, 18)
-        self.proj = nn.Linear(6, 6, bias=False)
-
-    def forward(self, x):
-        return self.proj(self.qkv(x)[..., :6])
-
-
-def test_lora_starts_as_the_model_and_trains_only_its_update():
-    model, x = nn.Sequential(_Attention(), _Attention()), torch.randn(5, 6)
-    before = model(x)
-    adaptation.freeze(model, ["0", "1"])
-    assert adaptation.add_lora(model, ["qkv", "1.proj"], rank=2, alpha=4) == ["0.qkv", "1.qkv", "1.proj"]
-    assert torch.equal(model(x), before)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    assert sum(parameter.numel() for parameter in trained) == 2 * (2 * 6 + 18 * 2) + 2 * 6 + 6 * 2
-    optimiser = torch.optim.SGD(trained, lr=0.1)
-    for _ in range(3):
-        optimiser.zero_grad()
-        model(x).square().sum().backward()
-        optimiser.step()
-    after = model(x)
-    assert not torch.allclose(after, before)
-    assert adaptation.merge_lora(model) == 3
-    torch.testing.assert_close(model(x), after)
-    assert type(model[0].qkv) is nn.Linear and model[1].proj.bias is None
-
-
-def test_lora_on_a_layer_that_does_not_exist_is_refused():
-    with pytest.raises(SettingsError, match="no linear layer is called kv: there are qkv, proj"):
-        adaptation.add_lora(_Attention(), ["kv"])
-    attention = nn.MultiheadAttention(4, 1)
-    with pytest.raises(SettingsError, match="no linear layer is called out_proj"):
-        adaptation.add_lora(attention, ["out_proj"])

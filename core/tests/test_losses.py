@@ -31,12 +31,7 @@ CASES = {
     "cross_entropy_weighted": lambda x, t, v: losses.masked_cross_entropy(
         x, torch.where(v, t.long(), 255)[:, 0], 255, class_weights=WEIGHTS
     ),
-    "focal": lambda x, t, v: losses.focal(x, torch.where(v, t.long(), 255)[:, 0], 255),
-    "focal_weighted": lambda x, t, v: losses.focal(
-        x, torch.where(v, t.long(), 255)[:, 0], 255, gamma=1.5, class_weights=WEIGHTS
-    ),
     "bce": lambda x, t, v: losses.masked_bce_with_logits(x[:, :1], t, v, pos_weight=3.0),
-    "focal_with_logits": lambda x, t, v: losses.focal_with_logits(x[:, :1], t, v),
     "dice": lambda x, t, v: losses.masked_dice(x[:, :1], t, v),
     "mse": lambda x, t, v: losses.masked_mse(x[:, :1], t, v),
 }
@@ -99,7 +94,7 @@ def test_invalid_pixels_get_no_gradient(name):
     assert (x.grad[:, :1][valid] != 0).all()
 
 
-@pytest.mark.parametrize("name", ["bce", "dice", "mse", "focal_with_logits"])
+@pytest.mark.parametrize("name", ["bce", "dice", "mse"])
 def test_nan_targets_do_not_matter_where_they_are_invalid(name):
     x = _logits(3, 3, 4, 4)
     target, valid = _binary(3, 1, 4, 4)
@@ -128,28 +123,6 @@ def test_half_precision_logits_are_summed_in_float32():
     total, count = losses.masked_cross_entropy(x, torch.zeros(1, 300, 300, dtype=torch.uint8), 255)
     assert total.dtype == count.dtype == torch.float32
     assert total.item() == pytest.approx(90000 * math.log(2), rel=1e-5)
-
-
-def test_focal_is_cross_entropy_at_gamma_zero_and_its_formula_above():
-    x, labels = _logits(4, 3, 5), _labels(4, 5)
-    plain, _ = losses.masked_cross_entropy(x, labels, 255)
-    assert losses.focal(x, labels, 255, gamma=0.0)[0].item() == pytest.approx(plain.item(), rel=1e-5)
-    p = torch.tensor([0.9, 0.1])
-    total, _ = losses.focal(p.log()[None, :, None], torch.tensor([[0]]), None, gamma=2.0)
-    assert total.item() == pytest.approx(-((1 - 0.9) ** 2) * math.log(0.9), rel=1e-4)
-
-
-def test_sigmoid_focal_follows_its_formula():
-    logit = torch.tensor([[math.log(0.8 / 0.2)]])
-    positive, _ = losses.focal_with_logits(logit, torch.ones(1, 1))
-    negative, _ = losses.focal_with_logits(logit, torch.zeros(1, 1))
-    assert positive.item() == pytest.approx(-0.25 * 0.2**2 * math.log(0.8), rel=1e-4)
-    assert negative.item() == pytest.approx(-0.75 * 0.8**2 * math.log(0.2), rel=1e-4)
-
-
-def test_focal_refuses_a_gamma_with_infinite_gradients():
-    with pytest.raises(ValueError, match="gamma = 0.5"):
-        losses.focal(_logits(1, 2, 2), torch.zeros(1, 2), 255, gamma=0.5)
 
 
 def test_bce_divides_into_torchs_mean():

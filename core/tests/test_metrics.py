@@ -7,11 +7,10 @@ from scipy import ndimage
 from sklearn import metrics as sklearn
 from torchmetrics.functional.classification import multiclass_cohen_kappa, multiclass_jaccard_index
 
-from geocore.boundaries import BoundaryCounts, boundary
+from geocore.boundaries import BoundaryCounts
 from geocore.devices import Place
 from geocore.errors import DataError
 from geocore.metrics import Confusion, macro, reduce_counts
-from geocore.residuals import RegressionSums
 
 torch.set_num_threads(1)
 
@@ -168,91 +167,58 @@ class _TwoEqualProcesses(Place):
 
 def test_reduce_counts_adds_over_processes():
     truth, prediction = _maps(2)
-    confusion, edges, sums = Confusion(2, 255), BoundaryCounts(1), RegressionSums()
+    confusion, edges = Confusion(2, 255), BoundaryCounts(1)
     confusion.update(truth, prediction)
     edges.update(truth[0] == 1, prediction[0] == 1)
-    sums.update(truth.astype(float), prediction.astype(float))
     before = confusion.counts.copy()
-    reduce_counts([confusion, edges, sums], Place(torch.device("cpu")))
+    reduce_counts([confusion, edges], Place(torch.device("cpu")))
     np.testing.assert_array_equal(confusion.counts, before)
-    reduce_counts([confusion, edges, sums], _TwoEqualProcesses(torch.device("cpu"), world_size=2))
+    reduce_counts([confusion, edges], _TwoEqualProcesses(torch.device("cpu"), world_size=2))
     np.testing.assert_array_equal(confusion.counts, 2 * before)
-    assert (edges.images, sums.count) == (2, 2 * truth.size)
+    assert edges.images == 2
 
 
 def test_macro_of_nothing_is_nan():
     assert math.isnan(macro(np.array([np.nan])))
 
 
-def test_regression_scores_equal_scikit_learn():
-    rng = np.random.default_rng(0)
-    truth = rng.normal(270, 5, (2, 30, 30))
-    prediction = truth + rng.normal(0.5, 2, truth.shape)
-    valid = rng.random(truth.shape) < 0.8
-    sums, rest = RegressionSums(), RegressionSums()
-    sums.update(np.where(valid, truth, np.nan)[0], prediction[0], valid[0])
-    rest.update(*(torch.from_numpy(x[1]) for x in (truth, prediction, valid)))
-    sums.merge(rest)
-    t, p = truth[valid], prediction[valid]
-    assert sums.count == valid.sum()
-    assert sums.r2() == pytest.approx(sklearn.r2_score(t, p))
-    assert sums.rmse() == pytest.approx(sklearn.root_mean_squared_error(t, p))
-    assert sums.mae() == pytest.approx(sklearn.mean_absolute_error(t, p))
-    assert sums.bias() == pytest.approx((p - t).mean())
-
-
-def test_regression_of_a_constant_or_nothing_is_nan():
-    sums = RegressionSums()
-    assert all(math.isnan(score) for score in (sums.r2(), sums.rmse(), sums.mae(), sums.bias()))
-    for value in (0.1, 0.3, 1 / 3, 273.15, 1e6 / 7):  # some of them leave rounding above 0
-        sums = RegressionSums()
-        sums.update(np.full(1000, value), np.full(1000, value + 0.2))
-        assert math.isnan(sums.r2()) and sums.rmse() == pytest.approx(0.2)
-
-
-def _brute_boundary(mask, valid):
-    rows, cols = mask.shape
-    found = []
-    for r in range(rows):
-        for c in range(cols):
-            around = [(r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)]
-            inside = [(i, j) for i, j in around if 0 <= i < rows and 0 <= j < cols and valid[i, j]]
-            if mask[r, c] and valid[r, c] and any(not mask[i, j] for i, j in inside):
-                found.append((r, c))
-    return found
-
-
 @pytest.mark.parametrize("tolerance", [0, 1, 1.5, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_boundary_scores_equal_brute_force(tolerance, seed):
     rng = np.random.default_rng(seed)
-    truth, prediction = (ndimage.gaussian_filter(rng.normal(size=(24, 30)), 2) > 0 for _ in range(2))
+    truth, prediction = (rng.random((24, 30)) < 0.04 for _ in range(2))
     valid = ndimage.gaussian_filter(rng.normal(size=(24, 30)), 3) > -0.05
     counts = BoundaryCounts(tolerance)
     counts.update(truth, prediction, valid)
-    true, predicted = _brute_boundary(truth, valid), _brute_boundary(prediction, valid)
+    true, predicted = np.argwhere(truth & valid), np.argwhere(prediction & valid)
     near = [
         sum(any(math.dist(a, b) <= tolerance for b in those) for a in these)
         for these, those in ((predicted, true), (true, predicted))
     ]
-    assert true and predicted
+    assert len(true) and len(predicted)
     precision, recall = near[0] / len(predicted), near[1] / len(true)
     assert counts.precision() == pytest.approx(precision)
     assert counts.recall() == pytest.approx(recall)
     assert counts.f1() == pytest.approx(2 * precision * recall / (precision + recall) if precision else 0)
 
 
-def test_boundary_ignores_frame_and_invalid_pixels():
-    assert not boundary(np.ones((5, 5), bool)).any()
-    mask = np.zeros((5, 6), bool)
-    mask[:, :3] = True
-    np.testing.assert_array_equal(np.flatnonzero(boundary(mask).all(axis=0)), [2])
-    assert not boundary(mask, ~(np.arange(6) == 3)[None].repeat(5, 0)).any()
+def test_invalid_boundary_pixels_neither_count_nor_match():
+    truth, prediction = np.zeros((2, 20, 20), bool)
+    truth[5], prediction[[5, 12]] = True, True
+    valid = np.ones((20, 20), bool)
+    valid[8:] = False
+    counts = BoundaryCounts(2)
+    counts.update(truth, prediction, valid)
+    assert counts.precision() == counts.recall() == 1.0
+    valid[5] = False
+    counts = BoundaryCounts(20)
+    counts.update(truth, prediction, valid)
+    assert counts.empty_images == 1
 
 
 def test_boundary_within_and_beyond_the_tolerance():
     truth, prediction = np.zeros((2, 20, 20), bool)
-    truth[:, :8], prediction[:, :10] = True, True
+    truth[:, 7], prediction[:, 9] = True, True
     for tolerance, score in ((1.9, 0.0), (2.0, 1.0)):
         counts = BoundaryCounts(tolerance)
         counts.update(truth, prediction)

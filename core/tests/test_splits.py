@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geocore.errors import DataError
-from geocore.grid import Window
-from geocore.splits import block_groups, folds_by_group, leak_report, split_by_group, split_by_rules, within_buffer
+from geocore.splits import leak_report, split_by_group
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -56,53 +55,6 @@ def test_too_few_groups_are_refused() -> None:
         split_by_group(["a", "b", "a"], SHARES, 0)
     with pytest.raises(ValueError, match="share above 0"):
         split_by_group(["a", "b"], {"train": 1.0, "test": 0.0}, 0)
-
-
-def test_folds_are_even_and_whole() -> None:
-    groups = [f"g{i // 3}" for i in range(45)]
-    folds = folds_by_group(groups, 5, seed=3)
-    assert Counter(folds) == dict.fromkeys(range(5), 9)
-    assert all(len(set(folds[i : i + 3])) == 1 for i in range(0, 45, 3))
-    with pytest.raises(ValueError, match="at least 2"):
-        folds_by_group(groups, 1, seed=0)
-
-
-def test_rules_follow_a_published_split() -> None:
-    rules = {"Bolivia_*": "bolivia", "*_1?": "test", "*": "train"}
-    assert split_by_rules(["Bolivia_10", "Ghana_11", "Ghana_2"], rules) == ["bolivia", "test", "train"]
-    with pytest.raises(DataError, match=r"1 samples match no split rule \(ghana_1\)"):
-        split_by_rules(["Bolivia_1", "ghana_1"], {"Bolivia_*": "test"})
-
-
-def test_blocks_hold_neighbouring_windows() -> None:
-    windows = [Window(row, col, 64, 64) for row in range(0, 512, 64) for col in range(0, 512, 64)]
-    groups = block_groups(["s"] * len(windows), windows, 256)
-    assert Counter(groups) == {f"s/r{row}-c{col}": 16 for row in (0, 1) for col in (0, 1)}
-
-
-@given(st.integers(0, 40), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
-def test_buffer_finds_exactly_the_windows_that_are_too_close(buffer: int, seed: int) -> None:
-    rng = random.Random(seed)
-    windows = [
-        Window(rng.randrange(-20, 200), rng.randrange(-20, 200), rng.randrange(1, 40), rng.randrange(1, 40))
-        for _ in range(30)
-    ]
-    scenes = [rng.choice("ab") for _ in windows]
-    splits = [rng.choice(["train", "train", "train", "val", "test"]) for _ in windows]
-
-    def gap(a: Window, b: Window) -> int:
-        return max(a.row - b.row_stop, b.row - a.row_stop, a.col - b.col_stop, b.col - a.col_stop)
-
-    expected = [
-        split == "train"
-        and any(
-            other != "train" and scene == place and gap(window, near) < buffer
-            for other, place, near in zip(splits, scenes, windows, strict=True)
-        )
-        for split, scene, window in zip(splits, scenes, windows, strict=True)
-    ]
-    assert within_buffer(scenes, windows, splits, buffer) == expected
 
 
 def test_leaks_are_reported_by_group_and_by_content() -> None:

@@ -1,4 +1,4 @@
-"""Scores of boundaries: how much of a predicted outline lies near a true one, and the reverse."""
+"""Scores of boundaries: how much of a predicted line lies near a true one, and the reverse."""
 
 from __future__ import annotations
 
@@ -13,29 +13,6 @@ from torch import Tensor
 BoolArray = NDArray[np.bool_]
 
 
-def boundary(mask: BoolArray, valid: BoolArray | None = None) -> BoolArray:
-    """Mark the pixels of a region that touch its outside.
-
-    A pixel is on the boundary when it is in the mask and one of its four neighbours is not. The frame of the image and
-    invalid pixels cut a region off without ending it, so they make no boundary.
-
-    Args:
-        mask: shape (row, col).
-        valid: shape (row, col); None when all pixels are.
-
-    Returns:
-        Shape (row, col).
-    """
-    known = np.ones_like(mask) if valid is None else valid
-    outside = known & ~mask
-    touches = np.zeros_like(mask)
-    touches[1:] |= outside[:-1]
-    touches[:-1] |= outside[1:]
-    touches[:, 1:] |= outside[:, :-1]
-    touches[:, :-1] |= outside[:, 1:]
-    return mask & known & touches
-
-
 class BoundaryCounts:
     """Boundary precision, recall and F1 within a tolerance, from counts that add up over images.
 
@@ -43,9 +20,7 @@ class BoundaryCounts:
     true boundary pixel, recall the share of the true ones within the tolerance of a predicted one, F1 their harmonic
     mean. As in Csurka et al. 2013, "What is a good evaluation measure for semantic segmentation?", pixels need not be
     matched one to one, unlike Martin et al. 2004, who introduced the boundary F-measure. Unlike both, counts are summed
-    over images before dividing. Boundaries are those of `boundary`: the outermost pixels of each region.
-
-    For several classes, keep one count a class.
+    over images before dividing. Boundaries are lines about a pixel wide; a thick one counts all its pixels.
     """
 
     def __init__(self, tolerance_px: float) -> None:
@@ -63,14 +38,14 @@ class BoundaryCounts:
         """Count one image.
 
         Args:
-            truth: regions, shape (row, col).
-            prediction: regions, shape (row, col).
+            truth: true boundary, shape (row, col).
+            prediction: predicted boundary, shape (row, col).
             valid: shape (row, col); boundary pixels elsewhere do not count and match nothing. None when all are valid.
         """
         if truth.shape != prediction.shape or truth.ndim != 2 or (valid is not None and valid.shape != truth.shape):
             raise ValueError(f"truth {truth.shape} and prediction {prediction.shape}: must have one shape (row, col)")
-        true = boundary(np.asarray(truth, dtype=bool), valid)
-        predicted = boundary(np.asarray(prediction, dtype=bool), valid)
+        true = truth if valid is None else truth & valid
+        predicted = prediction if valid is None else prediction & valid
         counts = (
             np.count_nonzero(predicted),
             self._near(predicted, true),

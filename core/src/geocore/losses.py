@@ -62,66 +62,6 @@ def masked_bce_with_logits(
     return _summed(each, mask)
 
 
-def focal(
-    logits: Tensor,
-    target: Tensor,
-    ignore: int | None,
-    *,
-    gamma: float = 2.0,
-    class_weights: Tensor | None = None,
-) -> SumCount:
-    """Softmax focal loss -w (1 - p)**gamma log(p) of the true class's probability p (Lin et al. 2017, eq. 4).
-
-    Args:
-        logits: shape (batch, class, ...), floating point.
-        target: shape (batch, ...), any integer dtype, labels 0 to class - 1 or `ignore`.
-        ignore: the label to leave out; None when every pixel counts.
-        gamma: 0 (cross-entropy) or at least 1; between them the gradient is infinite at p = 1.
-        class_weights: shape (class,), the factor w of each true class.
-
-    Returns:
-        The sum, and the sum of the weights (the number of pixels without weights).
-    """
-    _check_gamma(gamma)
-    labels = target.long()
-    valid = torch.ones_like(labels, dtype=torch.bool) if ignore is None else labels != ignore
-    safe = torch.where(valid, labels, 0)
-    log_p = functional.log_softmax(logits.float(), dim=1).gather(1, safe.unsqueeze(1)).squeeze(1)
-    each = -((1.0 - log_p.exp()).clamp_min(0.0) ** gamma) * log_p
-    if class_weights is None:
-        return _summed(each, valid)
-    weights = class_weights.to(logits.device, torch.float32)[safe]
-    return torch.where(valid, each * weights, 0.0).sum(), torch.where(valid, weights, 0.0).sum()
-
-
-def focal_with_logits(
-    logits: Tensor,
-    target: Tensor,
-    valid: Tensor | None = None,
-    *,
-    gamma: float = 2.0,
-    alpha: float | None = 0.25,
-) -> SumCount:
-    """Sigmoid focal loss (Lin et al. 2017, eq. 5), summed over valid elements; the count is their number.
-
-    Args:
-        logits: any shape, floating point.
-        target: shape of `logits`, bool or 0/1.
-        valid: bool, broadcast to the shape of `logits`; None when all count.
-        gamma: 0 or at least 1.
-        alpha: weight of the positive elements, the negative ones get 1 - alpha; None weighs all by 1.
-    """
-    _check_gamma(gamma)
-    logits, truth, mask = _prepared(logits, target, valid)
-    entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    p = torch.sigmoid(logits)
-    missed = p * (1.0 - truth) + (1.0 - p) * truth
-    each = missed**gamma * entropy
-    if alpha is not None:
-        each = each * (alpha * truth + (1.0 - alpha) * (1.0 - truth))
-    return _summed(each, mask)
-
-
 def masked_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, smooth: float = 1.0) -> SumCount:
     """Soft Dice loss on sigmoids, one value a sample: 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth).
 
@@ -169,8 +109,3 @@ def _prepared(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Ten
 
 def _summed(each: Tensor, mask: Tensor) -> SumCount:
     return torch.where(mask, each, 0.0).sum(), mask.sum().float()
-
-
-def _check_gamma(gamma: float) -> None:
-    if gamma != 0.0 and gamma < 1.0:
-        raise ValueError(f"gamma = {gamma}: must be 0 or at least 1")

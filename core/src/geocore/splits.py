@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from fnmatch import fnmatchcase
 
 from geocore.errors import DataError
-from geocore.grid import Window
 
 _ATTEMPTS = 32
 
@@ -55,106 +53,6 @@ def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int
         if miss < best_miss:
             best, best_miss = assigned, miss
     return [best[group] for group in groups]
-
-
-def folds_by_group(groups: Sequence[str], folds: int, seed: int) -> list[int]:
-    """Assign whole groups to folds of about equal size for cross-validation.
-
-    Args:
-        groups: Group of each sample.
-        folds: Number of folds, at least 2.
-        seed: Chooses among assignments that are equally good.
-
-    Returns:
-        Fold of each sample, from 0.
-
-    Raises:
-        DataError: If there are fewer groups than folds.
-    """
-    if folds < 2:
-        raise ValueError(f"folds = {folds}: cross-validation needs at least 2")
-    return [int(fold) for fold in split_by_group(groups, {str(fold): 1.0 for fold in range(folds)}, seed)]
-
-
-def split_by_rules(names: Sequence[str], rules: Mapping[str, str]) -> list[str]:
-    """Assign samples by patterns, to follow a published split.
-
-    Args:
-        names: Name of each sample.
-        rules: Shell pattern (`*`, `?`, `[...]`, case matters) to split; the first that matches counts.
-
-    Returns:
-        Split of each sample.
-
-    Raises:
-        DataError: If samples match no pattern.
-    """
-    splits = [next((split for rule, split in rules.items() if fnmatchcase(name, rule)), None) for name in names]
-    missed = [name for name, split in zip(names, splits, strict=True) if split is None]
-    if missed:
-        raise DataError(
-            f"{len(missed)} samples match no split rule ({_listed(missed)}): every sample needs one; add a rule, at the"
-            " end '*' for the rest"
-        )
-    return [split for split in splits if split is not None]
-
-
-def block_groups(scenes: Sequence[str], windows: Sequence[Window], block_px: int) -> list[str]:
-    """Group windows by square blocks of their scene, to split within large scenes.
-
-    Args:
-        scenes: Name of the scene of each window.
-        windows: Windows in pixels of their scene; one belongs to the block that holds its centre.
-        block_px: Height and width of a block in pixels: several times the range over which pixels resemble each other.
-
-    Returns:
-        Group of each window.
-    """
-    if block_px < 1:
-        raise ValueError(f"block_px = {block_px}: a block has at least one pixel")
-    return [
-        f"{scene}/r{(window.row + window.height // 2) // block_px}-c{(window.col + window.width // 2) // block_px}"
-        for scene, window in zip(scenes, windows, strict=True)
-    ]
-
-
-def within_buffer(
-    scenes: Sequence[str], windows: Sequence[Window], splits: Sequence[str], buffer_px: int, *, train: str = "train"
-) -> list[bool]:
-    """Find training windows that lie too close to a window of another split of the same scene.
-
-    Args:
-        scenes: Name of the scene of each window.
-        windows: Windows in pixels of their scene.
-        splits: Split of each window.
-        buffer_px: Smallest allowed gap in pixels along either axis; 0 finds overlaps only.
-        train: Name of the split that gives way.
-
-    Returns:
-        True for each window of `train` to leave out.
-    """
-    # Held-out windows by coarse cell, so that large scenes do not compare every pair.
-    cell = max([1, buffer_px, *(max(window.height, window.width) for window in windows)])
-    held_out: dict[tuple[str, int, int], list[Window]] = defaultdict(list)
-    for scene, window, split in zip(scenes, windows, splits, strict=True):
-        if split != train:
-            held_out[scene, window.row // cell, window.col // cell].append(window)
-
-    def close(scene: str, window: Window) -> bool:
-        reach = Window(
-            window.row - buffer_px, window.col - buffer_px, window.height + 2 * buffer_px, window.width + 2 * buffer_px
-        )
-        # A window is at most one cell long, so one that touches the reach starts within it or one cell before.
-        return any(
-            reach.intersection(other) is not None
-            for row in range(reach.row // cell - 1, (reach.row_stop - 1) // cell + 1)
-            for col in range(reach.col // cell - 1, (reach.col_stop - 1) // cell + 1)
-            for other in held_out.get((scene, row, col), ())
-        )
-
-    return [
-        split == train and close(scene, window) for scene, window, split in zip(scenes, windows, splits, strict=True)
-    ]
 
 
 def leak_report(

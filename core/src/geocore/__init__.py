@@ -1,0 +1,1 @@
+"""Raster IO, tiling, metrics, training and whole-scene inference for Earth observation."""
