@@ -201,6 +201,24 @@ def test_files_on_nested_grids_make_one_scene(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["m20", "m60"])
+@pytest.mark.parametrize(("shape", "ratio"), [((10, 11), 25), ((117, 134), 2), ((234, 268), 1)])
+def test_ratio_of_rasters_without_georeference_comes_from_their_shapes(
+    tmp_path: Path, shape: tuple[int, int], ratio: int
+) -> None:
+    fine = save(tmp_path / "fine.tif", image((1, 234, 268), "uint8"))
+    coarse = save(tmp_path / "coarse.tif", image((1, *shape), "uint8"))
+    with open_rasters("pair", {"fine": fine, "coarse": coarse}, "fine") as scene:
+        assert scene.layers["coarse"].ratio == ratio
+
+
+@pytest.mark.parametrize("shape", [(10, 12), (2, 2)])
+def test_shapes_that_fit_no_ratio_or_several_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+    fine = save(tmp_path / "fine.tif", image((1, 234, 268), "uint8"))
+    coarse = save(tmp_path / "coarse.tif", image((1, *shape), "uint8"))
+    with pytest.raises(SceneError, match="do not nest"):
+        open_rasters("pair", {"fine": fine, "coarse": coarse}, "fine")
+
+
 def test_reference_must_be_the_finest(tmp_path: Path, reference: str) -> None:
     with pytest.raises(SceneError, match="finest as reference"):
         open_rasters("s2", sentinel(tmp_path), reference)

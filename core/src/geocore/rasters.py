@@ -175,8 +175,10 @@ def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> 
 def _ratio(reference: Grid, source: RasterSource) -> int:
     grid = source.grid
     if reference.transform is None or grid.transform is None:
-        ratio = max(1, round(reference.height / grid.height), round(reference.width / grid.width))
-        nested = reference.coarser(ratio).shape == grid.shape
+        # Only the shapes tell: the border pixels of a coarse grid may reach outside, so several ratios can give one.
+        longest = max(-(-reference.height // grid.height), -(-reference.width // grid.width))
+        fitting = [ratio for ratio in range(1, 2 * longest + 1) if reference.coarser(ratio).shape == grid.shape]
+        ratio, nested = (fitting or [1])[0], len(fitting) == 1
     else:
         ratio = max(1, round(math.dist((0, 0), grid.transform[:2]) / math.dist((0, 0), reference.transform[:2])))
         coarse = reference.coarser(ratio)
