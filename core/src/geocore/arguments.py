@@ -1,0 +1,285 @@
+"""From recipe, configuration file and command line to one checked settings object.
+
+Each source becomes a nested mapping of values with the place each value came from; later sources win, and pydantic
+checks the result once. Flags are read here instead of by tyro, whose errors are boxes of many lines; tyro draws the
+help, and both follow the same fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from geocore.errors import SettingsError
+from geocore.settings import Settings
+
+S = TypeVar("S", bound=Settings)
+
+_SEQUENCES = (tuple, list, set, frozenset, Sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting as the command line sees it."""
+
+    path: tuple[str, ...]
+    """Names from the outermost group to the setting."""
+    kind: Literal["flag", "one", "many", "pairs"]
+    """How many words it takes: none (true or false), one, several, or key and value in turn."""
+    optional: bool
+    """Whether None is a value."""
+    choices: tuple[Any, ...]
+    """Allowed values of a Literal, else empty."""
+
+    @property
+    def key(self) -> str:
+        """Dotted name, as in error messages."""
+        return ".".join(self.path)
+
+
+@dataclass(slots=True)
+class Values:
+    """Values gathered so far and where each came from."""
+
+    nested: dict[str, Any] = field(default_factory=dict)
+    """Groups are dictionaries; what stands in them is unchecked."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Dotted name -> the file or flag that gave the value."""
+
+    def put(self, path: tuple[str, ...], value: Any, origin: str) -> None:
+        """Set one value; a value given earlier for the same setting is replaced."""
+        group = self.nested
+        for name in path[:-1]:
+            group = group.setdefault(name, {})
+        group[path[-1]] = value
+        self.origins[".".join(path)] = origin
+
+
+def _bare(annotation: Any) -> Any:
+    return _bare(get_args(annotation)[0]) if get_origin(annotation) is Annotated else annotation
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def options(settings: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[Option]:
+    """Every setting of a settings class, groups opened."""
+    for name, info in settings.model_fields.items():
+        annotation = _bare(info.annotation)
+        path = (*prefix, name)
+        if _is_group(annotation):
+            yield from options(annotation, path)
+            continue
+        optional = False
+        if get_origin(annotation) in (Union, types.UnionType):
+            members = [_bare(member) for member in get_args(annotation)]
+            optional = type(None) in members
+            members = [member for member in members if member is not type(None)]
+            annotation = members[0] if len(members) == 1 else annotation
+        origin = get_origin(annotation) or annotation
+        kind: Literal["flag", "one", "many", "pairs"] = "one"
+        if origin is bool:
+            kind = "flag"
+        elif origin in _SEQUENCES:
+            kind = "many"
+        elif origin in (dict, Mapping):
+            kind = "pairs"
+        yield Option(path, kind, optional, get_args(annotation) if origin is Literal else ())
+
+
+def _suggest(name: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, allowed, n=1)
+    if not close:  # `--tile-size` for tiling.size: compare with the last part too
+        last = {key.rpartition(".")[2].replace("_", "-"): key for key in allowed}
+        close = [last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1)]
+    return f"did you mean {close[0]}? " if close else ""
+
+
+def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -> None:
+    """Add the settings given on the command line.
+
+    Args:
+        settings: The settings class.
+        words: The command line after `--config` and `--recipe` were taken out.
+        values: Receives the values as text; pydantic turns them into numbers and paths.
+
+    Raises:
+        SettingsError: A flag is unknown, lacks its value, or a word belongs to no flag.
+    """
+    known = {"--" + option.key.replace("_", "-"): option for option in options(settings)}
+    negative = {}
+    for flag, option in known.items():
+        if option.kind == "flag":
+            group, dot, name = flag[2:].rpartition(".")
+            negative[f"--{group}{dot}no-{name}"] = option
+    position = 0
+    while position < len(words):
+        word = words[position]
+        flag, equals, attached = word.partition("=")
+        flag = flag.replace("_", "-")
+        if not word.startswith("--"):
+            raise SettingsError(f"unexpected argument {word!r}: settings are given as --name value; see --help")
+        if flag not in known and flag not in negative:
+            hint = _suggest(flag, list(known))
+            raise SettingsError(f"unknown option {word.partition('=')[0]}: {hint}see --help for all options")
+        position += 1
+        given = [attached] if equals else []
+        while not equals and position < len(words) and not words[position].startswith("--"):
+            given.append(words[position])
+            position += 1
+        option = known.get(flag) or negative[flag]
+        value = _flag_value(flag, option, given, flag in negative)
+        if option.kind == "many" and isinstance(value, list) and values.origins.get(option.key) == flag:
+            value = [*_lookup(values.nested, option.path), *value]  # `--input a --input b` reads like `--input a b`
+        values.put(option.path, value, flag)
+
+
+def _flag_value(flag: str, option: Option, given: list[str], negated: bool) -> Any:
+    if option.kind == "flag":
+        if negated and not given:
+            return False
+        if len(given) == (0 if negated else 1) or not given:
+            return given[0] if given else True
+        raise SettingsError(f"unexpected argument {given[-1]!r} after {flag}, which takes no value")
+    if option.optional and len(given) == 1 and given[0].lower() in ("none", "null"):
+        return None
+    if option.kind == "many":
+        return given
+    if option.kind == "pairs":
+        if len(given) % 2:
+            raise SettingsError(f"{flag} got {len(given)} words: it takes a key and a value in turn")
+        return dict(zip(given[::2], given[1::2], strict=True))
+    if not given:
+        raise SettingsError(f"{flag} lacks its value: give {flag} VALUE")
+    if len(given) > 1:
+        raise SettingsError(f"unexpected argument {given[1]!r} after {flag} {given[0]}, which takes one value")
+    # pydantic compares a Literal without converting text, so a numeric choice is looked up here.
+    return next((choice for choice in option.choices if str(choice) == given[0]), given[0])
+
+
+def _lookup(nested: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    for name in path:
+        nested = nested[name]
+    return nested
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file.
+
+    Raises:
+        SettingsError: The file is missing, unreadable, neither YAML nor JSON, or no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise SettingsError(f"cannot read {path}: {reason}; give a YAML or JSON file of settings") from None
+    return _parse(text, path.name, json_only=path.suffix == ".json")
+
+
+def _parse(text: str, name: str, *, json_only: bool) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = json.loads(text) if json_only else yaml.safe_load(text)
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else mark.line + 1 if mark else 1
+        form = "JSON" if json_only else "YAML"
+        raise SettingsError(f"{name}, line {line}: not valid {form}; mend that line or the one above it") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{name} holds a {type(content).__name__}: settings are a mapping of names to values")
+    return content
+
+
+def recipe_names(package: str) -> list[str]:
+    """Names of the recipes that a package brings along."""
+    folder = files(package) / "recipes"
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(package: str, name: str) -> dict[str, Any]:
+    """The mapping in a packaged recipe.
+
+    Raises:
+        SettingsError: The package has no recipe of that name.
+    """
+    names = recipe_names(package)
+    if name not in names:
+        raise SettingsError(f"unknown recipe {name!r}: {_suggest(name, names)}there are {', '.join(names) or 'none'}")
+    return _parse((files(package) / "recipes" / f"{name}.yaml").read_text("utf-8"), f"recipe {name}", json_only=False)
+
+
+def add_mapping(settings: type[BaseModel], mapping: Any, values: Values, origin: str, at: tuple[str, ...] = ()) -> None:
+    """Add the values of a file, name by name, so that a later file may give only what differs.
+
+    Raises:
+        SettingsError: A name is no setting, or a group is not a mapping.
+    """
+    if not isinstance(mapping, dict):
+        raise SettingsError(f"{'.'.join(at)} = {mapping!r} ({origin}): must be a mapping of names to values")
+    fields = settings.model_fields
+    for name, value in mapping.items():
+        path = (*at, str(name))
+        if name not in fields:
+            hint = _suggest(str(name), list(fields))
+            raise SettingsError(f"unknown setting {'.'.join(path)} ({origin}): {hint}allowed: {', '.join(fields)}")
+        annotation = _bare(fields[name].annotation)
+        if _is_group(annotation):
+            add_mapping(annotation, value, values, origin, path)
+        else:
+            values.put(path, value, origin)
+
+
+def check(settings: type[S], values: Values) -> S:
+    """Build the settings object.
+
+    Raises:
+        SettingsError: One line for all values that break a rule: name, value, rule and where it was given.
+    """
+    try:
+        return settings.model_validate(values.nested)
+    except ValidationError as error:
+        raise SettingsError("; ".join(dict.fromkeys(_error_lines(settings, error, values)))) from None
+
+
+def _error_lines(settings: type[Settings], error: ValidationError, values: Values) -> Iterator[str]:
+    keys = sorted((option.key for option in options(settings)), key=len, reverse=True)
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        key = next((key for key in keys if where == key or where.startswith(key + ".")), where)
+        rule = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if problem["type"] == "missing" and key not in values.origins:
+            yield f"{key} is missing: give --{key.replace('_', '-')} VALUE"
+        elif key in values.origins:
+            rule = "takes more values" if problem["type"] == "missing" else rule
+            value = _lookup(values.nested, tuple(key.split(".")))
+            yield f"{key} = {value} ({values.origins[key]}): {rule}"
+        else:  # a rule between several settings of a group
+            yield f"{where}: {rule}" if where else rule
+
+
+def print_help(settings: type[Settings], prog: str, recipes: str | None) -> NoReturn:
+    """Print every option with its default, by tyro, and leave with code 0."""
+    import tyro
+
+    extra: dict[str, Any] = {"config": (Path | None, Field(None, description="YAML or JSON file of settings"))}
+    if recipes is not None:
+        names = ", ".join(recipe_names(recipes)) or "none yet"
+        extra["recipe"] = (str | None, Field(None, description=f"packaged settings, below --config: {names}"))
+    shown: type[Settings] = create_model(settings.__name__, __base__=settings, __doc__=settings.__doc__, **extra)
+    tyro.cli(shown, prog=prog, args=["--help"])
+    raise AssertionError("tyro leaves after printing the help")

@@ -1,0 +1,172 @@
+"""The skeleton that every entry point shares: settings from files and flags, log lines, exit codes.
+
+    def main() -> None:
+        command(train, TrainSettings, prog="snowpack-train", recipes="snowpack_sam2")
+
+Settings come, later ones winning, from defaults, `--recipe NAME`, `--config FILE` and flags `--group.name value`.
+Exit codes: 0 done; 2 bad usage, configuration or data, with one line; 130 and 143 stopped by Ctrl-C and SIGTERM;
+1 only for a bug, with its traceback. Heavy imports belong inside the function that `command` calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+from geocore import arguments
+from geocore.errors import SettingsError, UserError
+from geocore.files import storage_errors
+from geocore.progress import Progress, console, is_main_rank, on_terminal, progress
+from geocore.settings import Settings
+
+__all__ = ["Progress", "Stopped", "command", "load_settings", "progress"]
+
+S = TypeVar("S", bound=Settings)
+
+
+class Stopped(Exception):
+    """Work ended early because of a signal, after what was worth saving had been saved."""
+
+    def __init__(self, signum: int):
+        """Keep the signal.
+
+        Args:
+            signum: Number of the signal, such as `signal.SIGTERM`; the exit code is 128 more.
+        """
+        self.signum = signum
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
+
+
+def load_settings(
+    cls: type[S],
+    argv: Sequence[str],
+    *,
+    prog: str = "command",
+    recipes: str | None = None,
+    sample_recipe: str | None = None,
+) -> S:
+    """Settings from the command line and the files it names.
+
+    Args:
+        cls: The settings class of the command. If it has a field `recipe`, the name of the recipe is put there.
+        argv: Words of the command line without the program's name.
+        prog: Name of the command, for its help.
+        recipes: Package with a folder `recipes` of YAML files, or None for a command without recipes.
+        sample_recipe: Recipe of the built-in sample, used when the command line names no recipe, no file and no
+            `--data`.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        SettingsError: One line: the value, the rule and the remedy.
+        SystemExit: `--help` was asked for and printed.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        arguments.print_help(cls, prog, recipes)
+    words = list(argv)
+    config = _take(words, "--config")
+    recipe = _take(words, "--recipe") if recipes is not None else None
+    values = arguments.Values()
+    from_file = arguments.read_file(Path(config)) if config is not None else {}
+    # A saved configuration names its recipe; loading it again below the saved values changes nothing.
+    recipe = recipe or (from_file.get("recipe") if recipes is not None else None)
+    if recipe is None and config is None and not any(word.partition("=")[0] == "--data" for word in words):
+        recipe = sample_recipe
+    if recipe is not None and recipes is not None:
+        arguments.add_mapping(cls, arguments.read_recipe(recipes, str(recipe)), values, f"recipe {recipe}")
+    if recipes is not None:
+        from_file.pop("recipe", None)
+    arguments.add_mapping(cls, from_file, values, str(config))
+    if recipe is not None and "recipe" in cls.model_fields:
+        values.put(("recipe",), recipe, "--recipe")
+    arguments.read_flags(cls, words, values)
+    return arguments.check(cls, values)
+
+
+def command(
+    main: Callable[[S], None],
+    settings: type[S],
+    *,
+    prog: str,
+    recipes: str | None = None,
+    sample_recipe: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Run an entry point and leave the process with its exit code.
+
+    Args:
+        main: The work. It may raise `UserError` (code 2), `Stopped` (128 + signal); anything else is a bug (code 1).
+        settings: The settings class of the command.
+        prog: Name of the command.
+        recipes: Package with a folder `recipes`, or None for a command without recipes.
+        sample_recipe: Recipe of the built-in sample, used when the command line names no recipe, no file and no
+            `--data`.
+        argv: Words of the command line; those of the process when None.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    previous = signal.signal(signal.SIGTERM, _stop)  # unwinds the stack, so that temporary files are removed
+    try:
+        words = sys.argv[1:] if argv is None else argv
+        loaded = load_settings(settings, words, prog=prog, recipes=recipes, sample_recipe=sample_recipe)
+        _start_logging(main.__module__.partition(".")[0])
+        with storage_errors():
+            main(loaded)
+            sys.stdout.flush()
+        code = 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        code = 128 + error.signum
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has left; Python would complain again while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    sys.exit(code)
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(signum)
+
+
+def _take(words: list[str], flag: str) -> str | None:
+    """Remove a flag and its value from the words and return the value; the last one wins."""
+    value = None
+    while found := [word for word in words if word == flag or word.startswith(flag + "=")]:
+        position = words.index(found[0])
+        _, equals, value = words.pop(position).partition("=")
+        if not equals:
+            if position == len(words) or words[position].startswith("--"):
+                raise SettingsError(f"{flag} lacks its value: give {flag} VALUE")
+            value = words.pop(position)
+    return value
+
+
+def _start_logging(package: str) -> None:
+    handler: logging.Handler
+    if on_terminal():
+        from rich.logging import RichHandler
+
+        handler = RichHandler(console=console(), show_path=False, show_level=False, log_time_format="%H:%M:%S")
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("geocore", package):  # third-party libraries stay at warnings
+        logging.getLogger(name).setLevel(logging.INFO if is_main_rank() else logging.WARNING)

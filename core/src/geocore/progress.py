@@ -1,0 +1,146 @@
+"""Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere, nothing on further ranks."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+T = TypeVar("T")
+
+PLAIN_LINE_SECONDS = 5.0
+"""Seconds between two plain lines."""
+
+
+@functools.cache
+def console() -> Console:
+    """The one rich console on standard error, shared by log lines and bars so that neither overwrites the other."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal that can redraw a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def is_main_rank() -> bool:
+    """Whether this is the process that talks: the only one, or the first of a distributed start."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@functools.cache
+def _bars() -> Bars:
+    from rich import progress as rich
+
+    return rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}"),
+        console=console(),
+        transient=True,
+    )
+
+
+class Progress(Generic[T]):
+    """Counts finished units of work and shows them.
+
+    Iterate over it (`for tile in progress(tiles, "reading")`), or count by hand:
+    `with progress(1000, "training") as bar: bar.advance(note="loss 0.31")`. Progress objects may be nested.
+    """
+
+    def __init__(self, work: Iterable[T] | int | None, label: str, *, clock: Callable[[], float] = time.monotonic):
+        """Describe the work.
+
+        Args:
+            work: What to iterate over, or the number of units (then it iterates like `range`), or None when unknown.
+            label: What is being done, two or three words.
+            clock: Seconds from any origin.
+        """
+        self.label = label
+        self.total = work if work is None or isinstance(work, int) else len(work) if isinstance(work, Sized) else None
+        self.done = 0
+        self._work: Iterable[Any] = range(work or 0) if work is None or isinstance(work, int) else work
+        self._clock = clock
+        self._started = self._last_line = clock()
+        self._task: int | None = None
+        self._note = ""
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = self._clock()
+        if is_main_rank() and on_terminal():
+            bars = _bars()
+            if not bars.tasks:
+                bars.start()
+            self._task = bars.add_task(self.label, total=self.total, completed=self.done, note=self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is not None:
+            bars = _bars()
+            bars.remove_task(self._task)  # type: ignore[arg-type]  # rich's TaskID is a NewType of int
+            self._task = None
+            if not bars.tasks:
+                bars.stop()
+        if self._last_line > self._started or self._clock() - self._started >= PLAIN_LINE_SECONDS:
+            self._line()
+
+    def __iter__(self) -> Iterator[T]:
+        with self:
+            for item in self._work:
+                yield item
+                self.advance()
+
+    def advance(self, units: int = 1, *, note: str = "") -> None:
+        """Count finished units.
+
+        Args:
+            units: How many more are done.
+            note: A few words shown behind the count, such as the current loss; empty keeps the last ones.
+        """
+        self.done += units
+        self._note = note or self._note
+        if self._task is not None:
+            _bars().update(self._task, completed=self.done, note=self._note)  # type: ignore[arg-type]
+        elif self._clock() - self._last_line >= PLAIN_LINE_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        if not is_main_rank():
+            return
+        self._last_line = self._clock()
+        count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
+        seconds = self._last_line - self._started
+        line = f"{self.label}: {count}, {seconds:.0f} s{', ' if self._note else ''}{self._note}"
+        if on_terminal():
+            console().print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+@overload
+def progress(work: int | None, label: str) -> Progress[int]: ...
+@overload
+def progress(work: Iterable[T], label: str) -> Progress[T]: ...
+def progress(work: Iterable[T] | int | None, label: str) -> Progress[T]:
+    """Start counting; see `Progress`.
+
+    Args:
+        work: What to iterate over, or the number of units, or None when neither is known.
+        label: What is being done, two or three words.
+    """
+    return Progress(work, label)

@@ -1,0 +1,174 @@
+"""Settings that several commands share, as frozen pydantic models.
+
+A setting either decides the result (learning rate, seed, tile size) or is operational (device, threads, how often a
+line is logged). A run folder holds one set of deciding settings; operational ones may change when it is resumed. A
+setting that nobody marked counts as deciding, so that forgetting the mark can refuse a resume but never mix two runs.
+
+This module imports neither torch nor rasterio: commands load it before they print their help.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: unknown keys are refused, values do not change once loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def deciding(
+    default: Any,
+    help: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    min_length: int | None = None,
+) -> Any:
+    """Declare a setting that decides the result.
+
+    Args:
+        default: Its default; `...` where the user has to give a value.
+        help: What the setting means and its unit, as shown by `--help`.
+        gt: Exclusive lower bound.
+        ge: Inclusive lower bound.
+        lt: Exclusive upper bound.
+        le: Inclusive upper bound.
+        min_length: Fewest characters or entries.
+
+    Returns:
+        The field declaration, to be assigned in a class body. Typed as `Any` like pydantic's own `Field`.
+    """
+    return Field(
+        default,
+        description=help,
+        gt=gt,
+        ge=ge,
+        lt=lt,
+        le=le,
+        min_length=min_length,
+        json_schema_extra={"role": "deciding"},
+    )
+
+
+def operational(
+    default: Any,
+    help: str,
+    *,
+    gt: float | None = None,
+    ge: float | None = None,
+    lt: float | None = None,
+    le: float | None = None,
+    min_length: int | None = None,
+) -> Any:
+    """Declare a setting that may change between two starts of one run: where, how fast and how loudly it runs.
+
+    On a whole group of settings it makes the group operational, whatever its members say. Arguments as `deciding`.
+    """
+    return Field(
+        default,
+        description=help,
+        gt=gt,
+        ge=ge,
+        lt=lt,
+        le=le,
+        min_length=min_length,
+        json_schema_extra={"role": "operational"},
+    )
+
+
+def deciding_values(settings: Settings) -> dict[str, JsonValue]:
+    """Keep the settings that decide the result, nested as they are declared, as JSON values."""
+    kept: dict[str, JsonValue] = {}
+    dumped = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("role") == "operational":
+            continue
+        value = getattr(settings, name)
+        kept[name] = deciding_values(value) if isinstance(value, Settings) else dumped[name]
+    return kept
+
+
+def settings_hash(settings: Settings) -> str:
+    """Name the deciding settings by eight hexadecimal digits: SHA-256 of their canonical JSON, shortened."""
+    canonical = json.dumps(deciding_values(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+class TilingSettings(Settings):
+    """How scenes are cut into square tiles."""
+
+    size: int = deciding(256, "edge of a tile, pixels", gt=0)
+    overlap: int = deciding(64, "pixels that neighbouring tiles share; smaller than size", ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_below_size(self) -> Self:
+        if self.overlap >= self.size:
+            raise ValueError(f"overlap {self.overlap} must be smaller than size {self.size}; change one of them")
+        return self
+
+
+class OptimiserSettings(Settings):
+    """The optimiser and what is done to gradients before its step."""
+
+    name: Literal["adamw"] = deciding("adamw", "algorithm")
+    learning_rate: float = deciding(3e-4, "highest learning rate, reached after the warm-up", gt=0)
+    weight_decay: float = deciding(0.01, "decoupled weight decay", ge=0)
+    betas: tuple[float, float] = deciding((0.9, 0.999), "decay of the two gradient moments, each in [0, 1)")
+    clip_norm: float | None = deciding(1.0, "largest gradient norm, None for no clipping", gt=0)
+    fused: bool = operational(True, "one kernel for the whole update where the device has it")
+
+    @model_validator(mode="after")
+    def _betas_below_one(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must lie in [0, 1); 0.9 and 0.999 are usual")
+        return self
+
+
+class ScheduleSettings(Settings):
+    """The learning rate as a function of the step, as a share of its highest value."""
+
+    kind: Literal["cosine", "poly", "constant"] = deciding("cosine", "curve after the warm-up")
+    warmup_steps: int = deciding(0, "steps of linear rise from zero", ge=0)
+    final_share: float = deciding(0.0, "share of the highest learning rate left at the last step, 0-1", ge=0, le=1)
+    power: float = deciding(0.9, "exponent of the poly curve", gt=0)
+
+
+class DeviceSettings(Settings):
+    """Where and in which number format the model runs."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = operational("auto", "auto takes cuda, then mps, then cpu")
+    threads: int = operational(0, "CPU threads, 0 for as many as torch chooses", ge=0)
+    precision: Literal["float32", "bfloat16"] = deciding("float32", "number format of the forward pass (autocast)")
+    channels_last: bool = operational(False, "memory format with channels innermost, faster convolutions on GPUs")
+
+
+class TrainingSettings(Settings):
+    """Length and rhythm of a training run."""
+
+    steps: int = deciding(1000, "optimiser steps; also the length of the learning-rate schedule", gt=0)
+    batch_size: int = deciding(8, "samples in a micro-batch, all processes together", gt=0)
+    accumulate: int = deciding(1, "micro-batches that make up one optimiser step", gt=0)
+    seed: int = deciding(0, "seed of weights, sample order and augmentation", ge=0)
+    validate_every: int = deciding(200, "steps between two validations; the best one is kept", gt=0)
+    patience: int | None = deciding(None, "validations without a better score before training stops, None: never", gt=0)
+    ema_decay: float | None = deciding(
+        None, "decay per step of the running mean of the weights, None for no such mean", gt=0, lt=1
+    )
+    checkpoint_every: int = operational(200, "steps between two checkpoints", gt=0)
+    keep_last: int = operational(2, "most recent checkpoints that stay on disk, next to the best one", gt=0)
+    log_every: int = operational(10, "steps between two lines of metrics", gt=0)
+
+
+class TrackingSettings(Settings):
+    """Where metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = operational(True, "write TensorBoard event files to the run folder")

@@ -1,0 +1,342 @@
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from geocore import progress as progress_module
+from geocore.commands import Stopped, command, load_settings, progress
+from geocore.errors import DataError, SettingsError
+from geocore.settings import OptimiserSettings, Settings, TilingSettings, TrackingSettings, deciding, operational
+
+TOY = '''
+import os, signal, sys, time
+from pathlib import Path
+from geocore.commands import command
+from geocore.settings import OptimiserSettings, Settings, TilingSettings, operational
+
+class Toy(Settings):
+    """Train a toy."""
+    run: Path | None = operational(None, "run folder")
+    tiling: TilingSettings = TilingSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+
+def train(settings):
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    finally:
+        print("cleaned up", flush=True)
+
+if __name__ == "__main__":
+    import atexit
+    atexit.register(lambda: print("HEAVY", sorted({"torch", "rasterio", "scipy"} & set(sys.modules))))
+    command(train, Toy, prog="toy-train")
+'''
+
+
+class Toy(Settings):
+    """Train a toy."""
+
+    data: Path | None = operational(None, "data set")
+    recipe: str | None = operational(None, "name of the recipe")
+    input: list[Path] = operational([], "files")
+    ratio: Literal[1, 2] = deciding(1, "a choice of numbers")
+    bands: dict[str, int] = deciding({}, "band name and number in turn")
+    tiling: TilingSettings = TilingSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    package = tmp_path / "toy_recipes"
+    (package / "recipes").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    content = "tiling: {size: 64, overlap: 16}\noptimiser: {learning_rate: 1e-2}\n"
+    (package / "recipes" / "small.yaml").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield package.name
+    sys.modules.pop(package.name, None)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging():
+    root = logging.getLogger()
+    kept, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = kept
+    root.setLevel(level)
+
+
+def leave(main, argv=(), **options):
+    with pytest.raises(SystemExit) as left:
+        command(main, Toy, prog="toy", argv=argv, **options)
+    return left.value.code
+
+
+def test_defaults_then_recipe_then_config_then_flags(tmp_path, recipes):
+    config = tmp_path / "mine.yaml"
+    config.write_text("tiling: {size: 128}\ntracking: {tensorboard: false}\n")
+    loaded = load_settings(Toy, [], recipes=recipes)
+    assert (loaded.tiling.size, loaded.recipe) == (256, None)
+    loaded = load_settings(Toy, ["--recipe", "small"], recipes=recipes)
+    assert (loaded.tiling.size, loaded.optimiser.learning_rate, loaded.recipe) == (64, 0.01, "small")
+    loaded = load_settings(Toy, ["--recipe=small", "--config", str(config)], recipes=recipes)
+    assert (loaded.tiling.size, loaded.tiling.overlap, loaded.tracking.tensorboard) == (128, 16, False)
+    words = ["--tiling.size", "96", "--recipe", "small", "--config", str(config)]
+    assert load_settings(Toy, words, recipes=recipes).tiling.size == 96
+
+
+def test_the_recipe_of_the_sample_gives_way_to_a_named_one_a_file_and_data(tmp_path, recipes):
+    config = tmp_path / "mine.yaml"
+    config.write_text("ratio: 2\n")
+    options = {"recipes": recipes, "sample_recipe": "small"}
+    assert load_settings(Toy, ["--ratio", "2"], **options).recipe == "small"
+    assert load_settings(Toy, ["--config", str(config)], **options).recipe is None
+    for given in (["--data", "scenes"], ["--data=scenes"]):
+        assert load_settings(Toy, ["--ratio", "2", *given], **options).recipe is None
+    with pytest.raises(SettingsError, match="unknown recipe 'other'"):
+        load_settings(Toy, ["--recipe", "other"], **options)
+
+
+def test_saved_settings_load_as_they_were(tmp_path, recipes):
+    settings = load_settings(Toy, ["--recipe", "small", "--ratio", "2", "--input", "a.tif"], recipes=recipes)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(settings.model_dump(mode="json")))
+    assert load_settings(Toy, ["--config", str(config)], recipes=recipes) == settings
+
+
+def test_a_config_file_may_build_on_a_recipe(tmp_path, recipes):
+    config = tmp_path / "mine.yaml"
+    config.write_text("recipe: small\ntiling: {overlap: 8}\n")
+    loaded = load_settings(Toy, ["--config", str(config)], recipes=recipes)
+    assert (loaded.tiling.size, loaded.tiling.overlap, loaded.recipe) == (64, 8, "small")
+
+
+def test_flags_of_every_kind():
+    words = "--input a b --input=c --ratio 2 --bands nir 4 red 1 --tracking.no-tensorboard"
+    words += " --optimiser.learning_rate 1e-3 --optimiser.clip-norm none --optimiser.betas 0.8 0.9"
+    loaded = load_settings(Toy, words.split())
+    assert loaded.input == [Path("a"), Path("b"), Path("c")]
+    assert (loaded.ratio, loaded.bands) == (2, {"nir": 4, "red": 1})
+    assert not loaded.tracking.tensorboard
+    assert (loaded.optimiser.learning_rate, loaded.optimiser.clip_norm) == (1e-3, None)
+    assert loaded.optimiser.betas == (0.8, 0.9)
+    assert load_settings(Toy, ["--tracking.tensorboard"]).tracking.tensorboard
+    assert not load_settings(Toy, ["--tracking.tensorboard", "false"]).tracking.tensorboard
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tiling.size", "-4"], ["tiling.size = -4", "--tiling.size", "greater than 0"]),
+        (["--tiling.size", "many"], ["tiling.size = many", "integer"]),
+        (["--tiling.size", "32"], ["tiling", "overlap 64 must be smaller than size 32"]),
+        (["--tilling.size", "32"], ["unknown option --tilling.size", "did you mean --tiling.size"]),
+        (["--tile-size", "32"], ["did you mean --tiling.size"]),
+        (["--ratio", "3"], ["ratio = 3", "1 or 2"]),
+        (["--tiling.size"], ["--tiling.size lacks its value"]),
+        (["--tiling.size", "32", "64"], ["unexpected argument '64'"]),
+        (["scene.tif"], ["unexpected argument 'scene.tif'"]),
+        (["--bands", "nir"], ["a key and a value in turn"]),
+        (["--optimiser.betas", "0.9"], ["optimiser.betas", "more values"]),
+        (["--tracking.no-tensorboard", "x"], ["unexpected argument 'x'"]),
+        (["--config"], ["--config lacks its value"]),
+        (["--config", "nowhere.yaml"], ["cannot read nowhere.yaml"]),
+        (["--recipe", "smal"], ["unknown recipe 'smal'", "did you mean small"]),
+        (["--optimiser.learning-rate", "nan", "--ratio", "7"], ["learning_rate = nan", "; ", "ratio = 7"]),
+    ],
+)
+def test_bad_usage_is_one_line_with_value_and_remedy(words, said, recipes):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Toy, words, recipes=recipes)
+    line = str(caught.value)
+    assert "\n" not in line and "│" not in line and "pydantic" not in line
+    assert [part for part in said if part not in line] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("tiling: {sise: 32}", ["unknown setting tiling.sise (c.yaml)", "did you mean size", "size, overlap"]),
+        ("tilling: {size: 32}", ["unknown setting tilling", "did you mean tiling"]),
+        ("tiling: 32", ["tiling = 32", "mapping"]),
+        ("tiling: {size: 1.5}", ["tiling.size = 1.5 (c.yaml)"]),
+        ("- 1", ["holds a list"]),
+        ("a: [\nb: 1", ["line 2", "not valid YAML"]),
+        ("data: !!python/object/apply:os.getcwd []", ["not valid YAML"]),
+    ],
+)
+def test_bad_configuration_files_are_one_line(tmp_path, content, said):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(Toy, ["--config", str(tmp_path / "c.yaml")])
+    line = str(caught.value).replace(f"{tmp_path}/", "")
+    assert "\n" not in line
+    assert [part for part in said if part not in line] == []
+
+
+def test_a_missing_required_setting_is_named():
+    class Needs(Settings):
+        run: Path = operational(..., "run folder")
+
+    with pytest.raises(SettingsError, match="run is missing: give --run VALUE"):
+        load_settings(Needs, [])
+
+
+def test_exit_codes(capsys):
+    def refuse(settings):
+        raise DataError("a.tif has 3 bands\nbut the model needs 4")
+
+    def stop(settings):
+        raise Stopped(signal.SIGTERM)
+
+    def interrupt(settings):
+        raise KeyboardInterrupt
+
+    def fill_disk(settings):
+        raise OSError(28, "No space left on device", "part.tif")
+
+    assert leave(lambda settings: None) == 0
+    assert capsys.readouterr().err == ""
+    assert leave(refuse) == 2
+    assert capsys.readouterr().err == "error: a.tif has 3 bands but the model needs 4\n"
+    assert leave(lambda settings: None, ["--nonsense"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown option --nonsense")
+    assert leave(stop) == 143
+    assert leave(interrupt) == 130
+    capsys.readouterr()
+    assert leave(fill_disk) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback():
+    def bug(settings):
+        raise ValueError("programmer error")
+
+    with pytest.raises(ValueError, match="programmer error"):
+        command(bug, Toy, prog="toy", argv=[])
+
+
+def test_the_signal_handler_is_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    leave(lambda settings: None)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.fixture(scope="module")
+def toy_script(tmp_path_factory):
+    script = tmp_path_factory.mktemp("toy") / "toy.py"
+    script.write_text(TOY)
+    return script
+
+
+def test_help_imports_nothing_heavy_and_shows_every_option(toy_script):
+    done = subprocess.run([sys.executable, toy_script, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "HEAVY []" in done.stdout
+    for option in ("--tiling.size", "--optimiser.learning-rate", "--run", "--config"):
+        assert option in done.stdout
+
+
+def test_loading_settings_imports_nothing_heavy(toy_script):
+    command_line = [sys.executable, toy_script, "--tiling.size", "0"]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_unwind_and_give_their_code(toy_script, number, code):
+    process = subprocess.Popen([sys.executable, toy_script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "cleaned up" in out
+    assert "Traceback" not in err
+
+
+def test_logging_is_plain_without_a_terminal_and_quiet_on_other_ranks(capsys, monkeypatch):
+    def talk(settings):
+        logging.getLogger("geocore.jobs").info("three of [bold]four[/bold]")
+        logging.getLogger("matplotlib").info("chatter")
+
+    leave(talk)
+    err = capsys.readouterr().err
+    assert err.endswith(" three of [bold]four[/bold]\n") and "chatter" not in err
+    monkeypatch.setenv("RANK", "1")
+    leave(talk)
+    assert capsys.readouterr().err == ""
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def test_progress_prints_a_plain_line_every_few_seconds(capsys):
+    clock = Clock()
+    with progress_module.Progress(10, "training", clock=clock) as bar:
+        for _ in range(10):
+            clock.seconds += 2
+            bar.advance(note="loss 0.5")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "training: 3/10, 6 s, loss 0.5"
+    assert lines[-1] == "training: 10/10, 20 s, loss 0.5"
+    assert len(lines) == 4
+
+
+def test_progress_over_quick_work_says_nothing_and_yields_everything(capsys):
+    assert list(progress([1, 2, 3], "reading")) == [1, 2, 3]
+    assert list(progress((n for n in "ab"), "reading")) == ["a", "b"]
+    assert list(progress(3, "counting")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_nests_and_leaves_the_screen_clean(monkeypatch):
+    from rich.console import Console
+
+    screen = io.StringIO()
+    progress_module._bars.cache_clear()
+    monkeypatch.setattr(progress_module, "console", lambda: Console(file=screen, force_terminal=True, width=80))
+    monkeypatch.setattr(progress_module, "on_terminal", lambda: True)
+    for _ in progress([1, 2], "outer"):
+        list(progress([1], "inner"))
+    assert progress_module._bars().finished
+    assert "outer" in screen.getvalue()
+    progress_module._bars.cache_clear()
+
+
+def test_a_reader_that_leaves_early_is_no_traceback(toy_script):
+    code = "import sys; from geocore.commands import command; from geocore.settings import Settings\n"
+    code += "def flood(settings):\n    while True: print('x' * 1000)\ncommand(flood, Settings, prog='flood', argv=[])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_environment_rank_decides_who_talks(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert progress_module.is_main_rank()
+    monkeypatch.setenv("RANK", "3")
+    assert not progress_module.is_main_rank()
+    assert os.environ["RANK"] == "3"

@@ -1,0 +1,93 @@
+import pytest
+from pydantic import ValidationError
+
+from geocore.settings import (
+    DeviceSettings,
+    OptimiserSettings,
+    ScheduleSettings,
+    Settings,
+    TilingSettings,
+    TrainingSettings,
+    deciding,
+    deciding_values,
+    operational,
+    settings_hash,
+)
+
+
+class Logging(Settings):
+    every: int = deciding(10, "steps")
+
+
+class Toy(Settings):
+    rate: float = deciding(0.1, "learning rate", gt=0)
+    unmarked: int = 3
+    workers: int = operational(0, "processes")
+    tiling: TilingSettings = TilingSettings()
+    training: TrainingSettings = TrainingSettings()
+    logging: Logging = operational(Logging(), "a whole operational group")
+
+
+def test_deciding_values_leave_out_operational_settings_and_groups():
+    kept = deciding_values(Toy())
+    assert set(kept) == {"rate", "unmarked", "tiling", "training"}
+    assert kept["tiling"] == {"size": 256, "overlap": 64}
+    assert "checkpoint_every" not in kept["training"]
+    assert kept["training"]["seed"] == 0
+
+
+def test_hash_follows_deciding_settings_only():
+    base = settings_hash(Toy())
+    assert len(base) == 8 and int(base, 16) >= 0
+    assert settings_hash(Toy(workers=4, training=TrainingSettings(log_every=1), logging=Logging(every=2))) == base
+    assert settings_hash(Toy(rate=0.2)) != base
+    assert settings_hash(Toy(unmarked=4)) != base
+    assert settings_hash(Toy(training=TrainingSettings(seed=1))) != base
+
+
+def test_hash_is_the_same_in_every_version():
+    # A change here would make every existing run folder refuse its own settings.
+    assert settings_hash(TilingSettings(size=128, overlap=32)) == "03f422de"
+
+
+def test_settings_are_frozen_and_refuse_unknown_keys():
+    with pytest.raises(ValidationError):
+        Toy(rates=1)
+    toy = Toy()
+    with pytest.raises(ValidationError):
+        toy.rate = 2.0
+
+
+@pytest.mark.parametrize(
+    ("cls", "values"),
+    [
+        (TilingSettings, {"size": -4}),
+        (TilingSettings, {"size": 64, "overlap": 64}),
+        (TilingSettings, {"overlap": -1}),
+        (OptimiserSettings, {"learning_rate": float("nan")}),
+        (OptimiserSettings, {"betas": (0.9, 1.0)}),
+        (OptimiserSettings, {"name": "sgd"}),
+        (ScheduleSettings, {"final_share": 1.5}),
+        (DeviceSettings, {"precision": "float16"}),
+        (TrainingSettings, {"steps": 0}),
+        (TrainingSettings, {"ema_decay": 1.0}),
+    ],
+)
+def test_values_that_break_a_rule_are_refused(cls, values):
+    with pytest.raises(ValidationError):
+        cls(**values)
+
+
+def test_none_is_a_value_where_it_switches_something_off():
+    assert OptimiserSettings(clip_norm=None).clip_norm is None
+    assert TrainingSettings(patience=None, ema_decay=None).patience is None
+
+
+def test_a_required_setting_has_no_default():
+    class Needs(Settings):
+        run: str = operational(..., "run folder", min_length=1)
+
+    with pytest.raises(ValidationError):
+        Needs()
+    with pytest.raises(ValidationError):
+        Needs(run="")
