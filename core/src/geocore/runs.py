@@ -1,0 +1,280 @@
+"""Runs: a folder that holds one training run, its settings, its metrics and its checkpoints.
+
+    config.yaml         the resolved settings of the latest start
+    run.json            task, data hash and deciding settings: what may not change
+    environment.json    one entry for each start: versions, platform, command, git commit
+    metrics.jsonl       one line for each logged step
+    checkpoints/        see `geocore.checkpoints`
+    tensorboard/        the same metrics as event files
+    finished.json       the summary of a run that reached its end
+
+The same task, data and deciding settings may be started again in it; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import yaml
+from pydantic import JsonValue
+from torch.utils.tensorboard import SummaryWriter
+
+from geocore.errors import RunError
+from geocore.files import FolderLock, atomic_write_text, sha256_json, storage_errors
+from geocore.settings import Settings, deciding_values
+
+
+class Run:
+    """An open run folder; a context manager that holds its lock.
+
+    In a distributed run every process opens it, but only the main one locks, checks and writes.
+    """
+
+    def __init__(self, folder: Path, provenance: dict[str, Any], *, main: bool, tensorboard: bool) -> None:
+        """Keeps what is known; use `Run.open`."""
+        self.folder = folder
+        self.provenance = provenance
+        """Task, configuration, data hash and versions: `fit` adds them to the card of each checkpoint."""
+        self.is_main = main
+        self._tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+        self._lock: FolderLock | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path | str,
+        *,
+        settings: Settings,
+        data_hash: str,
+        task: str,
+        main: bool = True,
+        tensorboard: bool = False,
+    ) -> Self:
+        """Creates a run folder or opens it again.
+
+        Args:
+            folder: may exist, if it holds the same run or nothing.
+            settings: those of this start. Deciding ones must be those of the first start.
+            data_hash: `Dataset.hash` of the data trained on.
+            task: name of the task.
+            main: whether this process writes (`place.is_main`).
+            tensorboard: write event files too.
+
+        Raises:
+            RunError: the folder holds a run of other settings, data or task (named), something else, or is in use.
+            StorageError: it cannot be written.
+        """
+        config = settings.model_dump(mode="json")
+        provenance = {"task": task, "config": config, "data_hash": data_hash, "versions": installed_versions()}
+        run = cls(Path(folder), provenance, main=main, tensorboard=tensorboard)
+        if main:
+            run._lock = FolderLock(run.folder)
+            run._lock.acquire()
+            try:
+                run._claim({"task": task, "data_hash": data_hash, "settings": deciding_values(settings)})
+                run._record_start()
+            except BaseException:
+                run.close()
+                raise
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its end."""
+        return (self.folder / "finished.json").exists()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `mark_finished` kept; empty before."""
+        return _read_json(self.folder / "finished.json") if self.finished else {}
+
+    def mark_finished(self, summary: Mapping[str, Any]) -> None:
+        """Notes that the run has reached its end.
+
+        Args:
+            summary: JSON values, such as the best score and its step.
+        """
+        if self.is_main:
+            atomic_write_text(self.folder / "finished.json", json.dumps(_finite(summary), indent=1))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.
+
+        Args:
+            step: optimiser steps done.
+            values: name -> number; numbers that are not finite become null.
+
+        Raises:
+            StorageError: the line cannot be written.
+        """
+        if not self.is_main:
+            return
+        line = json.dumps({"step": step, **_finite(values)}) + "\n"
+        with storage_errors(self.folder / "metrics.jsonl"):
+            # Opened for each line: nothing is lost when the process is killed, and nobody has to close it.
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(line)
+            if self._tensorboard:
+                writer = self._event_writer(step)
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics beyond a step, which the process that goes on from there will write again."""
+        path = self.folder / "metrics.jsonl"
+        if self.is_main and path.exists():
+            kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
+            atomic_write_text(path, "".join(line + "\n" for line in kept))
+
+    def close(self) -> None:
+        """Writes what is pending and gives the lock back."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        """Checks that the folder is free or holds the same run, and writes its identity when it is free."""
+        path = self.folder / "run.json"
+        if path.exists():
+            held = _read_json(path)
+            differences = list(_differences(held, identity))
+            if differences:
+                raise RunError(
+                    f"{self.folder} holds another run: {'; '.join(differences)}; give the values it was started with "
+                    "or choose another folder with --run"
+                )
+            return
+        others = sorted(entry.name for entry in self.folder.iterdir() if not entry.name.startswith("."))
+        if others:
+            raise RunError(
+                f"{self.folder} is no run folder but holds {', '.join(others[:3])}: choose an empty or new folder "
+                "with --run"
+            )
+        atomic_write_text(path, json.dumps(identity, indent=1))
+
+    def _record_start(self) -> None:
+        """Writes config.yaml anew and adds this start to environment.json."""
+        for entry in self.folder.glob(".part-*"):
+            entry.unlink(missing_ok=True)
+        atomic_write_text(self.folder / "config.yaml", yaml.safe_dump(self.provenance["config"], sort_keys=False))
+        path = self.folder / "environment.json"
+        starts = _read_json(path)["starts"] if path.exists() else []
+        starts.append(
+            {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": shlex.join(sys.argv),
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "torch_build": {"cuda": torch.version.cuda, "threads": torch.get_num_threads()},
+                "git": _git_commit(),
+                "versions": self.provenance["versions"],
+            }
+        )
+        atomic_write_text(path, json.dumps({"starts": starts}, indent=1))
+
+    def _event_writer(self, step: int) -> SummaryWriter:
+        if self._writer is None:
+            # Viewers drop what an earlier process wrote for this step and beyond.
+            self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step)
+        return self._writer
+
+
+def default_run_name(task: str, recipe: str, settings: Settings, data_hash: str) -> str:
+    """Names the folder of a run after what decides it: the same settings and data give the same folder.
+
+    Args:
+        task: name of the task.
+        recipe: name of the recipe, or another short name of the configuration.
+        settings: all settings; operational ones do not count.
+        data_hash: `Dataset.hash`.
+
+    Returns:
+        `runs/<task>-<recipe>-<8 hexadecimal digits>`.
+    """
+    digest = sha256_json({"settings": deciding_values(settings), "data": data_hash})
+    return f"runs/{task}-{recipe}-{digest[:8]}"
+
+
+@functools.cache
+def installed_versions() -> dict[str, str]:
+    """Lists the version of every installed distribution, by name."""
+    # Each access to `metadata` parses the file again.
+    found = (item.metadata for item in importlib.metadata.distributions())
+    return dict(sorted((item["Name"], item["Version"]) for item in found if item["Name"] and item["Version"]))
+
+
+def _git_commit() -> str | None:
+    """Returns the commit of the working directory, with `+` behind it when files differ; None outside git."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _differences(held: JsonValue, wanted: JsonValue, key: str = "") -> Iterator[str]:
+    """Yields `key is held here, wanted now` for each value that differs."""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for name in [*wanted, *(name for name in held if name not in wanted)]:
+            path = name if key in ("", "settings") else f"{key}.{name}"
+            yield from _differences(held.get(name), wanted.get(name), path)
+    elif held != wanted:
+        yield f"{key} = {json.dumps(held)} there, {json.dumps(wanted)} now"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): choose another folder with --run") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no JSON object: choose another folder with --run")
+    return content
+
+
+def _step_of(line: str) -> float:
+    """Returns the step of a line of metrics; infinity for a line that a killed process left unfinished."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replaces numbers that JSON cannot hold by None."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    }

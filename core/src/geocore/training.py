@@ -1,0 +1,296 @@
+"""fit(): the one training loop.
+
+A step takes `accumulate` micro-batches from the batch source, computes the gradient of the loss over all of them and
+all processes, and moves the weights. Every state that decides the next step goes into each checkpoint, so that a run
+which was killed at any moment goes on, when started again, to the very weights that it would have had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from geocore import randomness
+from geocore.averaging import MovingAverage
+from geocore.checkpoints import Contents, has_checkpoints, load_checkpoint, rewind, save_checkpoint
+from geocore.commands import Progress, Stopped, progress
+from geocore.devices import Place, out_of_memory, seed_everything
+from geocore.errors import TrainingError
+from geocore.gradients import Step, backward
+from geocore.meters import LossMeter
+from geocore.optimisers import load_optimiser, make_optimiser, skips_on_device
+from geocore.runs import Run
+from geocore.schedules import learning_rate_factor
+from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+from geocore.signals import StopSignals
+from geocore.weights import load_strictly
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""validate(model) -> score name -> value; runs in every process, in evaluation mode, without gradients."""
+
+
+class BatchSource(Protocol):
+    """Where micro-batches come from: `loading.Batches`, or a selector around one that also asks the model."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yields micro-batches without end, from the current state."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Returns the state after the batches handed out. In a distributed run, that of the main process is kept."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Goes back to a state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What came out of a run."""
+
+    steps: int
+    """Optimiser steps done."""
+    best_step: int | None
+    """Step of the best checkpoint; None when no validation gave a number."""
+    best_score: float | None
+    scores: dict[str, float]
+    """Scores of the last validation."""
+    stopped_early: bool
+    """Whether patience ended the run before its last step."""
+
+
+@dataclass(slots=True)
+class _Done:
+    """How far a run has come."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    stale: int = 0
+    """Validations since the best one."""
+    scores: dict[str, float] = field(default_factory=dict)
+    unwritten: dict[str, list[float]] = field(default_factory=dict)
+    """Losses since the last line of metrics, so that a resumed run writes the same lines."""
+
+
+def fit(
+    model: nn.Module,
+    batches: BatchSource,
+    step: Step,
+    validate: Validate,
+    *,
+    training: TrainingSettings,
+    optimiser: OptimiserSettings,
+    schedule: ScheduleSettings,
+    place: Place,
+    run: Run,
+    card: Mapping[str, Any],
+    primary: str,
+    parameter_groups: list[dict[str, Any]] | None = None,
+    find_unused_parameters: bool = False,
+) -> FitResult:
+    """Trains a model, or goes on where the run was left.
+
+    Args:
+        model: is moved to the place; ends with the weights of the last step.
+        batches: micro-batches of `training.batch_size` samples, over all processes.
+        step: computes the losses of one micro-batch as (sum, count), see `geocore.gradients`.
+        validate: scores the model, every `validate_every` steps and at the end; sees the running mean of the weights
+            when there is one. In a distributed run it has to return the score over all processes.
+        training: length and rhythm.
+        optimiser: AdamW's settings.
+        schedule: learning rate over the run.
+        place: where it runs.
+        run: open run folder; when it has checkpoints, training goes on from the last.
+        card: JSON values that describe the model; `run.provenance` is added.
+        primary: the score that decides which checkpoint is best; higher is better.
+        parameter_groups: groups for the optimiser, each with `params` and, where they differ, `lr`, `weight_decay`;
+            None for all parameters that require a gradient.
+        find_unused_parameters: for a model of which a step may leave parts out, in a distributed run. Off by default,
+            since it walks the graph at every step, and losses of empty targets hang on the graph anyway.
+
+    Returns:
+        Steps done and the scores.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; the step was finished and saved.
+        TrainingError: a loss is not finite, or the device's memory is full. Earlier checkpoints are as they were.
+        CheckpointError: the run has checkpoints, but none of them can be read.
+        StorageError: the disk is full.
+    """
+    model.to(place.device)
+    if place.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    seed_everything(training.seed + place.rank)
+    adamw = make_optimiser(model, parameter_groups, optimiser)
+    parameters = [parameter for group in adamw.param_groups for parameter in group["params"]]
+    parallel = _parallel(model, place, find_unused_parameters)
+    average = MovingAverage(model, training.ema_decay) if training.ema_decay is not None else None
+    state = _State(model, adamw, average, batches, training, place, run, {**run.provenance, **card})
+    done = state.resume()
+    # On an accelerator a loss that is not finite turns the update into nothing there and is noticed when losses are
+    # next read, so that no step waits for the device. On a CPU reading costs nothing.
+    guarded = skips_on_device(adamw, place)
+
+    bars: Progress[int] = progress(training.steps, "training")
+    with bars as bar, StopSignals(place) as signals, _memory_errors(training, place):
+        meter = LossMeter(run, bar, done.step, done.unwritten)
+        micro_batches = iter(batches)
+        model.train()
+        while done.step < training.steps and not _exhausted(done, training):
+            rate = learning_rate_factor(done.step, training.steps, schedule)
+            for group in adamw.param_groups:
+                group["lr"] = group["initial_lr"] * rate
+            losses = backward(parallel, step, micro_batches, accumulate=training.accumulate, place=place)
+            norm = nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm) if optimiser.clip_norm else None
+            done.step += 1
+            meter.add(done.step, losses, norm)
+            if guarded:
+                adamw.found_inf = meter.not_finite()  # type: ignore[attr-defined]
+            else:
+                meter.check()
+            adamw.step()
+            adamw.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(done.step)
+
+            last = done.step == training.steps
+            if last or done.step % training.log_every == 0:
+                meter.write(done.step, adamw.param_groups[0]["lr"])
+            best = False
+            if last or done.step % training.validate_every == 0:
+                meter.check()
+                best = state.validate(validate, primary, done)
+                last = last or _exhausted(done, training)
+            stop = signals.agreed(done.step)
+            if last or best or stop or done.step % training.checkpoint_every == 0:
+                meter.check()
+                state.save(done, best=best)
+            if stop and not last:
+                raise Stopped(stop)
+
+    result = FitResult(done.step, done.best_step, done.best_score, done.scores, done.step < training.steps)
+    run.mark_finished({"primary": primary, **asdict(result)})
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that decides the next step, to be saved and resumed together."""
+
+    model: nn.Module
+    adamw: torch.optim.AdamW
+    average: MovingAverage | None
+    batches: BatchSource
+    training: TrainingSettings
+    place: Place
+    run: Run
+    card: dict[str, Any]
+
+    def resume(self) -> _Done:
+        """Loads the last checkpoint where there is one, and drops what the run folder holds beyond it."""
+        done = _Done()
+        folder = self.run.checkpoints
+        if has_checkpoints(folder):
+            checkpoint = load_checkpoint(folder, for_training=True)
+            load_strictly(self.model, checkpoint.model(ema=False), checkpoint.path)
+            optimiser, source = checkpoint.training_state()
+            load_optimiser(self.adamw, optimiser)
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint.model(ema=True))
+            self.batches.load_state_dict(source)
+            randomness.restore(checkpoint.random, self.place, seed=self.training.seed + self.place.rank)
+            done = _Done(**checkpoint.progress)
+            if done.best_step is not None and not (folder / f"step-{done.best_step:06d}").exists():
+                done.best_step, done.best_score, done.stale = None, None, 0
+        # Nobody may clear away what another process still has to read.
+        self.place.barrier()
+        if self.place.is_main:
+            rewind(folder, done.step, done.best_step)
+            self.run.rewind(done.step)
+        return done
+
+    def save(self, done: _Done, *, best: bool) -> None:
+        """Writes a checkpoint; every process has to call it."""
+        states = randomness.captured(self.place)
+        if self.place.is_main:
+            contents = Contents(
+                step=done.step,
+                model=self.model.state_dict(),
+                ema=None if self.average is None else self.average.state_dict(),
+                optimiser=self.adamw.state_dict(),
+                source=self.batches.state_dict(),
+                random=states,
+                progress=asdict(done),
+                card=self.card,
+            )
+            save_checkpoint(self.run.checkpoints, contents, best=best, keep=self.training.keep_last)
+        # A process that leaves early makes torchrun end the one that still writes.
+        self.place.barrier()
+
+    def validate(self, validate: Validate, primary: str, done: _Done) -> bool:
+        """Scores the model, logs the scores, and returns whether the primary one is the best so far."""
+        with torch.no_grad(), self.average.in_place() if self.average is not None else nullcontext():
+            self.model.eval()
+            self._share_buffers()
+            with self.place.autocast():
+                done.scores = {name: float(score) for name, score in validate(self.model).items()}
+            self.model.train()
+        if primary not in done.scores:
+            raise ValueError(f"validate() returned {sorted(done.scores)}, without the primary score {primary!r}")
+        self.run.log(done.step, {f"validation_{name}": score for name, score in done.scores.items()})
+        # One process decides, lest rounding lets two of them disagree about saving.
+        score = torch.tensor(done.scores[primary] if self.place.is_main else 0.0, dtype=torch.float64)
+        primary_score = float(self.place.all_reduce_sum(score))
+        best = not math.isnan(primary_score) and (done.best_score is None or primary_score > done.best_score)
+        if best:
+            done.best_step, done.best_score, done.stale = done.step, primary_score, 0
+        else:
+            done.stale += 1
+        return best
+
+    def _share_buffers(self) -> None:
+        """Gives every process the buffers of the main one: batch statistics are gathered by each on its own."""
+        if self.place.world_size > 1:
+            for buffer in self.model.buffers():
+                if buffer.dtype is not torch.bool:
+                    main = buffer.clone() if self.place.is_main else torch.zeros_like(buffer)
+                    buffer.copy_(self.place.all_reduce_sum(main))
+
+
+def _parallel(model: nn.Module, place: Place, find_unused_parameters: bool) -> nn.Module:
+    """Wraps the model so that its backward pass sums gradients over processes; as it is when there is one process."""
+    if place.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=None if place.device.type == "cpu" else [place.device],
+        find_unused_parameters=find_unused_parameters,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _exhausted(done: _Done, training: TrainingSettings) -> bool:
+    return training.patience is not None and done.stale >= training.patience
+
+
+@contextmanager
+def _memory_errors(training: TrainingSettings, place: Place) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory on {place.device} with training.batch_size = {training.batch_size} over "
+            f"{place.world_size} process(es) and training.accumulate = {training.accumulate}: lower batch_size and "
+            "raise accumulate by the same factor"
+        ) from error

@@ -1,0 +1,180 @@
+"""Weights made elsewhere: read without running any code they carry, and loaded strictly."""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from geocore.errors import WeightsError
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "model_state")
+"""Keys under which training frameworks keep the weights, tried in this order."""
+
+_SHOWN = 3
+"""Names that a message lists before it says how many more there are."""
+
+
+class _Inert:
+    """Takes the place of a class that some checkpoints carry and nobody here needs; keeps and does nothing."""
+
+    def __init__(self, *arguments: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _nothing(*arguments: object) -> None:
+    """Takes the place of a function; returns nothing."""
+
+
+def load_foreign(path: Path) -> dict[str, Tensor]:
+    """Reads a state dict from `.safetensors`, a torch file or a `.pkl` of numpy arrays (detectron2's model zoo).
+
+    Torch files may hold tensors, numbers, texts, plain containers, numpy arrays and mmengine's log history (dropped);
+    `.pkl` files numpy arrays and plain containers. No other class is ever created.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Parameter names -> tensors on the CPU. A wrapping `state_dict`, `model` or alike is opened, and the prefix
+        `module.` of distributed training is cut off.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged, holds another class (named) or holds no tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        elif path.suffix == ".pkl":
+            with path.open("rb") as file:
+                content = _ArrayUnpickler(file, encoding="latin1").load()
+        else:
+            with torch.serialization.safe_globals(_allowed_in_torch_files()):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError as error:
+        raise WeightsError(f"weights {path}: {error}") from None
+    except pickle.UnpicklingError as error:
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise WeightsError(f"weights {path}: {_refusal(refused.group(1))}") from None
+        raise WeightsError(f"weights {path}: damaged or not a file of weights ({_first_line(error)})") from None
+    except MemoryError:
+        raise
+    # Damaged files make the readers fail in many ways: EOFError, KeyError, RuntimeError...
+    except (SafetensorError, Exception) as error:
+        raise WeightsError(f"weights {path}: damaged or not a file of weights ({_first_line(error)})") from error
+    return _state_dict(content, path)
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads weights into a module when every name and shape fits; otherwise the module stays as it is.
+
+    Args:
+        module: takes the weights, in its own memory format and on its own device.
+        state: names -> tensors.
+        path: where they come from, for the message.
+
+    Raises:
+        WeightsError: one line that counts and names what is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    faults = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {_shape(state[name])} for {_shape(own[name])}"
+            for name in own
+            if name in state and _shape(own[name]) != _shape(state[name])
+        ],
+    }
+    if any(faults.values()):
+        parts = (f"{len(names)} {what} ({_listed(names)})" for what, names in faults.items() if names)
+        raise WeightsError(f"weights {path} do not fit the model: {'; '.join(parts)}; use weights of the same model")
+    module.load_state_dict(dict(state))
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"weights {path}: holds a {type(content).__name__}, not names with tensors")
+    arrays = {str(name): value for name, value in content.items() if isinstance(value, Tensor | np.ndarray)}
+    if not arrays:
+        raise WeightsError(f"weights {path}: no tensors in it; its keys are {_listed([str(key) for key in content])}")
+    try:
+        state = {name: torch.as_tensor(value) for name, value in arrays.items()}
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"weights {path}: an array that is no tensor ({_first_line(error)})") from error
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _allowed_in_torch_files() -> list[Any]:
+    reconstruct = np.zeros(0).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+        *(
+            (function, f"numpy.{core}.multiarray.{name}")
+            for core in ("core", "_core")
+            for function, name in ((reconstruct, "_reconstruct"), (scalar, "scalar"))
+        ),
+        (codecs.encode, "_codecs.encode"),
+        # Under protocol 2 a method is pickled as getattr(class, name), so this name comes with the class.
+        (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
+        (_nothing, "builtins.getattr"),
+    ]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads containers, numbers, texts and numpy arrays, and refuses the rest by name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        if full == "numpy.core.multiarray._reconstruct":
+            return np.zeros(0).__reduce__()[0]
+        if full == "numpy.core.multiarray.scalar":
+            return np.float64(0).__reduce__()[0]
+        if full in ("numpy.ndarray", "numpy.dtype"):
+            return getattr(np, name)
+        if full == "collections.OrderedDict":
+            return collections.OrderedDict
+        if full == "_codecs.encode":
+            return codecs.encode
+        raise WeightsError(_refusal(f"{module}.{name}"))
+
+
+def _refusal(name: str) -> str:
+    return (
+        f"it wants to create {name}, which may run code, so it is refused: have its maker save the state dict alone, "
+        "best as .safetensors"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__

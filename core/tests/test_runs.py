@@ -1,0 +1,156 @@
+import json
+import math
+import multiprocessing
+import re
+
+import pytest
+import yaml
+
+from geocore.errors import RunError
+from geocore.runs import Run, default_run_name
+from geocore.settings import DeviceSettings, Settings, TrainingSettings, deciding, operational
+
+
+class Example(Settings):
+    data: str = operational("data", "folder")
+    loss: str = deciding("dice", "loss")
+    training: TrainingSettings = TrainingSettings()
+    device: DeviceSettings = DeviceSettings()
+
+
+def opened(folder, settings=None, *, data_hash="d1", task="snow", **options):
+    return Run.open(folder, settings=settings or Example(), data_hash=data_hash, task=task, **options)
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_new_run_holds_what_a_reader_needs(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    with opened(folder) as run:
+        assert run.checkpoints == folder / "checkpoints" and not run.finished and run.summary == {}
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == Example().model_dump(mode="json")
+    (start,) = json.loads((folder / "environment.json").read_text())["starts"]
+    assert {"torch", "numpy", "geocore"} <= set(start["versions"]) and start["command"]
+    assert run.provenance["data_hash"] == "d1" and run.provenance["task"] == "snow"
+
+
+def test_operational_settings_may_change(tmp_path):
+    with opened(tmp_path):
+        pass
+    changed = Example(data="/elsewhere", training={"log_every": 3}, device={"threads": 2, "device": "cpu"})
+    with opened(tmp_path, changed):
+        pass
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["data"] == "/elsewhere"
+    assert len(json.loads((tmp_path / "environment.json").read_text())["starts"]) == 2
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"settings": Example(loss="focal")}, 'loss = "dice" there, "focal" now'),
+        ({"settings": Example(training={"seed": 4})}, "training.seed = 0 there, 4 now"),
+        ({"settings": Example(training={"patience": 4})}, "training.patience = null there, 4 now"),
+        ({"data_hash": "d2"}, 'data_hash = "d1" there, "d2" now'),
+        ({"task": "ice"}, 'task = "snow" there, "ice" now'),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_naming_the_key(tmp_path, change, words):
+    with opened(tmp_path):
+        pass
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(RunError, match=re.escape(words)) as caught:
+        opened(tmp_path, **change)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    with opened(tmp_path):
+        """The refused start must not keep the lock."""
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match=r"no run folder but holds thesis\.tex"):
+        opened(tmp_path)
+    (tmp_path / "thesis.tex").unlink()
+    with opened(tmp_path):
+        pass
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(RunError, match=r"run\.json cannot be read"):
+        opened(tmp_path)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with opened(tmp_path):
+        with pytest.raises(RunError, match="in use"):
+            opened(tmp_path)
+        with opened(tmp_path, main=False) as second:
+            second.log(1, {"loss": 1.0})
+            second.mark_finished({})
+        assert not (tmp_path / "metrics.jsonl").exists() and not second.finished
+    with opened(tmp_path):
+        pass
+
+
+def hold(folder, ready):
+    run = opened(folder)
+    ready.set()
+    multiprocessing.Event().wait()
+    run.close()
+
+
+def test_the_lock_dies_with_its_owner(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=hold, args=(tmp_path, ready))
+    process.start()
+    assert ready.wait(20)
+    with pytest.raises(RunError, match="in use"):
+        opened(tmp_path)
+    process.kill()
+    process.join()
+    with opened(tmp_path):
+        pass
+
+
+def test_metrics_beyond_a_step_are_dropped_and_torn_lines_too(tmp_path):
+    with opened(tmp_path) as run:
+        for step in range(1, 6):
+            run.log(step, {"loss": 1 / step, "iou": math.nan if step == 2 else 0.5})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    with opened(tmp_path) as run:
+        run.rewind(3)
+        run.log(4, {"loss": 0.25})
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert lines(tmp_path)[1]["iou"] is None
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_a_finished_run_says_so(tmp_path):
+    with opened(tmp_path) as run:
+        run.mark_finished({"best_score": math.nan, "steps": 10})
+        assert run.finished
+    with opened(tmp_path) as run:
+        assert run.finished and run.summary == {"best_score": None, "steps": 10}
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with opened(tmp_path, tensorboard=True) as run:
+        run.log(1, {"loss": 0.5})
+        run.log(2, {"loss": 0.25})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 0.5), (2, 0.25)]
+    with opened(tmp_path / "plain") as run:
+        run.log(1, {"loss": 0.5})
+    assert not (tmp_path / "plain" / "tensorboard").exists()
+
+
+def test_the_name_follows_what_decides_the_result():
+    name = default_run_name("snow", "small", Example(), "d1")
+    assert re.fullmatch(r"runs/snow-small-[0-9a-f]{8}", name)
+    assert default_run_name("snow", "small", Example(data="b", device={"threads": 3}), "d1") == name
+    assert default_run_name("snow", "small", Example(loss="focal"), "d1") != name
+    assert default_run_name("snow", "small", Example(), "d2") != name
