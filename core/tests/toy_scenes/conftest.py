@@ -1,0 +1,264 @@
+"""What the toy scenes share: a run to train in, a way from a model to a map on disk, the evaluation file.
+
+Each toy is a task in miniature and uses the public interface only, so what stands here is what a task package would
+write for itself.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from geocore.blending import VALID, DenseBlend, Head, labels_of, output_window
+from geocore.checkpoints import load_checkpoint
+from geocore.cogs import RasterWriter
+from geocore.datasets import Dataset
+from geocore.devices import Place, seed_everything
+from geocore.evaluation import Evaluation, bootstrap_interval
+from geocore.grid import Window
+from geocore.inference import map_region, predict_scene
+from geocore.loading import stack
+from geocore.metrics import macro
+from geocore.planes import Plane, PlaneWriter, join_planes
+from geocore.runs import Run
+from geocore.scenes import Scene
+from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrackingSettings, TrainingSettings
+from geocore.tiles import Region, Tiling, regions
+from geocore.training import FitResult, fit
+from geocore.weights import load_strictly
+
+NODATA = 255
+
+
+class ToySettings(Settings):
+    """What decides a toy's run."""
+
+    training: TrainingSettings
+    optimiser: OptimiserSettings
+    schedule: ScheduleSettings = ScheduleSettings()
+    tracking: TrackingSettings = TrackingSettings(tensorboard=False)
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """How a toy's scenes are mapped: everything but model and scene."""
+
+    tiling: Tiling
+    read: Callable[[Scene, Window], Any]
+    classes: int
+    ratio: int = 1
+    """Reference pixels per working pixel; the output is always on the reference grid."""
+    batch_size: int = 4
+
+    def working_shape(self, scene: Scene) -> tuple[int, int]:
+        return scene.grid.coarser(self.ratio).shape
+
+    def blend(self, region: Region, scene: Scene, emit: Callable[[int, dict[str, Tensor]], None]) -> DenseBlend:
+        return DenseBlend(
+            region,
+            self.tiling,
+            self.working_shape(scene),
+            {"out": self.classes},
+            emit=emit,
+            scale=self.ratio,
+            output_shape=scene.grid.shape,
+        )
+
+    def map_region(self, model: nn.Module, scene: Scene, region: Region, blend: DenseBlend, place: Place) -> None:
+        head = Head(self.classes, "classes")
+
+        def forward(batch: dict[str, Any]) -> dict[str, Tensor]:
+            return {"out": head.activate(model(batch["inputs"])), VALID: batch[VALID]}
+
+        map_region(
+            forward,
+            scene,
+            region,
+            self.tiling,
+            blend,
+            read=self.read,
+            collate=stack,
+            place=place,
+            batch_size=self.batch_size,
+            shape=self.working_shape(scene),
+        )
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A folder and a device for one toy."""
+
+    folder: Path
+    place: Place
+
+    def train(
+        self,
+        model: nn.Module,
+        batches: Any,
+        step: Callable[..., dict[str, tuple[Tensor, Tensor]]],
+        validate: Callable[[nn.Module], dict[str, float]],
+        *,
+        dataset: Dataset,
+        primary: str,
+        steps: int,
+        batch_size: int,
+        card: dict[str, Any],
+        accumulate: int = 1,
+        learning_rate: float = 0.02,
+        checkpoint_every: int = 1000,
+        run_folder: str = "run",
+    ) -> FitResult:
+        """Train and load the best checkpoint into the model."""
+        settings = ToySettings(
+            training=TrainingSettings(
+                steps=steps,
+                batch_size=batch_size,
+                accumulate=accumulate,
+                validate_every=max(1, steps // 2),
+                checkpoint_every=checkpoint_every,
+            ),
+            optimiser=OptimiserSettings(learning_rate=learning_rate),
+        )
+        seed_everything(settings.training.seed)
+        with Run.open(self.folder / run_folder, settings=settings, data_hash=dataset.hash, task=dataset.task) as run:
+            result = fit(
+                model,
+                batches,
+                step,
+                validate,
+                training=settings.training,
+                optimiser=settings.optimiser,
+                schedule=settings.schedule,
+                place=self.place,
+                run=run,
+                card=card,
+                primary=primary,
+            )
+            best = load_checkpoint(run.checkpoints, "best")
+        assert best.card["data_hash"] == dataset.hash and best.step == result.best_step
+        load_strictly(model, best.model(), best.path)
+        return result
+
+    def predict(self, model: nn.Module, scene: Scene, dense: DenseMap) -> np.ndarray:
+        """Map in memory, as validation does; shape (row, col), uint8, 255 where invalid."""
+        model.eval()
+        labels = np.zeros(scene.grid.shape, np.uint8)
+
+        def emit(row: int, out: dict[str, Tensor]) -> None:
+            masked = labels_of(out["out"]).masked_fill(~out[VALID][0], NODATA)
+            labels[row : row + len(masked)] = masked.numpy()
+
+        region = regions(dense.working_shape(scene), 10**6)[0]
+        dense.map_region(model, scene, region, dense.blend(region, scene, emit), self.place)
+        return labels
+
+    def predict_to_file(self, model: nn.Module, scene: Scene, dense: DenseMap, path: Path, *, region_px: int) -> None:
+        """Map region by region as jobs and write the product, as predict commands do."""
+        model.eval()
+
+        def map_one(region: Region, part: Path) -> None:
+            def emit(row: int, out: dict[str, Tensor]) -> None:
+                masked = labels_of(out["out"]).masked_fill(~out[VALID][0], NODATA)
+                writer.write(row, {"classes": masked.numpy()})
+
+            blend = dense.blend(region, scene, emit)
+            with PlaneWriter(part, blend.window, [Plane("classes", "uint8")]) as writer:
+                dense.map_region(model, scene, region, blend, self.place)
+
+        parts = predict_scene(
+            map_one,
+            dense.working_shape(scene),
+            path.with_suffix(".parts"),
+            region_px=region_px,
+            align=dense.tiling.align,
+            context={"scene": scene.name},
+        )
+        windows = [(output_window(region, dense.ratio, scene.grid.shape), part) for region, part in parts]
+        with RasterWriter(path, grid=scene.grid, count=1, dtype="uint8", nodata=NODATA, overviews="nearest") as product:
+            join_planes(windows, "classes", product.write)
+
+    def evaluate(
+        self,
+        dataset: Dataset,
+        counts: Sequence[np.ndarray],
+        untrained: Sequence[np.ndarray],
+        *,
+        groups: Sequence[str],
+        result: FitResult,
+        score: Callable[[np.ndarray], float],
+        primary: str,
+    ) -> Evaluation:
+        """Write and read back the evaluation file; counts are one array per sample."""
+        total, stacked = sum(counts), np.stack(counts)
+        evaluation = Evaluation(
+            task=dataset.task,
+            split="test",
+            protocol=dict(dataset.protocol),
+            samples=len(counts),
+            primary=primary,
+            model={primary: score(np.asarray(total))},
+            untrained={primary: score(np.asarray(sum(untrained)))},
+            per_group={
+                group: {primary: score(sum(c for c, g in zip(counts, groups, strict=True) if g == group))}
+                for group in sorted(set(groups))
+            },
+            intervals={primary: bootstrap_interval(stacked, score, groups=groups, resamples=200)},
+            checkpoint=f"step-{result.best_step:06d}",
+            data_hash=dataset.hash,
+            versions={name: importlib.metadata.version(name) for name in ("geocore", "torch")},
+        )
+        path = self.folder / "run" / "evaluation-test.json"
+        evaluation.save(path)
+        print(evaluation.table())
+        return Evaluation.load(path)
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    """Mean intersection over union of the classes in (class, class) confusion counts."""
+    hits, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+    return macro(np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0))
+
+
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Confusion counts (class, class) over the pixels that are valid in both."""
+    from geocore.metrics import Confusion
+
+    counter = Confusion(classes, ignore=NODATA)
+    counter.update(
+        np.where(predicted == NODATA, NODATA, truth).astype(np.uint8), np.where(predicted == NODATA, 0, predicted)
+    )
+    return counter.counts
+
+
+class Toys:
+    """Names that tests use without importing this file, which pytest alone can import."""
+
+    DenseMap = DenseMap
+    NODATA = NODATA
+    mean_iou = staticmethod(mean_iou)
+    confusion = staticmethod(confusion)
+
+    @staticmethod
+    def scenes(opened: Iterable[tuple[str, Scene]]) -> dict[str, Scene]:
+        return dict(opened)
+
+
+@pytest.fixture(scope="session")
+def toys() -> type[Toys]:
+    return Toys
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Workbench]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Workbench(tmp_path, Place(torch.device("cpu")))
+    torch.set_num_threads(threads)
