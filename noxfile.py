@@ -1,0 +1,145 @@
+"""Every check of the workspace: `uv run nox` runs them all, `uv run nox -t PACKAGE` those of one package.
+
+`nox -l` lists the sessions. The packages are found, not listed: a new folder under tasks/ or packages/ is tested as
+soon as it has a pyproject.toml. Tests run with the Python that nox runs with: `uv run --python 3.12 nox` tries another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / ".github"))
+
+from workspace import Package, closure, packages  # noqa: E402  # lies in a folder that has to be put on the path first
+
+nox.needs_version = ">=2026.7"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False  # only `newest` can miss one, and says so
+
+MEMBERS = packages(ROOT)
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+NEWEST = "3.13"
+
+# The lock must not depend on wheels that lie on one machine, nor a build on the caller's environment.
+UV_ENV = {"UV_FIND_LINKS": None, "VIRTUAL_ENV": None}
+# Small tensors: more threads than cores slow the suites down several times.
+TEST_ENV = {
+    "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1))),
+    "PYTHONDONTWRITEBYTECODE": None,  # the suites start many processes, and each would compile torch again
+    "PYTHONPATH": None,
+}
+
+
+def _each_package() -> nox.parametrize:
+    return nox.parametrize("package", [nox.param(name, id=name, tags=[name]) for name in MEMBERS])
+
+
+def _install(session: nox.Session, package: Package) -> None:
+    """Install a package as its users get it: built wheels by path, and the locked third-party packages it declares."""
+    environment = {**UV_ENV, "UV_PROJECT_ENVIRONMENT": session.virtualenv.location}
+    options = ["--locked", "--exact", "--no-default-groups", "--group", "test", "--no-install-workspace"]
+    session.run_install("uv", "sync", "--quiet", *options, "--package", package.name, env=environment, external=True)
+    wheels = Path(session.create_tmp()) / "wheels"
+    for wheel in wheels.glob("*.whl"):
+        wheel.unlink()
+    names = closure(package.name, MEMBERS)
+    for name in names:
+        build = ["uv", "build", "--quiet", "--wheel", "--no-sources", "--package", name, "--out-dir", str(wheels)]
+        session.run_install(*build, env=UV_ENV, external=True)
+    built = sorted(map(str, wheels.glob("*.whl")))
+    if len(built) != len(names):
+        session.error(f"{len(names)} wheels were to be built, but there are {len(built)}: {built}")
+    python = str(Path(session.bin) / "python")
+    session.run_install("uv", "pip", "install", "--python", python, "--no-deps", *built, env=UV_ENV, external=True)
+    session.run("uv", "pip", "check", "--python", python, env=UV_ENV, external=True)
+
+
+def _suite(session: nox.Session, package: Package) -> None:
+    tests = ROOT / package.folder / "tests"
+    if not tests.is_dir():
+        session.error(f"{package.folder} has no folder tests")
+    settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT / package.folder), "-p", "no:cacheprovider"]
+    # Away from the tree, so that nothing is imported or read from it by chance.
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("pytest", *settings, str(tests), *session.posargs, env=TEST_ENV)
+
+
+def _tool(session: nox.Session, *command: str) -> None:
+    """Run a tool of the root's dev group, in the environment that holds every package."""
+    session.run("uv", "run", "--quiet", "--locked", *command, env={"UV_FIND_LINKS": None}, external=True)
+
+
+@nox.session(venv_backend="none")
+def lock(session: nox.Session) -> None:
+    """Check that uv.lock matches the pyproject.toml files."""
+    session.run("uv", "lock", "--check", env={"UV_FIND_LINKS": None}, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style and formatting of the code, and form and safety of the workflows."""
+    _tool(session, "ruff", "check", ".")
+    _tool(session, "ruff", "format", "--check", ".")
+    workflows = [str(path) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+    actions = ["uv", "run", "--quiet", "--locked", "--isolated", "--only-group", "actions"]
+    env = {"UV_FIND_LINKS": None}
+    schema = ["check-jsonschema", "--builtin-schema", "vendor.github-workflows"]
+    session.run(*actions, *schema, *workflows, env=env, external=True)
+    session.run(*actions, "zizmor", "--offline", "--quiet", *workflows, env=env, external=True)
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check the types of every package's source with mypy, strictly."""
+    _tool(session, "mypy", *(str(member.folder / "src") for member in MEMBERS.values()))
+
+
+@nox.session(venv_backend="none")
+def imports(session: nox.Session) -> None:
+    """Check which module may import which: the layers of geocore, and no task another task."""
+    _tool(session, "lint-imports", "--no-cache")
+    # The tasks are found, so that a new one is held to the rules without an edit here.
+    tasks = [member.module for member in MEMBERS.values() if member.folder.parts[0] == "tasks"]
+    modules = [member.module for member in MEMBERS.values()]
+    libraries = [module for module in modules if module not in tasks]
+    contracts = [("libraries know no task", "forbidden", {"source": libraries, "forbidden": tasks})]
+    if len(tasks) > 1:
+        contracts.append(("tasks are independent", "independence", {"": tasks}))
+    lines = ["[importlinter]", "root_packages =", *(f"    {module}" for module in modules)]
+    for number, (name, kind, lists) in enumerate(contracts):
+        lines += [f"[importlinter:contract:{number}]", f"name = {name}", f"type = {kind}"]
+        for role, members in lists.items():
+            lines += [f"{role}_modules =".lstrip("_"), *(f"    {module}" for module in members)]
+    config = Path(session.create_tmp()) / "tasks.ini"
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _tool(session, "lint-imports", "--no-cache", "--config", str(config))
+
+
+@nox.session(venv_backend="none")
+def workspace(session: nox.Session) -> None:
+    """Check the workspace itself: same files and verbs in every task, links, scripts of the workflows."""
+    _tool(session, "pytest", "-p", "no:cacheprovider", ".github/tests", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+@_each_package()
+def tests(session: nox.Session, package: str) -> None:
+    """Run one package's suite from built wheels, in an environment that holds what it declares and no more."""
+    _install(session, MEMBERS[package])
+    _suite(session, MEMBERS[package])
+
+
+@nox.session(python=NEWEST)
+def newest(session: nox.Session) -> None:
+    """Run geocore's suite on the newest Python, for which the lock holds other versions of rasterio and numpy."""
+    if PYTHON == NEWEST:
+        session.skip(f"the tests session ran on {NEWEST} already")
+    _install(session, MEMBERS["geocore"])
+    _suite(session, MEMBERS["geocore"])
