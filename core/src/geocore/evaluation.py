@@ -25,7 +25,7 @@ def _number_or_none(value: Any) -> Any:
 
 
 Score = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, BeforeValidator(_number_or_none)]
-Scores = dict[str, Score]
+Scores = Mapping[str, Score]
 
 
 class Evaluation(BaseModel):
@@ -35,7 +35,7 @@ class Evaluation(BaseModel):
 
     task: str
     split: str
-    protocol: dict[str, str | int | float | bool | None]
+    protocol: Mapping[str, str | int | float | bool | None]
     """How data were made and scored, for readers who compare with other numbers."""
     samples: int = Field(ge=1)
     primary: str
@@ -43,16 +43,16 @@ class Evaluation(BaseModel):
     model: Scores
     untrained: Scores | None = None
     """Scores of the same model before training."""
-    baselines: dict[str, Scores] = {}
-    per_class: dict[str, Scores] = {}
+    baselines: Mapping[str, Scores] = {}
+    per_class: Mapping[str, Scores] = {}
     """By class name."""
-    per_group: dict[str, Scores] = {}
+    per_group: Mapping[str, Scores] = {}
     """By group: event, site or year."""
-    intervals: dict[str, tuple[Score, Score]] = {}
+    intervals: Mapping[str, tuple[Score, Score]] = {}
     """95 % bootstrap interval of scores of the model; None where there were too few units."""
     checkpoint: str
     data_hash: str
-    versions: dict[str, str]
+    versions: Mapping[str, str]
 
     @model_validator(mode="after")
     def _named_scores_exist(self) -> Evaluation:
