@@ -1,0 +1,1 @@
+"""Seeded random fields, textures and noise from which samples with exact truth are built."""
