@@ -192,8 +192,8 @@ def _joined(
             # The first test only spares the slopes, which are no steeper than 1.
             if gap > 2 * len(right_cols) or abs(right_rows[0] - left_rows[-1]) > 2 + 1.2 * gap:
                 continue
-            bend = (slope(left_rows[-16:]) + slope(right_rows[:16])) / 2
-            miss = abs(float(right_rows[0] - left_rows[-1]) - bend * gap)
+            tilt = (slope(left_rows[-16:]) + slope(right_rows[:16])) / 2
+            miss = abs(float(right_rows[0] - left_rows[-1]) - tilt * gap)
             if miss <= 2 + 0.2 * gap:
                 candidates.append((gap + 2 * miss, left, right))
     following: dict[int, int] = {}

@@ -1,0 +1,297 @@
+"""Photographs, masks and the data set they make: the only module that knows file names and label codes."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from geocore.datasets import RASTER_EXTENSIONS, Dataset, LabelSpec, Pair, Sample, pair_by_suffix
+from geocore.errors import DataError, SceneError, SettingsError
+from geocore.files import sha256_file
+from geocore.grid import Window
+from geocore.loading import Draw
+from geocore.normalisation import BandCounts, Statistics
+from geocore.rasters import open_raster
+from geocore.samples import built_in_sample
+from geocore.scenes import Layer, Scene
+from geocore.splits import split_by_group
+from snowpack_sam2.config import TASK, PrepareSettings
+from snowpack_sam2.layers import boundaries_of
+from snowpack_sam2.sample import __file__ as sample_code
+from snowpack_sam2.sample import write_sample
+
+PHOTO: Final = "photo"
+"""Layer that holds the photograph."""
+MASK: Final = "layers"
+"""Label that holds the layer ids."""
+IGNORED: Final = 255
+"""Value of pixels of the boundary target that count for nothing."""
+NOT_INDEPENDENT: Final = (
+    "pits unknown, every photograph counts as its own: photographs of one pit may lie in several splits, "
+    "so scores are not independent"
+)
+
+Array = npt.NDArray[Any]
+
+
+def find_pairs(settings: PrepareSettings) -> list[Pair]:
+    """Photographs with their masks, from one folder or from its subfolders `images` and `masks`.
+
+    Raises:
+        DataError: a photograph or a mask has no partner; all such files are named.
+    """
+    images, masks = settings.data / "images", settings.data / "masks"
+    split = images.is_dir() and masks.is_dir()
+    return pair_by_suffix(
+        images if split else settings.data,
+        settings.mask_suffix,
+        image_suffix=settings.image_suffix,
+        label_folder=masks if split else None,
+    )
+
+
+def find_photos(inputs: Sequence[Path], *, mask_suffix: str = "_mask") -> list[Path]:
+    """Photographs among files and folders; masks that lie beside them do not count.
+
+    Raises:
+        DataError: a path does not exist, or two photographs would write to the same products.
+    """
+    found: dict[str, Path] = {}
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"{path}: not found: --input takes photographs or folders of them; check the path")
+        files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in RASTER_EXTENSIONS)
+        photos = [file for file in files if path.is_file() or not file.stem.endswith(mask_suffix)]
+        if not photos:
+            raise DataError(f"{path}: no photograph ({', '.join(RASTER_EXTENSIONS)}): check the path")
+        for photo in photos:
+            if photo.stem in found and found[photo.stem] != photo:
+                raise DataError(f"{photo} and {found[photo.stem]} share a name and so their products: rename one")
+            found[photo.stem] = photo
+    return list(found.values())
+
+
+def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None = None) -> Scene:
+    """Open a photograph as a scene of the one layer `photo`.
+
+    Args:
+        path: a TIFF, PNG or JPEG file.
+        layer: what a model or a data set expects; its nodata rule is applied and its bands are read by name.
+        nodata: value of pixels that show no wall, where no layer is given.
+
+    Raises:
+        SceneError: the file cannot be read or lacks a band.
+    """
+    if layer is None:
+        return open_raster(path, layer=PHOTO, nodata=nodata)
+    scene = open_raster(path, layer=PHOTO, bands=layer.bands.names, nodata=layer.nodata)
+    with open_raster(path, layer=PHOTO) as whole:
+        found = whole.layers[PHOTO].bands
+    # A file without band names has numbers instead, and any file has a band 1: it has to have no others.
+    if layer.bands.names[0] == "1" and len(found) != len(layer.bands):
+        scene.close()
+        raise SceneError(
+            f"{path}: {len(found)} bands ({', '.join(found.names)}), but {len(layer.bands)} without a name are needed: "
+            "save the near-infrared band as a grey photograph"
+        )
+    return scene
+
+
+def read_mask(path: Path, window: Window | None = None) -> Array:
+    """Layer ids, shape (row, col), integer; all of a mask or a window of it.
+
+    Raises:
+        SceneError: the file cannot be read.
+        DataError: the mask has several bands or no integer ids.
+    """
+    with open_raster(path, layer=MASK) as scene:
+        layer = scene.layers[MASK]
+        if len(layer.bands) != 1 or np.dtype(layer.dtype).kind not in "ui":
+            raise DataError(
+                f"{path}: {len(layer.bands)} bands of {layer.dtype}: a mask has one band of integer layer ids; "
+                "save it as 8- or 16-bit grey"
+            )
+        ids: Array = scene.read(window or scene.grid.window)[MASK].values[0]
+        return ids
+
+
+def describe(settings: PrepareSettings) -> Dataset:
+    """The data set in the folder of the photographs: pairs, splits by pit, content hashes, brightness statistics.
+
+    Statistics cover the labelled pixels of the training photographs.
+
+    Raises:
+        DataError: unmatched files, a mask of another size or of one value that is ignored, bands that differ, or too
+            few pits for three splits.
+    """
+    pairs = find_pairs(settings)
+    pits = [_pit_of(pair.stem, settings.pit) for pair in pairs]
+    share = settings.split
+    shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
+    splits = split_by_group(pits, shares, share.seed)
+    layer: Layer | None = None
+    counts: BandCounts | None = None
+    samples = []
+    for pair, pit, split in zip(pairs, pits, splits, strict=True):
+        with open_photo(pair.image, nodata=settings.nodata) as scene:
+            found = scene.layers[PHOTO]
+            layer = layer or found
+            if found.bands.names != layer.bands.names:
+                raise DataError(
+                    f"{pair.image}: bands {', '.join(found.bands.names)}, but {pairs[0].image.name} has "
+                    f"{', '.join(layer.bands.names)}: all photographs need the same bands"
+                )
+            ids = read_mask(pair.label)
+            if ids.shape != scene.grid.shape:
+                raise DataError(
+                    f"{pair.label}: {ids.shape[0]} x {ids.shape[1]} px, but {pair.image.name} has "
+                    f"{scene.grid.height} x {scene.grid.width}: photograph and mask must match pixel by pixel"
+                )
+            labelled = np.ones(ids.shape, bool) if settings.ignore is None else ids != settings.ignore
+            if not labelled.any():
+                raise DataError(f"{pair.label}: every pixel is {settings.ignore} (ignore): remove the pair or label it")
+            if split == "train":
+                counts = counts or BandCounts(layer)
+                patch = scene.read(scene.grid.window)[PHOTO]
+                counts.update(patch.values, patch.valid & labelled)
+        relative = {path: path.relative_to(settings.data).as_posix() for path in (pair.image, pair.label)}
+        sample = Sample(
+            id=pair.stem,
+            group=pit,
+            split=split,
+            inputs={PHOTO: relative[pair.image]},
+            labels={MASK: relative[pair.label]},
+        )
+        samples.append(sample.hashed(settings.data))
+    assert layer is not None
+    assert counts is not None
+    return Dataset(
+        root=settings.data,
+        task=TASK,
+        samples=samples,
+        layers={PHOTO: layer},
+        labels={MASK: LabelSpec(MASK, ignore=settings.ignore)},
+        statistics=Statistics({PHOTO: counts.finish()}),
+        protocol={"split": "by pit" if settings.pit else "by photograph", "split_seed": share.seed},
+        notes=[] if settings.pit else [NOT_INDEPENDENT],
+    )
+
+
+def _pit_of(stem: str, pattern: str | None) -> str:
+    if pattern is None:
+        return stem
+    try:
+        match = re.search(pattern, stem)
+    except re.error as error:
+        raise SettingsError(f"pit = {pattern!r}: {error}: give a regular expression such as '^(.+)_'") from None
+    if match is None or not match.groups():
+        raise DataError(f"pit = {pattern!r} finds no group in the name {stem!r}: give a pattern with one group '(...)'")
+    return match.group(1)
+
+
+def sample_dataset() -> Dataset:
+    """The data set of the built-in sample, made on first use and kept in the user's cache.
+
+    Thirty pits of two photographs, prepared by the same functions as real ones: scores need many pits more than many
+    photographs of a pit.
+    """
+
+    def build(folder: Path) -> None:
+        write_sample(folder / "photographs", seed=0, pits=30, photos_per_pit=2, shape=(384, 448))
+        describe(PrepareSettings(data=folder / "photographs", out=folder, nodata=0, pit="^(.+)_")).save(folder)
+
+    code = [sha256_file(path) for path in (sample_code, __file__)]
+    return Dataset.load(built_in_sample(TASK, code, build))
+
+
+class Photos:
+    """The photographs and masks of one split, opened once and read window by window; safe for several threads."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Take the samples of a split.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        self.dataset = dataset
+        self.samples = dataset.split(split)
+        self.layer = dataset.layers[PHOTO]
+        self.ignore = dataset.labels[MASK].ignore
+        self._scenes: dict[tuple[int, str], Scene] = {}
+        self._opening = threading.Lock()
+
+    def scene(self, index: int) -> Scene:
+        """The photograph of a sample."""
+        return self._open(index, PHOTO)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(row, col) of each photograph, pixels."""
+        return [self.scene(index).grid.shape for index in range(len(self.samples))]
+
+    def truth(self, index: int, window: Window | None = None) -> tuple[Array, Array]:
+        """Boundary lines of a photograph or a window of it.
+
+        Returns:
+            Lines and labelled pixels, both of shape (row, col), bool. Outside the photograph nothing is labelled.
+        """
+        scene = self._open(index, MASK)
+        patch = scene.read(window or scene.grid.window)[MASK]
+        ids = patch.values[0]
+        labelled = patch.valid[0] if self.ignore is None else patch.valid[0] & (ids != self.ignore)
+        lines = boundaries_of(ids, ignore=self.ignore)
+        return lines & labelled, labelled
+
+    def read(self, draw: Draw) -> dict[str, Any]:
+        """One training item.
+
+        Returns:
+            `inputs`: layer `photo` with `values`, shape (band, row, col), native dtype, and `valid`, bool.
+            `targets`: `boundary`, shape (1, row, col), uint8: 1 boundary line, 0 none, 255 ignored.
+            `keys`: shape (2,), int64: epoch and index of the draw.
+        """
+        assert draw.window is not None
+        patch = self.scene(draw.sample).read(draw.window)[PHOTO]
+        lines, labelled = self.truth(draw.sample, draw.window)
+        target = np.where(labelled, lines.astype(np.uint8), np.uint8(IGNORED))
+        return {
+            "inputs": {PHOTO: {"values": patch.values, "valid": patch.valid}},
+            "targets": {"boundary": target[np.newaxis]},
+            "keys": np.array([draw.epoch, draw.index], np.int64),
+        }
+
+    def _open(self, index: int, kind: str) -> Scene:
+        with self._opening:
+            scene = self._scenes.get((index, kind))
+            if scene is None:
+                sample = self.samples[index]
+                if kind == PHOTO:
+                    scene = open_photo(self.dataset.path(sample.inputs[PHOTO]), layer=self.layer)
+                else:
+                    scene = open_raster(self.dataset.path(sample.labels[MASK]), layer=MASK)
+                self._scenes[index, kind] = scene
+            return scene
+
+    def arrays(self) -> tuple[list[Array], list[Array], list[Array]]:
+        """Whole photographs for methods that see one at a time.
+
+        Returns:
+            First bands, shape (row, col), native dtype; boundary lines and labelled valid pixels, each of shape
+            (row, col), bool.
+        """
+        values, lines, labelled = [], [], []
+        for index in range(len(self.samples)):
+            scene = self.scene(index)
+            patch = scene.read(scene.grid.window)[PHOTO]
+            true, known = self.truth(index)
+            known = known & patch.valid.all(axis=0)
+            values.append(patch.values[0])
+            lines.append(true & known)
+            labelled.append(known)
+        return values, lines, labelled

@@ -1,0 +1,263 @@
+"""Trace the layers in photographs.
+
+    uv run snowpack-predict --run RUN --input PHOTOS --output MAPS --cm-per-px 0.05
+
+For each photograph: `<name>_prob.tif` (boundary probability, 0-100), `<name>_pred.tif` (layer numbers from top to
+bottom), `<name>_overlay.png` and `<name>_layers.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from geocore.commands import command, progress
+from snowpack_sam2.config import PredictSettings
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from geocore.checkpoints import Checkpoint
+    from geocore.devices import Place
+    from geocore.scenes import Scene
+    from geocore.settings import TilingSettings
+    from snowpack_sam2.data import Photos
+    from snowpack_sam2.model import BoundaryNet
+    from snowpack_sam2.scores import MappedPhoto
+
+logger = logging.getLogger(__name__)
+
+TILES_PER_BATCH = 4
+"""Part of the result: another batch shape may round differently."""
+
+
+def main() -> NoReturn:
+    """Entry point of `snowpack-predict`."""
+    command(predict, PredictSettings, prog="snowpack-predict")
+
+
+def predict(settings: PredictSettings) -> None:
+    """Map all photographs; those that fail are listed after the others are done.
+
+    Raises:
+        DataError: some photographs failed; the products of the others are there.
+        CheckpointError: the run has no usable checkpoint.
+    """
+    from geocore.errors import DataError
+    from geocore.files import atomic_write_text, sha256_file
+    from geocore.jobs import Task, part_path, run_tasks
+    from snowpack_sam2.data import find_photos
+
+    checkpoint = _checkpoint(settings.run)
+    threshold = settings.threshold or checkpoint.progress["scores"]["threshold"]
+    photos = find_photos(settings.input)
+    work = TracePhoto(settings, threshold)
+    context = {
+        "weights": checkpoint.weights_hash,
+        "tiling": checkpoint.card["config"]["tiling"],
+        "threshold": threshold,
+        "min_length_px": settings.min_length_px,
+        "cm_per_px": settings.cm_per_px,
+        "precision": settings.device.precision,
+    }
+    parts = settings.output / ".done"
+    for photo in photos:
+        if not all(path.exists() for path in products(settings.output, photo.stem)):
+            part_path(parts, photo.stem).unlink(missing_ok=True)  # a product was deleted: make it again
+    tasks = [Task(photo.stem, {"path": str(photo), "sha256": sha256_file(photo)}) for photo in photos]
+    with progress(len(tasks), "photographs") as bar:
+        outcomes = run_tasks(
+            tasks, work, parts, context=context, workers=settings.workers, on_done=lambda outcome: bar.advance()
+        )
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    record = {
+        "checkpoint": str(checkpoint.path),
+        "data_hash": checkpoint.card["data_hash"],
+        "versions": checkpoint.card["versions"],
+        "context": context,
+        "photographs": {
+            outcome.key: json.loads(part_path(parts, outcome.key).read_text())
+            for outcome in outcomes
+            if outcome.status != "failed"
+        },
+        "failed": {outcome.key: outcome.message for outcome in failed},
+    }
+    atomic_write_text(settings.output / "run.json", json.dumps(record, indent=2) + "\n")
+    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} photographs mapped in {settings.output}")
+    if failed:
+        lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
+        raise DataError(f"{len(failed)} of {len(outcomes)} photographs failed: {lines}")
+
+
+def products(folder: Path, name: str) -> list[Path]:
+    """The files that a photograph gives: probability, layers, overlay, table."""
+    return [folder / f"{name}{ending}" for ending in ("_prob.tif", "_pred.tif", "_overlay.png", "_layers.csv")]
+
+
+@dataclass(frozen=True, slots=True)
+class TracePhoto:
+    """The job of one photograph; sent to worker processes, which read the network themselves."""
+
+    settings: PredictSettings
+    threshold: float
+
+    def __call__(self, arguments: dict[str, Any], part: Path) -> None:
+        """Write the products of one photograph, then a short summary as the part.
+
+        Args:
+            arguments: `path` of the photograph.
+            part: where the summary goes.
+        """
+        from geocore.devices import open_place
+        from geocore.settings import TilingSettings
+        from snowpack_sam2.data import PHOTO, open_photo
+
+        checkpoint, network = _network(self.settings.run)
+        tiling = TilingSettings.model_validate(checkpoint.card["config"]["tiling"])
+        with (
+            open_place(self.settings.device) as place,
+            open_photo(Path(arguments["path"]), layer=network.layer) as scene,
+        ):
+            network.to(place.device)
+            warn_if_shifted(network, scene)
+            probability, valid = boundary_probability(network, scene, tiling=tiling, place=place)
+            photo = scene.read(scene.grid.window)[PHOTO].values[0]
+            rows = self._write(scene, probability, valid, photo)
+        part.write_text(json.dumps({"layers": len(rows), "boundaries": max(len(rows) - 1, 0)}))
+
+    def _write(
+        self, scene: Scene, probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], photo: npt.NDArray[Any]
+    ) -> list[dict[str, Any]]:
+        from geocore.files import atomic_path, atomic_write_text
+        from geocore.rasters import write_raster
+        from snowpack_sam2.crests import trace
+        from snowpack_sam2.layers import layer_map, layer_table
+        from snowpack_sam2.overlay import draw_overlay
+
+        prob, pred, overlay, table = products(self.settings.output, scene.name)
+        boundaries = trace(probability, valid, self.threshold, min_length_px=self.settings.min_length_px)
+        layers = layer_map(boundaries, scene.grid.shape, valid)
+        rows = layer_table(layers, photo, probability, valid, cm_per_px=self.settings.cm_per_px)
+        percent = np.where(valid, np.rint(probability * 100), 255).astype(np.uint8)
+        write_raster(prob, percent, grid=scene.grid, nodata=255, band_names=["boundary probability, %"])
+        write_raster(
+            pred,
+            layers,
+            grid=scene.grid,
+            nodata=0,
+            band_names=["layer, from top to bottom"],
+            class_names={number: f"layer {number}" for number in range(1, len(rows) + 1)},
+        )
+        with atomic_path(overlay) as temporary:
+            draw_overlay(temporary, photo, valid, layers, boundaries)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["layer"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write_text(table, text.getvalue())
+        return rows
+
+
+def boundary_probability(
+    network: BoundaryNet, scene: Scene, *, tiling: TilingSettings, place: Place
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Map a whole photograph in overlapping tiles.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        scene: the photograph.
+        tiling: size and overlap of the tiles, pixels.
+        place: device and precision.
+
+    Returns:
+        Probability, shape (row, col), float32, 0-1, 0 where invalid; valid pixels, shape (row, col), bool.
+    """
+    from geocore.blending import VALID, DenseBlend
+    from geocore.grid import Window
+    from geocore.inference import map_region
+    from geocore.tiles import Region, Tiling
+    from snowpack_sam2.data import PHOTO
+
+    shape = scene.grid.shape
+    probability = np.zeros(shape, np.float32)
+    valid = np.zeros(shape, np.bool_)
+
+    def read(scene: Scene, window: Window) -> dict[str, Any]:
+        patch = scene.read(window)[PHOTO]
+        return {PHOTO: {"values": patch.values, "valid": patch.valid}}
+
+    def emit(row: int, rows: dict[str, Tensor]) -> None:
+        stop = row + rows[VALID].shape[1]
+        probability[row:stop] = rows["boundary"][0].cpu().numpy()
+        valid[row:stop] = rows[VALID][0].cpu().numpy()
+
+    region = Region("all", scene.grid.window)
+    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    reducer = DenseBlend(region, tiles, shape, {"boundary": 1}, emit=emit)
+    map_region(
+        network.predict,
+        scene,
+        region,
+        tiles,
+        reducer,
+        read=read,
+        place=place,
+        batch_size=TILES_PER_BATCH,
+    )
+    return probability, valid
+
+
+def map_photos(network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, place: Place) -> Iterator[MappedPhoto]:
+    """Boundary probability and truth of every photograph of a split."""
+    from snowpack_sam2.scores import MappedPhoto
+
+    for index in range(len(photos.samples)):
+        probability, valid = boundary_probability(network, photos.scene(index), tiling=tiling, place=place)
+        lines, labelled = photos.truth(index)
+        yield MappedPhoto(probability, lines & valid, labelled & valid)
+
+
+def warn_if_shifted(network: BoundaryNet, scene: Scene) -> None:
+    """Log a warning when a photograph's brightness lies far from what the network was trained on."""
+    import torch
+
+    from snowpack_sam2.data import PHOTO
+
+    patch = scene.read(scene.grid.window)[PHOTO]
+    inputs = {PHOTO: {"values": torch.as_tensor(patch.values[None]), "valid": torch.as_tensor(patch.valid[None])}}
+    device = next(network.parameters()).device
+    network.preprocessing.cpu()
+    normalised = network.preprocessing(inputs)[PHOTO]
+    network.preprocessing.to(device)
+    seen = normalised[inputs[PHOTO]["valid"].expand_as(normalised)]
+    if seen.numel() and abs(float(seen.mean())) > 4:
+        logger.warning(
+            "%s: mean brightness lies %.1f standard deviations from the training photographs; the map may be wrong",
+            scene.name,
+            float(seen.mean()),
+        )
+
+
+def _checkpoint(run: Path) -> Checkpoint:
+    from geocore.checkpoints import load_checkpoint
+
+    return load_checkpoint(run / "checkpoints", "best")
+
+
+@functools.lru_cache(maxsize=1)
+def _network(run: Path) -> tuple[Checkpoint, BoundaryNet]:
+    """The network of a run, read once per process."""
+    from snowpack_sam2.model import restore_model
+
+    checkpoint = _checkpoint(run)
+    return checkpoint, restore_model(checkpoint)

@@ -1,0 +1,36 @@
+"""Pair photographs with masks, split them by pit and measure their brightness.
+
+uv run snowpack-prepare --data RAW --out DATASET
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from geocore.commands import command
+from snowpack_sam2.config import PrepareSettings
+
+
+def main() -> NoReturn:
+    """Entry point of `snowpack-prepare`."""
+    command(prepare, PrepareSettings, prog="snowpack-prepare")
+
+
+def prepare(settings: PrepareSettings) -> None:
+    """Write dataset.yaml and say what is in it.
+
+    Raises:
+        DataError: photographs and masks do not fit together; the message names them.
+    """
+    from collections import Counter
+
+    from snowpack_sam2.data import describe
+
+    dataset = describe(settings)
+    path = dataset.save(settings.out)
+    for note in dataset.notes:
+        print(f"note: {note}")
+    for leak in dataset.leaks():
+        print(f"warning: {leak}")
+    photos = Counter(sample.split for sample in dataset.samples)
+    print(f"{path}: " + ", ".join(f"{photos[split]} {split}" for split in ("train", "val", "test")) + " photographs")

@@ -1,0 +1,128 @@
+"""Train a boundary network on photographs with layer masks.
+
+uv run snowpack-train                                     # built-in sample, CPU, minutes
+uv run snowpack-train --data DATASET --recipe photos --model.weights official
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from geocore.commands import command
+from snowpack_sam2.config import TASK, TrainSettings
+
+if TYPE_CHECKING:
+    from geocore.datasets import Dataset
+    from geocore.devices import Place
+    from geocore.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """Entry point of `snowpack-train`."""
+    command(train, TrainSettings, prog="snowpack-train", recipes="snowpack_sam2", sample_recipe="sample")
+
+
+def train(settings: TrainSettings) -> None:
+    """Train or resume, then print how to evaluate.
+
+    Raises:
+        DataError: the data set is missing or lacks a split.
+        RunError: the run folder belongs to other settings or other data.
+        WeightsError: the pretrained weights do not fit.
+    """
+    from geocore.devices import open_place
+    from geocore.runs import Run, default_run_name
+    from snowpack_sam2.scores import PRIMARY
+
+    with open_place(settings.device) as place:
+        if settings.data is None:
+            logger.info("no --data: training on the built-in sample")
+        if place.is_main:
+            _dataset(settings)  # makes the sample once, for all processes
+        place.barrier()
+        dataset = _dataset(settings)
+        folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
+        with Run.open(
+            folder,
+            settings=settings,
+            data_hash=dataset.hash,
+            task=TASK,
+            main=place.is_main,
+            tensorboard=settings.tracking.tensorboard,
+        ) as run:
+            if run.finished:
+                logger.info("%s is finished: %s %.4f", folder, PRIMARY, run.summary["best_score"])
+            else:
+                _fit(settings, dataset, place, run)
+        if place.is_main:
+            print(f"evaluate it: snowpack-evaluate --run {folder}")
+
+
+def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+    from torch import Tensor, nn
+
+    from geocore.augmentations import Bias, Flip, Gain, Noise, compose
+    from geocore.devices import seed_everything
+    from geocore.loading import Batches, RandomWindowSampler
+    from geocore.training import fit
+    from snowpack_sam2.data import PHOTO, Photos
+    from snowpack_sam2.loss import boundary_loss
+    from snowpack_sam2.model import build_model
+    from snowpack_sam2.predict import map_photos
+    from snowpack_sam2.scores import PRIMARY, choose_threshold
+
+    seed_everything(settings.training.seed)
+    network = build_model(dataset, settings.model)
+    photos, held_out = Photos(dataset, "train"), Photos(dataset, "val")
+    chosen = settings.augmentation
+    augment = compose(
+        [Flip(chosen.mirror, 0.0), Gain(1 - chosen.gain, 1 + chosen.gain), Bias(chosen.bias), Noise(chosen.noise)],
+        seed=settings.training.seed,
+    )
+
+    def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        inputs = batch["inputs"]
+        tiles = {"inputs": network.preprocessing(inputs), "valid": network.preprocessing.masks(inputs)}
+        tiles = augment(tiles | {"targets": batch["targets"], "keys": batch["keys"]})
+        return boundary_loss(model(tiles["inputs"][PHOTO]), tiles["targets"]["boundary"], settings.loss)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        mapped = list(map_photos(network, held_out, tiling=settings.tiling, place=place))
+        threshold, scores = choose_threshold(mapped)
+        return scores | {"threshold": threshold}
+
+    sampler = RandomWindowSampler(
+        photos.shapes, settings.tiling.size, settings.draws_per_epoch, seed=settings.training.seed
+    )
+    batches = Batches(
+        sampler,
+        photos.read,
+        batch_size=settings.training.batch_size,
+        rank=place.rank,
+        world_size=place.world_size,
+    )
+    fit(
+        network,
+        batches,
+        step,
+        validate,
+        training=settings.training,
+        optimiser=settings.optimiser,
+        schedule=settings.schedule,
+        place=place,
+        run=run,
+        card=network.card(),
+        primary=PRIMARY,
+    )
+
+
+def _dataset(settings: TrainSettings) -> Dataset:
+    from geocore.datasets import Dataset
+    from snowpack_sam2.data import sample_dataset
+
+    if settings.data is not None:
+        return Dataset.load(settings.data)
+    return sample_dataset()

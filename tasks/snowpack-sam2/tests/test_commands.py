@@ -1,0 +1,248 @@
+"""Each command end to end on a small sample, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geocore.checkpoints import load_checkpoint
+from geocore.grid import Grid
+from geocore.rasters import open_raster, write_raster
+from snowpack_sam2 import evaluate, predict, prepare, train
+from snowpack_sam2.sample import write_sample
+
+SMALL = [
+    *("--tiling.size", "96", "--tiling.overlap", "32", "--training.steps", "2", "--training.batch-size", "2"),
+    *("--training.validate-every", "2", "--device.device", "cpu", "--device.threads", "1"),
+]
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs an entry point in this process, as the console script would, and gives its exit code."""
+
+    def run(module: object, *words: object) -> int:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])  # type: ignore[attr-defined]
+        with pytest.raises(SystemExit) as stopped:
+            module.main()  # type: ignore[attr-defined]
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw photographs, a data set and a short run, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("snowpack")
+    write_sample(folder / "raw", seed=3, pits=3, photos_per_pit=1, shape=(160, 176))
+    patch = pytest.MonkeyPatch()
+    words = {
+        prepare: ["--data", folder / "raw", "--out", folder / "dataset", "--pit", "^(.+)_", "--nodata", "0"],
+        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+    }
+    for module, given in words.items():
+        patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
+        with pytest.raises(SystemExit) as stopped:
+            module.main()
+        assert stopped.value.code == 0
+    patch.undo()
+    return folder
+
+
+def test_evaluate_writes_model_untrained_and_baseline(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(evaluate, "--run", trained / "run", "--device.device", "cpu") == 0
+    assert "boundary_f1_5px" in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test.json").read_text())
+    assert written["primary"] == "boundary_f1_5px"
+    assert written["samples"] == 1
+    for scores in (written["model"], written["untrained"], written["baselines"]["change_points"]):
+        assert set(scores) == {"boundary_f1_5px", "boundary_precision_5px", "boundary_recall_5px"}
+    assert written["data_hash"] == json.loads((trained / "run/run.json").read_text())["data_hash"]
+
+
+def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, run_command: Command) -> None:
+    raw = trained / "raw"
+    words = ["--run", trained / "run", "--input", raw, "--output", tmp_path, "--cm-per-px", "0.1"]
+    assert run_command(predict, *words, "--threshold", "0.05", "--device.device", "cpu") == 0
+    photos = [path for path in sorted(raw.glob("*.tif")) if not path.stem.endswith("_mask")]
+    assert len(photos) == 3
+    for photo in photos:
+        with open_raster(photo) as scene, open_raster(tmp_path / f"{photo.stem}_prob.tif") as probability:
+            assert probability.grid == scene.grid
+            percent = probability.read(probability.grid.window)["image"]
+            wall = scene.read(scene.grid.window)["image"].values[0] != 0
+            assert np.array_equal(percent.valid[0], wall)
+            assert percent.values[0][wall].max() <= 100
+        with open_raster(tmp_path / f"{photo.stem}_pred.tif") as layers:
+            numbers = layers.read(layers.grid.window)["image"]
+            assert np.array_equal(numbers.valid[0], wall)
+        table = (tmp_path / f"{photo.stem}_layers.csv").read_text().splitlines()
+        assert len(table) == 1 + len(np.unique(numbers.values[0][wall]))
+        assert "cm" in table[0]
+        assert (tmp_path / f"{photo.stem}_overlay.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((tmp_path / "run.json").read_text())["failed"] == {}
+
+
+def test_prediction_is_deterministic_and_finished_photographs_are_kept(
+    trained: Path, tmp_path: Path, run_command: Command
+) -> None:
+    photo = next(path for path in sorted((trained / "raw").glob("*.tif")) if not path.stem.endswith("_mask"))
+    words = ["--run", trained / "run", "--input", photo, "--device.device", "cpu", "--output"]
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert run_command(predict, *words, tmp_path / "b") == 0
+    names = [f"{photo.stem}{ending}" for ending in ("_prob.tif", "_pred.tif", "_layers.csv", "_overlay.png")]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in names)
+    times = {name: (tmp_path / "a" / name).stat().st_mtime_ns for name in names}
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert {name: (tmp_path / "a" / name).stat().st_mtime_ns for name in names} == times
+    (tmp_path / "a" / names[0]).unlink()
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert (tmp_path / "a" / names[0]).read_bytes() == (tmp_path / "b" / names[0]).read_bytes()
+
+
+def test_finished_run_says_so_and_a_longer_one_is_another_run(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
+    before = (trained / "run/checkpoints/step-000002/model.safetensors").read_bytes()
+    assert run_command(train, *words) == 0
+    assert "snowpack-evaluate --run" in capsys.readouterr().out
+    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    error = capsys.readouterr().err
+    assert "learning_rate" in error
+    assert (trained / "run/checkpoints/step-000002/model.safetensors").read_bytes() == before
+
+
+def test_bright_sixteen_bit_photograph_keeps_its_contrast(trained: Path) -> None:
+    card = load_checkpoint(trained / "run/checkpoints", "best").card
+    assert card["layer"]["dtype"] == "uint16"
+    # Values 41343-65471 become several units of the network's input, not a constant.
+    scaling = card["preprocessing"]["layers"]["photo"]
+    assert (65471 - 41343) / scaling["std"][0] > 4
+
+
+@pytest.mark.parametrize("fault", ["truncated", "text", "missing"])
+def test_bad_photograph_is_named_and_the_others_are_mapped(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    shutil.copytree(trained / "raw", tmp_path / "raw", ignore=shutil.ignore_patterns("*_mask*"))
+    good, bad = sorted((tmp_path / "raw").iterdir())[:2]
+    match fault:
+        case "truncated":
+            bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+        case "text":
+            bad.write_text("not a picture")
+        case "missing":
+            bad = tmp_path / "raw" / "absent.tif"
+    words = ["--run", trained / "run", "--input", good, bad, "--output", tmp_path / "maps", "--device.device", "cpu"]
+    assert run_command(predict, *words) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert bad.stem in lines[0]
+    assert "Traceback" not in error
+    if fault != "missing":
+        assert (tmp_path / "maps" / f"{good.stem}_pred.tif").exists()
+        assert list(json.loads((tmp_path / "maps/run.json").read_text())["failed"]) == [bad.stem]
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (["--tiling.size", "-64"], "tiling.size"),
+        (["--tiling.size", "100"], "multiple of 32"),
+        (["--tilling.size", "64"], "tiling.size"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--recipe", "nothing"], "nothing"),
+        (["--model.weights", "absent.pt"], "absent.pt"),
+    ],
+)
+def test_bad_setting_gives_one_line(
+    trained: Path,
+    tmp_path: Path,
+    run_command: Command,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    needle: str,
+) -> None:
+    given = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL, *words]
+    assert run_command(train, *given) == 2
+    error = capsys.readouterr().err
+    assert needle in error
+    assert len([line for line in error.splitlines() if line.startswith("error:")]) == 1
+    assert "Traceback" not in error
+
+
+def test_unknown_key_in_a_configuration_file_is_named(
+    tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("training: {step: 3}\n")
+    assert run_command(train, "--config", tmp_path / "mine.yaml") == 2
+    assert "unknown setting training.step (" in capsys.readouterr().err
+
+
+def test_checkpoint_of_another_task_is_refused(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    folder = tmp_path / "run/checkpoints/step-000002"
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"task": "floods"}))
+    assert run_command(evaluate, "--run", tmp_path / "run") == 2
+    assert run_command(predict, "--run", tmp_path / "empty", "--input", trained / "raw", "--output", tmp_path) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 2
+
+
+def test_empty_folder_and_full_disk(tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw").mkdir()
+    assert run_command(prepare, "--data", tmp_path / "raw", "--out", tmp_path / "dataset") == 2
+    assert not (tmp_path / "dataset").exists()
+    write_sample(tmp_path / "raw", seed=3, pits=3, photos_per_pit=1, shape=(160, 176))
+    assert run_command(prepare, "--data", tmp_path / "raw", "--out", "/dev/full/dataset") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 2
+
+
+def test_colour_photograph_does_not_fit_a_grey_network(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colour = np.random.default_rng(0).integers(0, 255, (3, 160, 160), dtype=np.uint8)
+    write_raster(
+        tmp_path / "colour.tif",
+        colour,
+        grid=Grid(height=160, width=160),
+        nodata=None,
+        band_names=["red", "green", "blue"],
+        cog=False,
+    )
+    words = ["--run", trained / "run", "--input", tmp_path / "colour.tif", "--output", tmp_path / "maps"]
+    assert run_command(predict, *words, "--device.device", "cpu") == 2
+    assert "3 bands (red, green, blue), but 1 without a name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "predict"])
+def test_help_imports_neither_torch_nor_rasterio(verb: str) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['snowpack-{verb}', '--help']\n"
+        f"from snowpack_sam2.{verb} import main\n"
+        "try:\n    main()\nexcept SystemExit as stopped:\n    assert stopped.code == 0, stopped.code\n"
+        "heavy = {'torch', 'rasterio', 'scipy', 'sam2', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout

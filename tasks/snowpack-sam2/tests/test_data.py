@@ -1,0 +1,177 @@
+"""Pairing, masks, splits and tiles of photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geocore.errors import DataError
+from geocore.grid import Grid, Window
+from geocore.loading import Draw
+from geocore.rasters import write_raster
+from snowpack_sam2.config import PrepareSettings
+from snowpack_sam2.data import MASK, NOT_INDEPENDENT, PHOTO, Photos, describe, find_photos, open_photo, read_mask
+
+
+def _write(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid = Grid(height=values.shape[-2], width=values.shape[-1])
+    write_raster(path, values, grid=grid, nodata=None, cog=False)
+
+
+def _photo(seed: int, shape: tuple[int, int] = (48, 40)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(41343, 65471, shape, dtype=np.uint16)
+
+
+def _ids(shape: tuple[int, int] = (48, 40)) -> np.ndarray:
+    ids = np.full(shape, 7, np.uint8)
+    ids[20:] = 3
+    ids[:, :4] = 255
+    return ids
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Six photographs of three pits, nothing but the file names tells which."""
+    for number in range(6):
+        _write(tmp_path / "raw" / f"pit{number // 2}_{number}.tif", _photo(number))
+        _write(tmp_path / "raw" / f"pit{number // 2}_{number}_mask.tif", _ids())
+    return tmp_path / "raw"
+
+
+def _settings(raw: Path, **changes: object) -> PrepareSettings:
+    return PrepareSettings(**{"data": raw, "out": raw.parent / "dataset", "pit": "^(.+)_"} | changes)
+
+
+def test_pits_are_never_torn_apart(raw: Path) -> None:
+    dataset = describe(_settings(raw))
+    by_pit = {sample.group: {s.split for s in dataset.samples if s.group == sample.group} for sample in dataset.samples}
+    assert set(by_pit) == {"pit0", "pit1", "pit2"}
+    assert all(len(splits) == 1 for splits in by_pit.values())
+    assert {split for splits in by_pit.values() for split in splits} == {"train", "val", "test"}
+    assert dataset.leaks() == []
+    assert list(dataset.notes) == []
+
+
+def test_unknown_pits_are_said(raw: Path) -> None:
+    assert list(describe(_settings(raw, pit=None)).notes) == [NOT_INDEPENDENT]
+
+
+def test_statistics_are_those_of_labelled_training_pixels(raw: Path) -> None:
+    dataset = describe(_settings(raw))
+    pixels = np.concatenate(
+        [
+            open_photo(dataset.path(sample.inputs[PHOTO])).read(Window(0, 4, 48, 36))[PHOTO].values.ravel()
+            for sample in dataset.split("train")
+        ]
+    ).astype(np.float64)
+    assert dataset.statistics is not None
+    band = dataset.statistics.layers[PHOTO][0]
+    assert (band.count, band.minimum, band.maximum) == (pixels.size, pixels.min(), pixels.max())
+    assert band.mean == pytest.approx(pixels.mean(), rel=1e-12)
+    assert band.std == pytest.approx(pixels.std(), rel=1e-9)
+
+
+def test_photographs_stay_where_they_are_and_keep_their_bytes(raw: Path) -> None:
+    before = {path: path.read_bytes() for path in raw.iterdir()}
+    describe(_settings(raw)).save(raw.parent / "dataset")
+    assert {path: path.read_bytes() for path in raw.iterdir()} == before
+
+
+def test_separate_folders_and_suffixes_are_paired(tmp_path: Path) -> None:
+    for number in range(3):
+        _write(tmp_path / "raw/images" / f"wall{number}_nir.tif", _photo(number))
+        _write(tmp_path / "raw/masks" / f"wall{number}_mask.tif", _ids())
+    dataset = describe(_settings(tmp_path / "raw", pit=None, image_suffix="_nir"))
+    assert [sample.id for sample in dataset.samples] == ["wall0", "wall1", "wall2"]
+    assert all(Path(sample.labels[MASK]).stem == f"{sample.id}_mask" for sample in dataset.samples)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("mask without photo", "pit9_0_mask"),
+        ("photo without mask", "pit9_0.tif"),
+        ("size", "match pixel by pixel"),
+        ("float mask", "integer layer ids"),
+        ("all ignored", "every pixel is 255"),
+        ("bands", "same bands"),
+        ("pattern", "finds no group"),
+        ("too few pits", "pits|groups"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(raw: Path, damage: str, message: str) -> None:
+    settings = _settings(raw)
+    match damage:
+        case "mask without photo":
+            _write(raw / "pit9_0_mask.tif", _ids())
+        case "photo without mask":
+            _write(raw / "pit9_0.tif", _photo(9))
+        case "size":
+            _write(raw / "pit0_0_mask.tif", _ids((48, 41)))
+        case "float mask":
+            _write(raw / "pit0_0_mask.tif", _ids().astype(np.float32))
+        case "all ignored":
+            _write(raw / "pit0_0_mask.tif", np.full((48, 40), 255, np.uint8))
+        case "bands":
+            _write(raw / "pit0_1.tif", np.stack([_photo(1)] * 3))
+        case "pattern":
+            settings = _settings(raw, pit="^(?:x)$")
+        case "too few pits":
+            settings = _settings(raw, pit="^(pit)")
+    with pytest.raises(DataError, match=message) as refused:
+        describe(settings)
+    assert "\n" not in str(refused.value)
+
+
+def test_item_holds_native_values_and_ignored_pixels(raw: Path) -> None:
+    photos = Photos(describe(_settings(raw)), "train")
+    draw = Draw(sample=0, window=Window(16, 0, 32, 32), epoch=2, index=5)
+    item = photos.read(draw)
+    values, target = item["inputs"][PHOTO]["values"], item["targets"]["boundary"]
+    assert values.dtype == np.uint16
+    assert np.array_equal(values, photos.scene(0).read(draw.window)[PHOTO].values)
+    assert (target[0, :, :4] == 255).all()
+    assert (target[0, 3, 4:] == 1).all()  # row 19 of the photo, the last one of the upper layer
+    assert target[0, :, 4:].sum() == 28
+    assert item["keys"].tolist() == [2, 5]
+
+
+def test_tile_beyond_the_photo_is_neither_valid_nor_labelled(raw: Path) -> None:
+    photos = Photos(describe(_settings(raw)), "train")
+    item = photos.read(Draw(sample=0, window=Window(40, 30, 32, 32), epoch=0, index=0))
+    assert not item["inputs"][PHOTO]["valid"][:, 8:].any()
+    assert (item["targets"]["boundary"][0, 8:] == 255).all()
+    assert (item["targets"]["boundary"][0, :, 10:] == 255).all()
+
+
+def test_nodata_brightness_is_remembered(raw: Path) -> None:
+    dark = _photo(0)
+    dark[:5] = 0
+    _write(raw / "pit0_0.tif", dark)
+    dataset = describe(_settings(raw, nodata=0))
+    with open_photo(raw / "pit0_0.tif", layer=dataset.layers[PHOTO]) as scene:
+        assert not scene.read(Window(0, 0, 5, 40))[PHOTO].valid.any()
+        assert scene.read(Window(5, 0, 43, 40))[PHOTO].valid.all()
+
+
+def test_masks_in_a_folder_are_no_photographs(raw: Path, tmp_path: Path) -> None:
+    assert [path.name for path in find_photos([raw])] == [f"pit{number // 2}_{number}.tif" for number in range(6)]
+    with pytest.raises(DataError, match="not found"):
+        find_photos([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no photograph"):
+        find_photos([tmp_path / "empty"])
+
+
+def test_photographs_of_one_name_would_overwrite_each_other(raw: Path, tmp_path: Path) -> None:
+    _write(tmp_path / "other" / "pit0_0.tif", _photo(0))
+    with pytest.raises(DataError, match="share a name"):
+        find_photos([raw, tmp_path / "other"])
+
+
+def test_window_of_a_mask(raw: Path) -> None:
+    assert np.array_equal(read_mask(raw / "pit0_0_mask.tif", Window(18, 0, 4, 40)), _ids()[18:22])
