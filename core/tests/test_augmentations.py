@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from geocore.augmentations import Bias, Draws, Flip, Gain, Noise, Rot90, compose
+from geocore.augmentations import Bias, Flip, Gain, Noise, Rot90, compose
 from geocore.bands import Bands
+from geocore.draws import Draws
 
 torch.set_num_threads(1)
 

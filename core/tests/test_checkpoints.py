@@ -16,12 +16,11 @@ from geocore.checkpoints import (
     checkpoint_paths,
     has_checkpoints,
     load_checkpoint,
-    load_foreign,
-    load_strictly,
     rewind,
     save_checkpoint,
 )
 from geocore.errors import CheckpointError, StorageError, WeightsError
+from geocore.weights import load_foreign, load_strictly
 
 
 def contents(step, *, ema=False, size=4):
@@ -154,13 +153,33 @@ def test_what_is_not_there_is_one_clear_line(tmp_path):
         load_checkpoint(tmp_path)
 
 
+def test_closed_folders_and_files_are_one_line(tmp_path, monkeypatch):
+    def refuse(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "w.pt").touch()
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(CheckpointError, match="Permission denied: must be a readable folder"):
+        load_checkpoint(tmp_path)
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)
+    with pytest.raises(WeightsError, match="Permission denied: must be a readable file"):
+        load_foreign(tmp_path / "w.pt")
+
+
+def test_a_damaged_torch_file_is_not_told_to_be_read_without_protection(tmp_path):
+    (tmp_path / "w.pt").write_bytes(bytes(range(50)))
+    with pytest.raises(WeightsError, match="damaged or not a file of weights; get it again") as caught:
+        load_foreign(tmp_path / "w.pt")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_rewind_restores_the_folder_of_an_earlier_step(tmp_path):
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, contents(step), best=step in (1, 4), keep=4)
     (tmp_path / ".part-abc-step-000005").mkdir()
     (tmp_path / ".part-abc-step-000005" / "model.safetensors").touch()
     (tmp_path / ".old-abc-step-000001").mkdir()
-    assert rewind(tmp_path, 3, 1)
+    rewind(tmp_path, 3, 1)
     assert names(tmp_path) == ["best", "last", "step-000001", "step-000002", "step-000003"]
     assert (tmp_path / "last").read_text() == "step-000003"
     assert (tmp_path / "best").read_text() == "step-000001"
@@ -218,7 +237,7 @@ def test_no_space_at_any_file_is_one_line(tmp_path, monkeypatch, call):
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         raise OSError(28, "No space left on device")
 
-    target = "pathlib.Path.write_text" if call == "write_text" else "geocore.checkpoints.save_file"
+    target = "pathlib.Path.write_text" if call == "write_text" else "geocore.states.save_file"
     monkeypatch.setattr(target, fail)
     message = failed_save(tmp_path)
     monkeypatch.undo()

@@ -173,6 +173,9 @@ def test_bad_usage_is_one_line_with_value_and_remedy(words, said, recipes):
         ("- 1", ["holds a list"]),
         ("a: [\nb: 1", ["line 2", "not valid YAML"]),
         ("data: !!python/object/apply:os.getcwd []", ["not valid YAML"]),
+        ("tiling:\n\tsize: 32", ["line 2", "not valid YAML"]),
+        ("a: 2024-13-45", ["not valid YAML"]),
+        ("[" * 5000, ["not valid YAML"]),
     ],
 )
 def test_bad_configuration_files_are_one_line(tmp_path, content, said):

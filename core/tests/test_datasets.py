@@ -160,10 +160,18 @@ def test_a_split_without_samples_names_the_others(tmp_path: Path) -> None:
         (lambda d: d["layers"]["image"].update(ratio=0), "layers.image.ratio = 0"),
         (lambda d: d["layers"]["image"]["bands"].append({"name": "red"}), "'red' occurs more than once"),
         (lambda d: d["layers"]["image"]["bands"].append({"title": "x"}), "bands cannot be read"),
+        (lambda d: d["layers"]["image"]["bands"].append({"name": "x", "scale": 0}), "the scale not 0"),
+        (lambda d: d["layers"]["image"]["bands"].append({"name": "x", "offset": float("nan")}), "must be finite"),
         (lambda d: d["labels"]["mask"]["classes"].update(snow="x"), "labels.mask.classes.snow"),
         (lambda d: d["statistics"]["weather"].append(d["statistics"]["weather"][0]), "cover 2 bands: the layer has 1"),
         (lambda d: d["statistics"]["weather"][0].pop("mean"), "band statistics"),
         (lambda d: d["statistics"].update(dem=[]), "statistics of layer 'dem'"),
+        (lambda d: d["statistics"]["weather"][0].update(mean=float("nan")), "nan is not finite"),
+        (lambda d: d["statistics"]["weather"][0].update(count=float("inf")), "cannot convert float infinity"),
+        (lambda d: d["statistics"]["weather"][0]["percentiles"].update({"1": float("nan")}), "nan is not finite"),
+        (lambda d: d["layers"]["image"].update(dtype="object"), "dtype 'object': must be a number"),
+        (lambda d: d["layers"]["image"].update(dtype="f4,f4"), "dtype 'f4,f4': must be a number"),
+        (lambda d: d["layers"]["weather"].update(bands=[]), "layers.weather.bands = []"),
     ],
 )
 def test_a_broken_file_is_named_in_one_line(tmp_path: Path, change: object, words: str) -> None:
@@ -186,7 +194,10 @@ def test_what_is_not_yaml_is_named_in_one_line(tmp_path: Path) -> None:
     for content, words in [
         (b"a: 1\nb: [2", "line 3, column 1: did not find expected"),
         (b"- a", "holds a list: must be a mapping"),
-        (b"", "must be a mapping"),
+        (b"", "is empty: must be a mapping"),
+        (b"a:\n\tb: 1", "line 2, column 1: found character that cannot start any token"),
+        (b"a: 2024-13-45", "month must be in 1..12: must be YAML"),
+        (b"a: " + b"9" * 5000, "must be YAML"),
         (b"\xff\xfe\x00", "must be YAML"),
         (b"!!python/object/apply:os.system ['true']", "must be YAML"),
     ]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from geocore.devices import Place, open_place, out_of_memory, seed_everything, to_device
+from geocore.devices import Place, open_place, out_of_memory, pin, seed_everything, to_device
 from geocore.errors import DeviceError
 from geocore.settings import DeviceSettings
 
@@ -163,6 +163,17 @@ def test_to_device_walks_through_containers():
     assert type(moved["pair"]) is Pair and moved["pair"].first.device.type == "meta" and moved["pair"].second == 3
     assert type(moved["plain"]) is tuple
     assert batch["ragged"][0]["boxes"].device.type == "cpu"
+
+
+def test_pin_walks_through_containers_and_keeps_their_types(monkeypatch):
+    # Page-locked memory needs a driver; what matters here is which tensors are asked for it.
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    Pair = namedtuple("Pair", "first second")
+    batch = {"pair": Pair(torch.zeros(1), 3), "plain": (torch.zeros(1), None), "ragged": [{"boxes": torch.zeros(2)}]}
+    pinned = pin(batch)
+    assert type(pinned["pair"]) is Pair and pinned["pair"] == Pair(torch.ones(1), 3)
+    assert type(pinned["plain"]) is tuple and pinned["plain"] == (torch.ones(1), None)
+    assert torch.equal(pinned["ragged"][0]["boxes"], torch.ones(2)) and torch.equal(batch["pair"].first, torch.zeros(1))
 
 
 def test_a_seed_fixes_every_generator():

@@ -17,7 +17,7 @@ from geocore.commands import Stopped
 from geocore.devices import Place, open_place
 from geocore.errors import TrainingError
 from geocore.loading import Batches, GridSampler, stack
-from geocore.losses import masked_cross_entropy, masked_mse
+from geocore.losses import masked_cross_entropy
 from geocore.runs import Run
 from geocore.settings import DeviceSettings, OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
 from geocore.training import fit
@@ -64,9 +64,10 @@ def one_loss(model, batch):
 
 def two_losses(model, batch):
     logits = model(batch["image"])
+    squares = torch.where(batch["valid"], (logits[:, 0] - batch["height"]) ** 2, 0.0)
     return {
         "classes": masked_cross_entropy(logits, batch["label"], 255),
-        "height": masked_mse(logits[:, 0], batch["height"], batch["valid"]),
+        "height": (squares.sum(), batch["valid"].sum().float()),
     }
 
 

@@ -49,13 +49,18 @@ def test_bad_fields_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [(None, "No such file"), ("{", "file: Invalid JSON"), ('{"task": "toy"}', "split: Field required")],
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        (b"{", "file: Invalid JSON"),
+        (b"\xff\xfe\x00", "file: Invalid JSON"),
+        (b'{"task": "toy"}', "split: Field required"),
+    ],
 )
-def test_unreadable_files_give_one_line(tmp_path: Path, text: str | None, message: str) -> None:
+def test_unreadable_files_give_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "evaluation-test.json"
-    if text is not None:
-        path.write_text(text)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         Evaluation.load(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)

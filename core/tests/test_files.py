@@ -77,6 +77,14 @@ def test_disk_trouble_is_one_clear_line(number: int, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_an_error_about_a_file_elsewhere_names_that_file(tmp_path: Path) -> None:
+    source, target = tmp_path / "inputs" / "a.tif", tmp_path / "out" / "b.tif"
+    for named, culprit in ((source, source), (target.with_name(".part-1-b.tif"), target), (tmp_path, target)):
+        with pytest.raises(StorageError) as caught, atomic_path(target):
+            raise PermissionError(errno.EACCES, "denied", str(named))
+        assert str(caught.value).startswith(f"{culprit}: permission denied")
+
+
 def test_other_os_errors_pass_through() -> None:
     with pytest.raises(FileNotFoundError), storage_errors("x"):
         raise FileNotFoundError(errno.ENOENT, "missing")
@@ -124,6 +132,24 @@ def test_lock_is_exclusive_and_can_be_taken_again(tmp_path: Path) -> None:
     with FolderLock(folder) as lock, pytest.raises(ValueError, match="already"):
         lock.acquire()
     lock.release()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+@pytest.mark.parametrize("call", ["fcntl.flock", "os.ftruncate"])
+def test_a_lock_that_cannot_be_taken_is_one_line_and_leaves_no_open_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK if call == "fcntl.flock" else errno.ENOSPC, "fails")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        with pytest.raises(StorageError, match="has no locks" if call == "fcntl.flock" else "no space left"):
+            FolderLock(tmp_path).acquire()
+    assert len(os.listdir("/proc/self/fd")) == before
+    with FolderLock(tmp_path):
+        pass
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")

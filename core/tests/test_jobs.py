@@ -16,7 +16,7 @@ import pytest
 
 from geocore.errors import StorageError
 from geocore.files import FolderLock
-from geocore.jobs import Outcome, Task, part_path, run_task, run_tasks
+from geocore.jobs import Task, part_path, run_tasks
 
 # The work lies in a file of its own, because a worker imports it by name.
 WORK = '''
@@ -242,13 +242,24 @@ def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) 
     assert left_over(folder) == []
 
 
-def test_one_task_by_itself_looks_at_its_marker_first(tmp_path: Path, work: Any) -> None:
-    folder, task = tmp_path / "parts", Task("a", {"value": 1})
-    assert run_task(task, work, folder, context=1).status == "done"
-    assert run_task(task, work, folder, context=1).status == "skipped"
-    assert run_task(task, work, folder, context=2).status == "done"
-    failed = run_task(Task("b", {"value": 1, "kind": "fails"}), work, folder, context=2)
-    assert failed == Outcome("b", "failed", failed.seconds, "value 3: must be even; use 4")
+def test_a_part_that_another_process_made_meanwhile_fails_the_task_in_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+
+    def overtaken(arguments: dict[str, Any], part: Path) -> None:
+        part.mkdir()
+
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        (folder / "a").mkdir()
+        (folder / "a" / "theirs").touch()
+        return rename(path, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", late)
+        (outcome,) = run_tasks([Task("a", {})], overtaken, folder, context=1)
+    assert outcome.status == "failed" and "another process" in outcome.message
+    assert (folder / "a" / "theirs").exists() and left_over(folder) == []
 
 
 def test_a_closed_folder_is_a_clear_error(tmp_path: Path, work: Any) -> None:

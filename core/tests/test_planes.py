@@ -34,6 +34,15 @@ def test_rows_come_back(tmp_path: Path) -> None:
         assert np.array_equal(target, whole[name])
 
 
+def test_planes_of_different_lengths_are_refused_before_one_is_written(tmp_path: Path) -> None:
+    planes = [Plane("a", "uint8"), Plane("b", "uint8")]
+    with PlaneWriter(tmp_path / "part", Window(0, 0, 4, 3), planes) as writer:
+        with pytest.raises(ValueError, match=r"'b' is uint8 \(1, 1, 3\), not uint8 \(1, 2, 3\)"):
+            writer.write(0, {"a": np.ones((2, 3), np.uint8), "b": np.ones((1, 3), np.uint8)})
+        writer.write(0, {"a": np.ones((4, 3), np.uint8), "b": np.full((4, 3), 2, np.uint8)})
+    assert (read_plane(tmp_path / "part", "a") == 1).all() and (read_plane(tmp_path / "part", "b") == 2).all()
+
+
 def test_gaps_and_wrong_types_are_refused(tmp_path: Path) -> None:
     rows, window, planes = np.zeros((2, 3), np.uint8), Window(0, 0, 4, 3), [Plane("x", "uint8")]
     with PlaneWriter(tmp_path / "a", Window(10, 0, 4, 3), [Plane("x", "uint8")]) as writer:

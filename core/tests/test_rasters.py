@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import struct
@@ -210,12 +211,39 @@ def test_ratio_of_rasters_without_georeference_comes_from_their_shapes(
         assert scene.layers["coarse"].ratio == ratio
 
 
-@pytest.mark.parametrize("shape", [(10, 13), (2, 2)])
-def test_shapes_that_fit_no_ratio_or_several_are_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("shape", "words"), [((10, 13), "do not nest"), ((2, 2), "may be 134 to 233 of the 234")])
+def test_shapes_that_fit_no_ratio_or_several_are_refused(tmp_path: Path, shape: tuple[int, int], words: str) -> None:
     fine = save(tmp_path / "fine.tif", image((1, 234, 268), "uint8"))
     coarse = save(tmp_path / "coarse.tif", image((1, *shape), "uint8"))
-    with pytest.raises(SceneError, match="do not nest"):
+    with pytest.raises(SceneError, match=words):
         open_rasters("pair", {"fine": fine, "coarse": coarse}, "fine")
+
+
+def test_a_path_through_a_file_is_one_line(tmp_path: Path) -> None:
+    save(tmp_path / "a.tif", image((1, 8, 8), "uint8"))
+    with pytest.raises(SceneError, match="Not a directory: must be a readable file"):
+        open_raster(tmp_path / "a.tif" / "b.tif")
+
+
+def test_control_points_decide_where_several_ratios_fit(tmp_path: Path) -> None:
+    grid = Grid(
+        235, 298, crs="EPSG:4326", gcps=tuple(ControlPoint(r, c, c / 9, r / 9) for r in (0, 235) for c in (0, 298))
+    )
+    assert grid.coarser(25).shape == grid.coarser(26).shape
+    write_raster(tmp_path / "fine.tif", image((1, 235, 298), "uint8"), grid=grid)
+    write_raster(tmp_path / "coarse.tif", image((1, 10, 12), "uint8"), grid=grid.coarser(25))
+    elsewhere = dataclasses.replace(grid, gcps=tuple(dataclasses.replace(p, x=p.x + 1) for p in grid.gcps))
+    write_raster(tmp_path / "elsewhere.tif", image((1, 10, 12), "uint8"), grid=elsewhere.coarser(25))
+    with open_rasters("pair", {"fine": tmp_path / "fine.tif", "coarse": tmp_path / "coarse.tif"}, "fine") as scene:
+        assert scene.layers["coarse"].ratio == 25
+    with pytest.raises(SceneError, match="do not nest"):
+        open_rasters("pair", {"fine": tmp_path / "fine.tif", "coarse": tmp_path / "elsewhere.tif"}, "fine")
+
+
+def test_a_transform_without_width_is_refused(tmp_path: Path) -> None:
+    flat = save(tmp_path / "flat.tif", image((1, 8, 8), "uint8"), transform=Affine(0, 0, 5e5, 0, 10, 5e6))
+    with pytest.raises(SceneError, match="do not nest"):
+        open_rasters("pair", {"a": flat, "b": flat}, "a")
 
 
 @pytest.mark.parametrize("reference", ["m20", "m60"])

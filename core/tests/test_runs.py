@@ -8,7 +8,7 @@ import yaml
 
 from geocore.errors import RunError
 from geocore.runs import Run, default_run_name
-from geocore.settings import DeviceSettings, Settings, TrainingSettings, deciding, operational
+from geocore.settings import DeviceSettings, Settings, TilingSettings, TrainingSettings, deciding, operational
 
 
 class Example(Settings):
@@ -133,6 +133,8 @@ def test_a_finished_run_says_so(tmp_path):
         assert run.finished
     with opened(tmp_path) as run:
         assert run.finished and run.summary == {"best_score": None, "steps": 10}
+        run.mark_finished({"scores": {"iou": math.nan, "f1": 0.5}, "interval": (math.inf, 1.0)})
+        assert run.summary == {"scores": {"iou": None, "f1": 0.5}, "interval": [None, 1.0]}
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
@@ -154,3 +156,9 @@ def test_the_name_follows_what_decides_the_result():
     assert default_run_name("snow", "small", Example(data="b", device={"threads": 3}), "d1") == name
     assert default_run_name("snow", "small", Example(loss="focal"), "d1") != name
     assert default_run_name("snow", "small", Example(), "d2") != name
+
+
+def test_the_name_is_the_same_in_every_version():
+    # A change here would make no run find its own folder again.
+    settings = TilingSettings(size=128, overlap=32)
+    assert default_run_name("snow", "small", settings, "d1") == "runs/snow-small-6236c589"

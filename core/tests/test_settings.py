@@ -11,7 +11,6 @@ from geocore.settings import (
     deciding,
     deciding_values,
     operational,
-    settings_hash,
 )
 
 
@@ -36,18 +35,12 @@ def test_deciding_values_leave_out_operational_settings_and_groups():
     assert kept["training"]["seed"] == 0
 
 
-def test_hash_follows_deciding_settings_only():
-    base = settings_hash(Toy())
-    assert len(base) == 8 and int(base, 16) >= 0
-    assert settings_hash(Toy(workers=4, training=TrainingSettings(log_every=1), logging=Logging(every=2))) == base
-    assert settings_hash(Toy(rate=0.2)) != base
-    assert settings_hash(Toy(unmarked=4)) != base
-    assert settings_hash(Toy(training=TrainingSettings(seed=1))) != base
-
-
-def test_hash_is_the_same_in_every_version():
-    # A change here would make every existing run folder refuse its own settings.
-    assert settings_hash(TilingSettings(size=128, overlap=32)) == "03f422de"
+def test_only_deciding_settings_tell_two_runs_apart():
+    base = deciding_values(Toy())
+    same = Toy(workers=4, training=TrainingSettings(log_every=1), logging=Logging(every=2))
+    assert deciding_values(same) == base
+    for other in (Toy(rate=0.2), Toy(unmarked=4), Toy(training=TrainingSettings(seed=1))):
+        assert deciding_values(other) != base
 
 
 def test_settings_are_frozen_and_refuse_unknown_keys():

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from geocore import checkpoints, gradients, training
+from geocore import checkpoints, gradients, states, training
 from geocore.checkpoints import load_checkpoint
 from geocore.commands import Stopped, command
 from geocore.devices import Place
 from geocore.errors import CheckpointError, RunError, SettingsError, TrainingError
 from geocore.gradients import backward
 from geocore.loading import Batches, GridSampler, stack
-from geocore.losses import masked_cross_entropy, masked_mse
+from geocore.losses import masked_cross_entropy
 from geocore.runs import Run
 from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
 from geocore.training import fit
@@ -72,9 +72,10 @@ def one_loss(model, batch):
 
 def two_losses(model, batch):
     logits = model(batch["image"])
+    squares = torch.where(batch["valid"], (logits[:, 0] - batch["height"]) ** 2, 0.0)
     return {
         "classes": masked_cross_entropy(logits, batch["label"], 255),
-        "height": masked_mse(logits[:, 0], batch["height"], batch["valid"]),
+        "height": (squares.sum(), batch["valid"].sum().float()),
     }
 
 
@@ -554,12 +555,12 @@ def main(folder):
     killers = {
         "before the first checkpoint": [Killer(gradients, "to_device", 3)],
         "in a step": [Killer(gradients, "to_device", 7)],
-        "between two files of a checkpoint": [Killer(checkpoints, "save_file", 8)],
+        "between two files of a checkpoint": [Killer(states, "save_file", 8)],
         "before the checkpoint gets its name": [Killer(checkpoints, "sha256_json", 3, after=True)],
         "before last points at it": [Killer(checkpoints, "atomic_write_text", 4)],
         "before best points at it": [Killer(checkpoints, "atomic_write_text", 3)],
         "while an old checkpoint is removed": [Killer(checkpoints.shutil, "rmtree", 1)],
-        "in the last checkpoint": [Killer(checkpoints, "save_file", 11, after=True)],
+        "in the last checkpoint": [Killer(states, "save_file", 11, after=True)],
         "twice": [Killer(gradients, "to_device", 6), Killer(gradients, "to_device", 5)],
     }
 

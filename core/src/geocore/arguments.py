@@ -108,12 +108,12 @@ def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -
     """Add the settings given on the command line.
 
     Args:
-        settings: The settings class.
-        words: The command line after `--config` and `--recipe` were taken out.
-        values: Receives the values as text; pydantic turns them into numbers and paths.
+        settings: the settings class.
+        words: the command line after `--config` and `--recipe` were taken out.
+        values: receives the values as text; pydantic turns them into numbers and paths.
 
     Raises:
-        SettingsError: A flag is unknown, lacks its value, or a word belongs to no flag.
+        SettingsError: a flag is unknown, lacks its value, or a word belongs to no flag.
     """
     known = {"--" + option.key.replace("_", "-"): option for option in options(settings)}
     negative = {}
@@ -176,7 +176,7 @@ def read_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file.
 
     Raises:
-        SettingsError: The file is missing, unreadable, neither YAML nor JSON, or no mapping.
+        SettingsError: the file is missing, unreadable, neither YAML nor JSON, or no mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -191,7 +191,8 @@ def _parse(text: str, name: str, *, json_only: bool) -> dict[str, Any]:
 
     try:
         content = json.loads(text) if json_only else yaml.safe_load(text)
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    # A date such as 2024-13-01 is a ValueError, as is JSON that cannot be parsed.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = error.lineno if isinstance(error, json.JSONDecodeError) else mark.line + 1 if mark else 1
         form = "JSON" if json_only else "YAML"
@@ -215,7 +216,7 @@ def read_recipe(package: str, name: str) -> dict[str, Any]:
     """The mapping in a packaged recipe.
 
     Raises:
-        SettingsError: The package has no recipe of that name.
+        SettingsError: the package has no recipe of that name.
     """
     names = recipe_names(package)
     if name not in names:
@@ -227,7 +228,7 @@ def add_mapping(settings: type[BaseModel], mapping: Any, values: Values, origin:
     """Add the values of a file, name by name, so that a later file may give only what differs.
 
     Raises:
-        SettingsError: A name is no setting, or a group is not a mapping.
+        SettingsError: a name is no setting, or a group is not a mapping.
     """
     if not isinstance(mapping, dict):
         raise SettingsError(f"{'.'.join(at)} = {mapping!r} ({origin}): must be a mapping of names to values")
@@ -248,7 +249,7 @@ def check(settings: type[S], values: Values) -> S:
     """Build the settings object.
 
     Raises:
-        SettingsError: One line for all values that break a rule: name, value, rule and where it was given.
+        SettingsError: one line for all values that break a rule: name, value, rule and where it was given.
     """
     try:
         return settings.model_validate(values.nested)

@@ -17,7 +17,7 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Starts at the model's present weights.
+        """Start at the model's present weights.
 
         Args:
             model: its parameters and buffers must stay the same objects from here on.
@@ -35,7 +35,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the model's weights after optimiser step `step` (1 for the first)."""
+        """Take in the model's weights after optimiser step `step` (1 for the first)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._float_means, self._float_live, 1.0 - decay)
         for mean, value in self._others:
@@ -43,7 +43,7 @@ class MovingAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Puts the mean into the model for the length of a `with` block, bit-exactly reversed at its end."""
+        """Put the mean into the model for the length of a `with` block, bit-exactly reversed at its end."""
         self._exchange()
         try:
             yield
@@ -51,12 +51,12 @@ class MovingAverage:
             self._exchange()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Returns the mean under the names of the model's state."""
+        """Return the mean under the names of the model's state."""
         return dict(self._mean)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over a mean that was saved."""
+        """Take over a mean that was saved."""
         for name, mean in self._mean.items():
             mean.copy_(state[name])
 

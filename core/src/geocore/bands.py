@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Bands:
     """The bands of one layer, in the order in which they are stored or fed to a model.
 
     Raises:
-        DataError: when two bands share a name, or a vector pair names a band that is not there.
+        DataError: two bands share a name, or a vector pair names a band that is not there.
     """
 
     bands: tuple[Band, ...]
@@ -74,7 +75,7 @@ class Bands:
         """Positions of the named bands, counted from 0, in the order asked for.
 
         Raises:
-            DataError: when a name does not exist.
+            DataError: a name does not exist.
         """
         position = {name: index for index, name in enumerate(self.names)}
         wanted = tuple(names)
@@ -90,7 +91,7 @@ class Bands:
         """The named bands in the order asked for; a vector pair stays when both of its components do.
 
         Raises:
-            DataError: when a name does not exist or is asked for twice.
+            DataError: a name does not exist or is asked for twice.
         """
         chosen = tuple(self.bands[index] for index in self.indices(names))
         kept = {band.name for band in chosen}
@@ -114,7 +115,7 @@ class Bands:
         """The inverse of `to_dict`.
 
         Raises:
-            DataError: when a key is unknown or missing, or a value has the wrong type.
+            DataError: a key is unknown or missing, or a value has the wrong type.
         """
         try:
             unknown = set(plain) - {"bands", "vector_pairs"}
@@ -143,6 +144,8 @@ def _band_from(entry: Mapping[str, Any]) -> Band:
         offset=float(values.pop("offset", 0.0)),
         wavelength_nm=None if wavelength is None else float(wavelength),
     )
+    if not band.scale or not math.isfinite(band.scale) or not math.isfinite(band.offset):
+        raise ValueError(f"scale {band.scale:g} and offset {band.offset:g}: must be finite, and the scale not 0")
     if values:
         raise ValueError(f"unknown key {', '.join(sorted(map(repr, values)))}")
     return band

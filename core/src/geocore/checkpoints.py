@@ -9,7 +9,7 @@ A checkpoint is a folder `step-000123` that is there whole or not at all:
     card.json               bands, units, normalisation, classes, configuration, hash of the data: what predict reads
 
 Beside them the small text files `last` and `best` each name one. Nothing here is ever unpickled. Weights made
-elsewhere are read by `geocore.weights`, whose functions can be imported from here too.
+elsewhere are read by `geocore.weights`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from geocore.errors import CheckpointError
 from geocore.files import atomic_path, atomic_write_text, sha256_file, sha256_json, storage_errors
-from geocore.weights import load_foreign as load_foreign
-from geocore.weights import load_strictly as load_strictly
+from geocore.states import packed, save_tensors, unpacked
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +79,7 @@ class Checkpoint:
         return (self.path / "ema.safetensors").exists()
 
     def model(self, *, ema: bool = True) -> dict[str, Tensor]:
-        """Reads weights, on the CPU.
+        """Read weights, on the CPU.
 
         Args:
             ema: prefer the running mean where there is one, as validation does; False gives the trained weights.
@@ -91,13 +87,13 @@ class Checkpoint:
         return load_file(self.path / ("ema.safetensors" if ema and self.averaged else "model.safetensors"))
 
     def training_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Reads the states of the optimiser and of the batch source."""
+        """Read the states of the optimiser and of the batch source."""
         tensors = load_file(self.path / "optimiser.safetensors")
-        return _unpacked(self.packed["optimiser"], tensors), _unpacked(self.packed["source"], tensors)
+        return unpacked(self.packed["optimiser"], tensors), unpacked(self.packed["source"], tensors)
 
 
 def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) -> Path:
-    """Writes a checkpoint, points `last` (and `best`) at it and removes older ones.
+    """Write a checkpoint, point `last` (and `best`) at it and remove older ones.
 
     Args:
         folder: the checkpoints of one run.
@@ -110,20 +106,20 @@ def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) 
     """
     target = folder / _name(contents.step)
     tensors: dict[str, Tensor] = {}
-    packed = {key: _packed(getattr(contents, key), key, tensors) for key in ("optimiser", "source")}
+    nested = {key: packed(getattr(contents, key), key, tensors) for key in ("optimiser", "source")}
     with atomic_path(target) as part:
         part.mkdir()
         (part / "card.json").write_text(json.dumps(contents.card, indent=1))
-        _save_tensors(part / "model.safetensors", contents.model)
+        save_tensors(part / "model.safetensors", contents.model)
         if contents.ema is not None:
-            _save_tensors(part / "ema.safetensors", contents.ema)
-        _save_tensors(part / "optimiser.safetensors", tensors)
+            save_tensors(part / "ema.safetensors", contents.ema)
+        save_tensors(part / "optimiser.safetensors", tensors)
         state = {
             "format": _FORMAT,
             "step": contents.step,
             "progress": dict(contents.progress),
             "random": contents.random,
-            "packed": packed,
+            "packed": nested,
             "files": {path.name: sha256_file(path) for path in sorted(part.iterdir())},
         }
         (part / "state.json").write_text(json.dumps({"content": state, "sha256": sha256_json(state)}))
@@ -137,7 +133,7 @@ def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) 
 
 
 def load_checkpoint(folder: Path, which: str = "last", *, for_training: bool = False) -> Checkpoint:
-    """Finds a checkpoint and checks that its files are what was written.
+    """Find a checkpoint and check that its files are what was written.
 
     When the one that `last` names is damaged, the newest whole one is taken instead, with a warning.
 
@@ -170,43 +166,53 @@ def load_checkpoint(folder: Path, which: str = "last", *, for_training: bool = F
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Tells whether a run has saved anything, whole or damaged."""
+    """Tell whether a run has saved anything, whole or damaged."""
     return bool(_pointed(folder, "last")) or bool(checkpoint_paths(folder))
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """Lists the checkpoints of a run, oldest first."""
-    if not folder.is_dir():
+    """List the checkpoints of a run, oldest first.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    try:
+        return sorted((path for path in folder.iterdir() if _STEP.fullmatch(path.name)), key=_step)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((path for path in folder.iterdir() if _STEP.fullmatch(path.name)), key=_step)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror}: must be a readable folder; check the path") from error
 
 
-def rewind(folder: Path, step: int, best_step: int | None) -> bool:
-    """Makes a folder as it was when the checkpoint of `step` had just been saved.
+def rewind(folder: Path, step: int, best_step: int | None) -> None:
+    """Make a folder as it was when the checkpoint of `step` had just been saved.
 
     Removes later checkpoints and what a killed process left unfinished, and corrects `last` and `best`.
 
-    Returns:
-        Whether the best checkpoint of that time is still there; True when there was none.
+    Args:
+        folder: the checkpoints of one run; may be missing.
+        step: of the checkpoint; 0 for a run that starts anew.
+        best_step: of the checkpoint that was the best one then; None when there was none.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
     if not folder.is_dir():
-        return best_step is None
+        return
     with storage_errors(folder):
         _remove(path for path in checkpoint_paths(folder) if _step(path) > step)
         _remove(path for path in folder.iterdir() if path.name.startswith((".part-", ".old-")))
         if (folder / _name(step)).exists() and _pointed(folder, "last") != _name(step):
             atomic_write_text(folder / "last", _name(step))
         best = "" if best_step is None else _name(best_step)
-        there = (folder / best).exists()
-        if not best or not there:
+        if not best or not (folder / best).exists():
             (folder / "best").unlink(missing_ok=True)
         elif _pointed(folder, "best") != best:
             atomic_write_text(folder / "best", best)
-    return there
 
 
 def _opened(path: Path, *, for_training: bool) -> Checkpoint:
-    """Reads what is small and checks the rest."""
+    """Read what is small and check the rest."""
     damaged = f"checkpoint {path} is damaged"
     try:
         state = json.loads((path / "state.json").read_text())
@@ -248,7 +254,7 @@ def _step(path: Path) -> int:
 
 
 def _pointed(folder: Path, pointer: str) -> str:
-    """Returns the name in `last` or `best`; empty when there is no such file or it holds something else."""
+    """Return the name in `last` or `best`; empty when there is no such file or it holds something else."""
     try:
         name = (folder / pointer).read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -265,65 +271,3 @@ def _remove(paths: Iterator[Path]) -> None:
             shutil.rmtree(aside, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file.
-
-    Raises:
-        OSError: as Python's own writing would; the library only has the number in its message.
-    """
-    whole: dict[str, Tensor] = {}
-    owners: set[int] = set()
-    for name, tensor in tensors.items():
-        flat = tensor.detach().to("cpu").contiguous()
-        storage = flat.untyped_storage()
-        # The format has no views: tied weights and slices are written as tensors of their own.
-        if storage.data_ptr() in owners or storage.nbytes() != flat.nbytes:
-            flat = flat.clone()
-        owners.add(flat.untyped_storage().data_ptr())
-        whole[name] = flat
-    try:
-        save_file(whole, path)
-    except SafetensorError as error:
-        if number := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(number.group(1)), str(error), str(path)) from error
-        raise
-    # The library makes private files; readers of the run may be others than its owner.
-    path.chmod((path.parent / "card.json").stat().st_mode)
-
-
-def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Turns a nested state into JSON; its tensors and arrays move to `tensors` under the name that stays behind."""
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return {"$tensor": name}
-    if isinstance(value, np.ndarray):
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
-        return {"$array": name}
-    if isinstance(value, Mapping):
-        # A list of pairs, since JSON would turn the numbers that key an optimiser's state into strings.
-        return {"$items": [[key, _packed(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        items = [_packed(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
-        return {"$tuple": items} if isinstance(value, tuple) else items
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"{name} is a {type(value).__name__}: a saved state holds dicts, lists, tensors, numbers and texts")
-
-
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "$tensor":
-        return tensors[content]
-    if kind == "$array":
-        return tensors[content].numpy()
-    if kind == "$items":
-        return {key: _unpacked(item, tensors) for key, item in content}
-    return tuple(_unpacked(item, tensors) for item in content)

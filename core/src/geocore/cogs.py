@@ -50,8 +50,8 @@ class RasterWriter:
         cog: False leaves out overviews, for small files that only programs read.
 
     Raises:
-        ValueError: when the options contradict each other.
-        StorageError: when the disk is full, read-only or closed to the user.
+        ValueError: the options contradict each other.
+        StorageError: the disk is full, read-only or closed to the user.
     """
 
     def __init__(
@@ -112,8 +112,8 @@ class RasterWriter:
             col: first column; windows best start and end at multiples of `BLOCK_PX`.
 
         Raises:
-            ValueError: when the values have another type or band count, or reach outside the grid.
-            StorageError: when the disk is full.
+            ValueError: the values have another type or band count, or reach outside the grid.
+            StorageError: the disk is full.
         """
         if values.dtype != self._dtype or values.ndim != 3 or values.shape[0] != self._shape[0]:
             raise ValueError(
@@ -130,7 +130,7 @@ class RasterWriter:
         """Finish the file and put it in its place; does nothing when already closed.
 
         Raises:
-            StorageError: when the disk is full.
+            StorageError: the disk is full.
         """
         with self._stack.pop_all(), _gdal_errors(self.path):
             if self._dataset.closed:
@@ -184,8 +184,8 @@ def write_raster(
         cog: False leaves out overviews, for small files that only programs read.
 
     Raises:
-        ValueError: when the values do not have the grid's size, or the options contradict each other.
-        StorageError: when the disk is full, read-only or closed to the user.
+        ValueError: the values do not have the grid's size, or the options contradict each other.
+        StorageError: the disk is full, read-only or closed to the user.
     """
     planes = values[np.newaxis] if values.ndim == 2 else values
     if planes.ndim != 3 or planes.shape[1:] != grid.shape:

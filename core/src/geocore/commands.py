@@ -37,7 +37,7 @@ class Stopped(Exception):
         """Keep the signal.
 
         Args:
-            signum: Number of the signal, such as `signal.SIGTERM`; the exit code is 128 more.
+            signum: number of the signal, such as `signal.SIGTERM`; the exit code is 128 more.
         """
         self.signum = signum
         super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
@@ -54,18 +54,18 @@ def load_settings(
     """Settings from the command line and the files it names.
 
     Args:
-        cls: The settings class of the command. If it has a field `recipe`, the name of the recipe is put there.
-        argv: Words of the command line without the program's name.
-        prog: Name of the command, for its help.
-        recipes: Package with a folder `recipes` of YAML files, or None for a command without recipes.
-        sample_recipe: Recipe of the built-in sample, used when the command line names no recipe, no file and no
+        cls: the settings class of the command. If it has a field `recipe`, the name of the recipe is put there.
+        argv: words of the command line without the program's name.
+        prog: name of the command, for its help.
+        recipes: package with a folder `recipes` of YAML files, or None for a command without recipes.
+        sample_recipe: recipe of the built-in sample, used when the command line names no recipe, no file and no
             `--data`.
 
     Returns:
         The checked settings.
 
     Raises:
-        SettingsError: One line: the value, the rule and the remedy.
+        SettingsError: one line: the value, the rule and the remedy.
         SystemExit: `--help` was asked for and printed.
     """
     if any(word in ("-h", "--help") for word in argv):
@@ -102,16 +102,16 @@ def command(
     """Run an entry point and leave the process with its exit code.
 
     Args:
-        main: The work. It may raise `UserError` (code 2), `Stopped` (128 + signal); anything else is a bug (code 1).
-        settings: The settings class of the command.
-        prog: Name of the command.
-        recipes: Package with a folder `recipes`, or None for a command without recipes.
-        sample_recipe: Recipe of the built-in sample, used when the command line names no recipe, no file and no
+        main: the work. It may raise `UserError` (code 2), `Stopped` (128 + signal); anything else is a bug (code 1).
+        settings: the settings class of the command.
+        prog: name of the command.
+        recipes: package with a folder `recipes`, or None for a command without recipes.
+        sample_recipe: recipe of the built-in sample, used when the command line names no recipe, no file and no
             `--data`.
-        argv: Words of the command line; those of the process when None.
+        argv: words of the command line; those of the process when None.
 
     Raises:
-        SystemExit: Always, with the exit code.
+        SystemExit: always, with the exit code.
     """
     previous = signal.signal(signal.SIGTERM, _stop)  # unwinds the stack, so that temporary files are removed
     try:

@@ -44,7 +44,7 @@ class Dataset:
     """Samples, what they hold and how they were made.
 
     Raises:
-        DataError: If two samples share an id, or a sample or the statistics do not fit the layers and labels.
+        DataError: two samples share an id, or a sample or the statistics do not fit the layers and labels.
     """
 
     root: Path
@@ -68,10 +68,10 @@ class Dataset:
         """Read a data set.
 
         Args:
-            path: The file, or the folder that holds it under the name dataset.yaml.
+            path: the file, or the folder that holds it under the name dataset.yaml.
 
         Raises:
-            DataError: If the file is missing, is not YAML or breaks a rule.
+            DataError: the file is missing, is not YAML or breaks a rule.
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         document = read_document(file)
@@ -93,13 +93,13 @@ class Dataset:
         """Write dataset.yaml, replacing an older one at once or not at all.
 
         Args:
-            folder: Where to; paths are rewritten to be relative to it. None: the root.
+            folder: where to; paths are rewritten to be relative to it. None: the root.
 
         Returns:
             The file.
 
         Raises:
-            StorageError: If the disk is full or closed to the user.
+            StorageError: the disk is full or closed to the user.
         """
         target = self.root if folder is None else Path(folder)
         moved = [_moved(sample, self.root, target) for sample in self.samples]
@@ -135,7 +135,7 @@ class Dataset:
         """Samples of one split, in order.
 
         Raises:
-            DataError: If there is none.
+            DataError: there is none.
         """
         found = [sample for sample in self.samples if sample.split == name]
         if not found:
@@ -196,8 +196,8 @@ def validate(dataset: Dataset, *, contents: bool = True) -> list[str]:
     """Compare a data set with the files it names.
 
     Args:
-        dataset: The data set.
-        contents: Also read every file: its hash, and the values of class labels.
+        dataset: the data set.
+        contents: also read every file: its hash, and the values of class labels.
 
     Returns:
         One line per problem: files missing, unreadable or changed, sizes of inputs and labels that differ, values of a

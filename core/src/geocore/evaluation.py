@@ -80,7 +80,7 @@ class Evaluation(BaseModel):
             DataError: there is none, or it is not an evaluation.
         """
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; run the evaluate command first") from error
         except ValidationError as error:

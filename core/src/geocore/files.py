@@ -32,6 +32,9 @@ _STORAGE_RULES = {
     errno.ENOTDIR: "a file is in the way of a folder; remove it or write elsewhere",
     errno.EEXIST: "a file is in the way of a folder; remove it or write elsewhere",
     errno.EISDIR: "a folder is in the way of a file; remove it or write elsewhere",
+    errno.ENOTEMPTY: "a folder is in the way, most likely of another process at the same work; let that one end first",
+    errno.ENOLCK: "the file system has no locks; write elsewhere or have it mounted with them",
+    errno.ENOSYS: "the file system lacks a function, most likely locks; write elsewhere or have it mounted with them",
 }
 
 
@@ -40,7 +43,8 @@ def storage_errors(path: Path | str | None = None) -> Iterator[None]:
     """Turn an `OSError` that a full, read-only or closed disk causes into one clear line.
 
     Args:
-        path: what is being written, for the message; None takes the path from the error.
+        path: what is being written. The message names it, unless the error is about a file in another place, such as
+            an input that cannot be read.
 
     Raises:
         StorageError: in place of such an `OSError`; others pass through.
@@ -51,7 +55,7 @@ def storage_errors(path: Path | str | None = None) -> Iterator[None]:
         rule = _STORAGE_RULES.get(error.errno or 0)
         if rule is None:
             raise
-        raise StorageError(f"{path or error.filename or 'output'}: {rule}") from error
+        raise StorageError(f"{_culprit(error, path)}: {rule}") from error
 
 
 @contextmanager
@@ -65,8 +69,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         A path that does not exist yet, hidden and with the same suffix as `path`.
 
     Raises:
-        StorageError: when the disk is full, read-only or closed to the user.
-        FileNotFoundError: when the block ends without having written anything.
+        StorageError: the disk is full, read-only or closed to the user.
+        FileNotFoundError: the block ends without having written anything.
     """
     target = Path(path)
     # The token goes in front, so that whatever derives a format from the suffix sees the final one.
@@ -90,7 +94,7 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Raises:
-        StorageError: when the disk is full, read-only or closed to the user.
+        StorageError: the disk is full, read-only or closed to the user.
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -111,7 +115,7 @@ def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value, 64 hexadecimal digits; the order of an object's keys does not count.
 
     Raises:
-        TypeError: when the value is not JSON.
+        TypeError: the value is not JSON.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -132,23 +136,26 @@ class FolderLock:
         """Take the lock, making the folder when missing.
 
         Raises:
-            RunError: when another holder has it.
-            StorageError: when the folder cannot be written.
+            RunError: another holder has it.
+            StorageError: the folder cannot be written, or its file system has no locks.
         """
         if self._descriptor is not None:
             raise ValueError(f"{self.path} is locked already by this object")
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        if not _try_lock(descriptor):
-            owner = os.read(descriptor, 32).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise RunError(
-                f"{self.path} is in use by {f'process {owner}' if owner else 'another process'}: only one may write "
-                "there at a time; wait for it or choose another folder"
-            )
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+            try:
+                if not _try_lock(descriptor):
+                    owner = os.read(descriptor, 32).decode(errors="replace").strip()
+                    raise RunError(
+                        f"{self.path} is in use by {f'process {owner}' if owner else 'another process'}: only one may "
+                        "write there at a time; wait for it or choose another folder"
+                    )
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+            except BaseException:
+                os.close(descriptor)
+                raise
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -165,6 +172,14 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _culprit(error: OSError, path: Path | str | None) -> Path | str:
+    if path is None or not isinstance(error.filename, str):
+        return path or error.filename or "output"
+    named, written = Path(error.filename), Path(path)
+    # Temporary files lie beside what is written, and the folders above it may be missing or closed.
+    return written if named.is_relative_to(written.parent) or written.is_relative_to(named) else named
 
 
 def _try_lock(descriptor: int) -> bool:

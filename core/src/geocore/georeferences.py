@@ -21,7 +21,7 @@ _opening = threading.Lock()
 
 @contextmanager
 def unreferenced_allowed() -> Iterator[None]:
-    """Opens a file without rasterio's warning that it has no georeference: for a photograph that is as it should be."""
+    """Open a file without rasterio's warning that it has no georeference: for a photograph that is as it should be."""
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

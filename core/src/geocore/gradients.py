@@ -30,7 +30,7 @@ Losses = dict[str, Tensor]
 
 
 def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate: int, place: Place) -> Losses:
-    """Consumes the micro-batches of one optimiser step and leaves the gradient of its loss in the parameters.
+    """Consume the micro-batches of one optimiser step and leave the gradient of its loss in the parameters.
 
     Args:
         model: plain, or wrapped for a distributed run. Its parameters have no gradient yet.
@@ -100,7 +100,7 @@ def _backward_many(model: nn.Module, step: Step, source: Iterator[Any], accumula
 def _forward(
     model: nn.Module, step: Step, source: Iterator[Any], place: Place
 ) -> tuple[tuple[str, ...], list[Tensor], list[Tensor]]:
-    """Returns loss names, their sums with their graphs, and their counts; all float32 scalars."""
+    """Return loss names, their sums with their graphs, and their counts; all float32 scalars."""
     batch = to_device(next(source), place.device)
     with place.autocast():
         losses = step(model, batch)
@@ -111,7 +111,7 @@ def _forward(
 
 
 def _divisor(counts: Tensor) -> Tensor:
-    """Returns the counts, with 1 in place of 0: the sum that belongs to it is 0."""
+    """Return the counts, with 1 in place of 0: the sum that belongs to it is 0."""
     return counts + (counts == 0)
 
 
@@ -127,7 +127,7 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[object]:
 
 
 def _sum_over_processes(parameters: list[nn.Parameter], place: Place) -> None:
-    """Sums the gradients in the parameters over all processes; one that no process has stays None."""
+    """Sum the gradients in the parameters over all processes; one that no process has stays None."""
     present = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=place.device)
     pieces = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]
     flat = place.all_reduce_sum(torch.cat([present, *(piece.flatten().float() for piece in pieces)]))

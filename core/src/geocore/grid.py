@@ -55,7 +55,7 @@ class Window:
         """Slices of the row and column axes of an array.
 
         Raises:
-            ValueError: when the window starts before the array, where a slice would count from the end.
+            ValueError: the window starts before the array, where a slice would count from the end.
         """
         if self.row < 0 or self.col < 0:
             raise ValueError(f"{self} starts outside the array; intersect it with the grid first")
@@ -127,7 +127,7 @@ class Grid:
         """Length of a pixel's side along (rows, columns), in `length_unit`; metres also where the CRS has feet.
 
         Raises:
-            ValueError: when a unit is given but no transform.
+            ValueError: a unit is given but no transform.
         """
         if self.length_unit == "px":
             return 1.0, 1.0
@@ -137,33 +137,14 @@ class Grid:
         factor = metres_per_unit(self.crs) if self.length_unit == "m" and self.crs else 1.0
         return math.hypot(b, e) * factor, math.hypot(a, d) * factor
 
-    def subgrid(self, window: Window) -> Grid:
-        """The grid of a window, which may reach outside."""
-        return dataclasses.replace(
-            self,
-            height=window.height,
-            width=window.width,
-            transform=None if self.transform is None else _shifted(self.transform, window.row, window.col),
-            gcps=tuple(
-                dataclasses.replace(point, row=point.row - window.row, col=point.col - window.col)
-                for point in self.gcps
-            ),
-        )
-
     def coarser(self, ratio: int) -> Grid:
         """The grid with pixels `ratio` times larger and the same upper left corner; its border is rounded outwards."""
-        return self._scaled(-(-self.height // ratio), -(-self.width // ratio), float(ratio))
-
-    def finer(self, ratio: int) -> Grid:
-        """The grid with pixels `ratio` times smaller."""
-        return self._scaled(self.height * ratio, self.width * ratio, 1.0 / ratio)
-
-    def _scaled(self, height: int, width: int, factor: float) -> Grid:
         transform = self.transform
         if transform is not None:
             a, b, c, d, e, f = transform
-            transform = (a * factor, b * factor, c, d * factor, e * factor, f)
-        gcps = tuple(dataclasses.replace(point, row=point.row / factor, col=point.col / factor) for point in self.gcps)
+            transform = (a * ratio, b * ratio, c, d * ratio, e * ratio, f)
+        gcps = tuple(dataclasses.replace(point, row=point.row / ratio, col=point.col / ratio) for point in self.gcps)
+        height, width = -(-self.height // ratio), -(-self.width // ratio)
         return dataclasses.replace(self, height=height, width=width, transform=transform, gcps=gcps)
 
     def pixel_area_m2(self, row: float = 0.0) -> float:
@@ -173,7 +154,7 @@ class Grid:
         (C. F. F. Karney, Algorithms for geodesics, J. Geodesy 87, 2013, as computed by PROJ).
 
         Raises:
-            ValueError: when the length unit is "px" or there is no transform.
+            ValueError: the length unit is "px" or there is no transform.
         """
         if self.length_unit == "px" or self.transform is None:
             raise ValueError("a pixel has an area in m2 only with a transform and a length unit other than 'px'")
@@ -221,7 +202,7 @@ def length_unit_of(crs: str | None) -> LengthUnit:
     """The length unit of a grid with a transform in this CRS; "px" without one.
 
     Raises:
-        DataError: when the CRS cannot be understood.
+        DataError: the CRS cannot be understood.
     """
     if crs is None:
         return "px"
@@ -236,7 +217,7 @@ def parse_crs(crs: str) -> pyproj.CRS:
     """A CRS from an authority string or WKT.
 
     Raises:
-        DataError: when it cannot be understood.
+        DataError: it cannot be understood.
     """
     import pyproj  # A tenth of a second; commands that only read settings must not pay for it.
 
@@ -271,12 +252,6 @@ def _transformer(source: str, target: str) -> pyproj.Transformer:
 def _position(transform: Transform, row: float, col: float) -> tuple[float, float]:
     a, b, c, d, e, f = transform
     return a * col + b * row + c, d * col + e * row + f
-
-
-def _shifted(transform: Transform, row: float, col: float) -> Transform:
-    a, b, _, d, e, _ = transform
-    x, y = _position(transform, row, col)
-    return a, b, x, d, e, y
 
 
 def _close(first: ControlPoint, second: ControlPoint, tolerance_px: float) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geocore.devices import Place, out_of_memory, to_device
+from geocore.devices import Place, out_of_memory, pin, to_device
 from geocore.errors import DeviceError, SceneError
 from geocore.grid import Window
 from geocore.jobs import Outcome, Task, part_path, run_tasks
@@ -127,7 +127,7 @@ def map_region(
             chunk = tiles[start : start + batch_size]
             items = [read(scene, window) for _, _, window in chunk]
             batch = collate(_padded(items, batch_size))
-            yield chunk, items, _pin(batch) if pinned else batch
+            yield chunk, items, pin(batch) if pinned else batch
 
     fitting = batch_size
     # Closed by name: an exception's traceback would keep the generator, and with it the thread, alive.
@@ -298,16 +298,3 @@ def _share(outputs: Mapping[str, Tensor] | Sequence[Any], index: int) -> Any:
     if isinstance(outputs, Mapping):
         return {name: values[index] for name, values in outputs.items()}
     return outputs[index]
-
-
-def _pin(batch: Any) -> Any:
-    """Tensors in page-locked memory, from which copies to the device run beside the model."""
-    if isinstance(batch, Tensor):
-        return batch.pin_memory()
-    if isinstance(batch, Mapping):
-        return {key: _pin(value) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        values = [_pin(value) for value in batch]
-        # A named tuple takes its fields one by one.
-        return type(batch)(*values) if hasattr(batch, "_fields") else tuple(values)
-    return [_pin(value) for value in batch] if isinstance(batch, list) else batch

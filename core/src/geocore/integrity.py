@@ -25,7 +25,7 @@ def check_file(dataset: Any, path: Path) -> None:
     """Look at a rasterio dataset just opened, before anything is allocated for it.
 
     Raises:
-        SceneError: when the header promises more than the file can hold, blocks are too large to decode, or a PNG
+        SceneError: the header promises more than the file can hold, blocks are too large to decode, or a PNG
             file ends early.
     """
     rows, cols = dataset.block_shapes[0]

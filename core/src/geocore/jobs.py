@@ -95,19 +95,19 @@ def run_tasks(
     have been running gets one more attempt in a worker of its own, with nothing beside it.
 
     Args:
-        tasks: Keys must differ.
-        work: A function of a module, or a partial of one, so that it can be sent to a worker. Called with the
+        tasks: keys must differ.
+        work: a function of a module, or a partial of one, so that it can be sent to a worker. Called with the
             arguments and a temporary path.
-        folder: Holds parts and markers; only one run at a time may work on a task.
+        folder: holds parts and markers; only one run at a time may work on a task.
         context: JSON value that decides the results: settings, hash of the weights. Another context does all anew.
-        workers: Processes; 0 runs in this one.
-        on_done: Called in this process after each task, in the order in which they end.
+        workers: processes; 0 runs in this one.
+        on_done: called in this process after each task, in the order in which they end.
 
     Returns:
         Outcomes in the order of the tasks.
 
     Raises:
-        StorageError: If the folder cannot be written.
+        StorageError: the folder cannot be written.
     """
     repeated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
     if repeated:
@@ -135,19 +135,6 @@ def run_tasks(
                 run = partial(_attempt_remotely, work=work, folder=folder, context=context, attempts=attempts)
                 _run_in_processes(open_tasks, run, attempts, workers, record)
     return [outcomes[task.key] for task in tasks]
-
-
-def run_task(task: Task, work: Work, folder: Path, *, context: Any) -> Outcome:
-    """Run one task in this process unless it is done: what a scheduler calls on the machine of its choice.
-
-    Raises:
-        StorageError: If the folder cannot be written.
-    """
-    earlier = _earlier(task, folder, context)
-    if earlier is not None:
-        return earlier
-    with _attempts(folder) as attempts:
-        return _attempt(task, work, folder, context, attempts)
 
 
 def _earlier(task: Task, folder: Path, context: Any) -> Outcome | None:

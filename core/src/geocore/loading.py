@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
+from geocore.devices import pin
 from geocore.errors import DataError, SettingsError
 from geocore.grid import Window
 from geocore.scenes import Patch
@@ -43,7 +44,7 @@ class Sampler(Protocol):
     """Lists the draws of an epoch."""
 
     def epoch(self, epoch: int) -> Sequence[Draw]:
-        """Returns the draws of an epoch, in order; the same for the same epoch, however often it is asked."""
+        """Return the draws of an epoch, in order; the same for the same epoch, however often it is asked."""
         ...
 
 
@@ -51,7 +52,7 @@ class GridSampler:
     """Draws each of a fixed set of windows once an epoch."""
 
     def __init__(self, windows: Sequence[Sequence[Window | None]], *, seed: int, shuffle: bool = True) -> None:
-        """Keeps the windows.
+        """Keep the windows.
 
         Args:
             windows: for each sample its windows; `[None]` for a sample that is read whole.
@@ -63,7 +64,7 @@ class GridSampler:
         self._shuffle = shuffle
 
     def epoch(self, epoch: int) -> list[Draw]:
-        """Returns every window once, shuffled by (seed, epoch)."""
+        """Return every window once, shuffled by (seed, epoch)."""
         order: Sequence[int] = range(len(self._windows))
         if self._shuffle:
             # Sorting random numbers, since numpy promises the stream of `random` and not that of `permutation`.
@@ -84,7 +85,7 @@ class RandomWindowSampler:
         align: int = 1,
         weights: Sequence[float] | None = None,
     ) -> None:
-        """Keeps what is needed to draw.
+        """Keep what is needed to draw.
 
         Args:
             shapes: (rows, cols) of each sample, reference pixels.
@@ -104,7 +105,7 @@ class RandomWindowSampler:
         self._size, self._align, self._draws, self._seed = size, align, draws_per_epoch, seed
 
     def epoch(self, epoch: int) -> list[Draw]:
-        """Returns the draws of an epoch; each is a pure function of (seed, epoch, index)."""
+        """Return the draws of an epoch; each is a pure function of (seed, epoch, index)."""
         # One row of three numbers a draw, so that a row does not depend on how many follow.
         chance = np.random.default_rng((self._seed, epoch)).random((self._draws, 3))
         # The shares may sum to a hair less than 1.
@@ -136,7 +137,7 @@ class Batches(Generic[Item]):
         drop_last: bool = True,
         pin_memory: bool = False,
     ) -> None:
-        """Sets up reading; nothing is read before the first batch is asked for.
+        """Set up reading; nothing is read before the first batch is asked for.
 
         Args:
             sampler: what is drawn.
@@ -164,15 +165,15 @@ class Batches(Generic[Item]):
         self._position: Position = (0, 0)
 
     def state_dict(self) -> dict[str, int]:
-        """Returns the epoch and the batch within it that come next."""
+        """Return the epoch and the batch within it that come next."""
         return {"epoch": self._position[0], "batch": self._position[1]}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Goes to a position of `state_dict`; counts for iterations begun later."""
+        """Go to a position of `state_dict`; counts for iterations begun later."""
         self._position = (state["epoch"], state["batch"])
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields batches without end, from the current position.
+        """Yield batches without end, from the current position.
 
         Raises:
             DataError: an epoch holds less than one batch.
@@ -210,10 +211,10 @@ class Batches(Generic[Item]):
 
     def _finished(self, items: list[Item]) -> Any:
         batch = self._collate(items)
-        return _pinned(batch) if self._pin else batch
+        return pin(batch) if self._pin else batch
 
     def _plan(self) -> Iterator[tuple[Position, list[Draw]]]:
-        """Yields this process's draws of each batch, with the position that follows."""
+        """Yield this process's draws of each batch, with the position that follows."""
         epoch, batch = self._position
         while True:
             draws = self._sampler.epoch(epoch)
@@ -233,7 +234,7 @@ class Batches(Generic[Item]):
 
 
 def stack(items: Sequence[Any]) -> Any:
-    """Stacks items of equal structure along a new first axis.
+    """Stack items of equal structure along a new first axis.
 
     Args:
         items: dicts are stacked key by key; a `Patch` becomes {"values", "valid"}; arrays, tensors and numbers become
@@ -259,18 +260,8 @@ def stack(items: Sequence[Any]) -> Any:
 
 
 def _stacked_masks(patches: Sequence[Patch]) -> torch.Tensor:
-    """Stacks valid masks; those with one band axis are spread where another patch has a mask for each band."""
+    """Stack valid masks; those with one band axis are spread where another patch has a mask for each band."""
     masks = [patch.valid for patch in patches]
     if len({mask.shape for mask in masks}) > 1:
         masks = [np.broadcast_to(patch.valid, patch.values.shape) for patch in patches]
     return torch.from_numpy(np.stack(masks))
-
-
-def _pinned(batch: Any) -> Any:
-    if isinstance(batch, torch.Tensor):
-        return batch.pin_memory()
-    if isinstance(batch, dict):
-        return {key: _pinned(value) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_pinned(value) for value in batch)
-    return batch

@@ -83,18 +83,6 @@ def masked_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, 
     return _summed(each, mask.flatten(1).any(1))
 
 
-def masked_mse(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> SumCount:
-    """Squared error, summed over valid elements; the count is their number.
-
-    Args:
-        prediction: any shape, floating point.
-        target: shape of `prediction`, same unit.
-        valid: bool, broadcast to the shape of `prediction`; None when all count.
-    """
-    prediction, truth, mask = _prepared(prediction, target, valid)
-    return _summed((prediction - truth) ** 2, mask)
-
-
 def _prepared(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return float32 logits, float32 target with 0 where not valid, and the mask, all of the logits' shape."""
     if target.shape != logits.shape:

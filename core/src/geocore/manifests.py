@@ -69,7 +69,7 @@ class Sample:
         """This sample with the hashes of its files as they are now.
 
         Raises:
-            DataError: If a file cannot be read.
+            DataError: a file cannot be read.
         """
         try:
             return dataclasses.replace(self, hashes={path: sha256_file(root / path) for path in self.paths})
@@ -96,7 +96,7 @@ class LayerEntry(pydantic.BaseModel):
     ratio: int = pydantic.Field(default=1, ge=1)
     times: list[_IsoDate] = []
     nodata: float | None = None
-    bands: list[dict[str, Any]]
+    bands: list[dict[str, Any]] = pydantic.Field(min_length=1)
     vector_pairs: list[list[str]] = []
 
 
@@ -126,7 +126,7 @@ def read_document(file: Path) -> Document:
     """Read and check the file.
 
     Raises:
-        DataError: If it is missing, is not YAML or breaks a rule.
+        DataError: it is missing, is not YAML or breaks a rule.
     """
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
@@ -134,13 +134,15 @@ def read_document(file: Path) -> Document:
         raise DataError(f"{file}: not found: a data set has a {FILE_NAME}; prepare the data first") from error
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}: must be a readable file; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # A date such as 2024-13-01 or a number of thousands of digits is a ValueError, as is text that is not UTF-8.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise DataError(f"{file}: {place}{reason}: must be YAML; correct it or prepare the data again") from error
     if not isinstance(content, dict):
-        raise DataError(f"{file}: holds a {type(content).__name__}: must be a mapping; prepare the data again")
+        held = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise DataError(f"{file}: {held}: must be a mapping; prepare the data again")
     try:
         return Document.model_validate(content)
     except pydantic.ValidationError as error:

@@ -20,7 +20,7 @@ class LossMeter:
     """Collects the losses of each step, checks that they are finite, and writes their means to the run."""
 
     def __init__(self, run: Run, bar: Progress[int], step: int, unwritten: dict[str, list[float]]) -> None:
-        """Starts after `step` steps.
+        """Start after `step` steps.
 
         Args:
             run: where lines of metrics go.
@@ -35,16 +35,16 @@ class LossMeter:
         self._step, self._time = step, time.monotonic()
 
     def add(self, step: int, losses: Losses, norm: Tensor | None) -> None:
-        """Keeps the losses and the gradient norm of a step, without reading them."""
+        """Keep the losses and the gradient norm of a step, without reading them."""
         self._unread.append((step, losses if norm is None else {**losses, _NORM: norm.detach()}))
 
     def not_finite(self) -> Tensor:
-        """Returns 1 when a value of the latest step is not finite, else 0; a float32 scalar on the device."""
+        """Return 1 when a value of the latest step is not finite, else 0; a float32 scalar on the device."""
         _, values = self._unread[-1]
         return torch.isfinite(torch.stack(list(values.values()))).all().logical_not().float()
 
     def check(self) -> None:
-        """Reads what was kept, which waits for the device.
+        """Read what was kept, which waits for the device.
 
         Raises:
             TrainingError: a value is not finite; names the first one and its step.
@@ -66,7 +66,7 @@ class LossMeter:
         self._unread.clear()
 
     def write(self, step: int, learning_rate: float) -> None:
-        """Logs means since the last line: each loss, their sum as `loss`, the norm, and the pace."""
+        """Log means since the last line: each loss, their sum as `loss`, the norm, and the pace."""
         self.check()
         means = {name: sum(numbers) / len(numbers) for name, numbers in self._read.items()}
         norm = {_NORM: means.pop(_NORM)} if _NORM in means else {}

@@ -6,14 +6,13 @@ One confusion count serves all class scores. Counts of parts add up exactly, mea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geocore.devices import Place
 from geocore.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -23,32 +22,6 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 _CHUNK = 1 << 17
 # Labels to ignore that lie further out get a row of their own instead of all rows up to them.
 _FARTHEST_ROW = 512
-
-
-class Counts(Protocol):
-    """Counts of any kind that add up over processes."""
-
-    @property
-    def state(self) -> Tensor:
-        """All counts as one tensor, shape (n,), on the CPU."""
-        ...
-
-    def load_state(self, state: Tensor) -> None:
-        """Replace the counts by those of `state`."""
-        ...
-
-
-def reduce_counts(counts: Iterable[Counts], place: Place) -> None:
-    """Replace the counts of this process by their sum over all processes.
-
-    Args:
-        counts: the same kinds in the same order in every process.
-        place: the process's place.
-    """
-    if place.world_size == 1:
-        return
-    for each in counts:
-        each.load_state(place.all_reduce_sum(each.state.clone()))
 
 
 class Confusion:
@@ -169,23 +142,6 @@ class Confusion:
             raise DataError(f"a prediction is not a class: must be 0 to {self.classes - 1}; check for nodata")
         return kept[:, 1:-1]
 
-    @property
-    def state(self) -> Tensor:
-        """All counts as one tensor, shape (n,), int64, on the CPU."""
-        return self._table.cpu()
-
-    def load_state(self, state: Tensor) -> None:
-        """Replace the counts by those of `state`."""
-        if state.shape != self._table.shape:
-            raise ValueError(f"state of shape {tuple(state.shape)}: must be {tuple(self._table.shape)}")
-        self._table = state.clone()
-
-    def merge(self, other: Confusion) -> None:
-        """Add the counts of another part."""
-        if (other.classes, other.ignore) != (self.classes, self.ignore):
-            raise ValueError("only counts of the same classes and ignored label add up")
-        self._table = self._table.cpu() + other._table.cpu()
-
     def support(self) -> Array:
         """True pixels of each class, shape (class,), int64."""
         return np.asarray(self.counts.sum(axis=1))
@@ -211,32 +167,9 @@ class Confusion:
         counts = self.counts
         return _ratio(np.diag(counts), counts.sum(axis=1))
 
-    def accuracy(self) -> float:
-        """Share of all counted pixels that are right."""
-        counts = self.counts
-        return float(_ratio(np.trace(counts), counts.sum()))
-
-    def kappa(self) -> float:
-        """Cohen's kappa (Cohen 1960): agreement beyond chance; NaN where chance alone agrees everywhere."""
-        counts = self.counts.astype(np.float64)
-        total = counts.sum()
-        if total == 0:
-            return math.nan
-        chance = float(counts.sum(axis=0) @ counts.sum(axis=1)) / total**2
-        return float(_ratio(np.trace(counts) / total - chance, 1.0 - chance))
-
     def macro_iou(self) -> float:
         """Mean IoU over the classes that are seen or predicted."""
         return macro(self.iou())
-
-    def macro_f1(self) -> float:
-        """Mean F1 over the classes that are seen or predicted."""
-        return macro(self.f1())
-
-    def weighted_f1(self) -> float:
-        """Mean F1 over classes, weighted by their true pixels; NaN without any pixel."""
-        support = self.support()
-        return float(_ratio(np.nansum(self.f1() * support), support.sum()))
 
     def per_class(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         """All class scores as a table: class name to score name to value; `pixels` are the true pixels."""

@@ -8,6 +8,7 @@ whatever the range of the data, and no second pass.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.errors import DataError
-from geocore.files import sha256_json
 from geocore.grid import Window
 from geocore.scenes import Layer, Scene
 
@@ -42,36 +42,28 @@ class BandStatistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for YAML or JSON; percentiles are keyed by text, as JSON has no other keys."""
-        return {
-            "count": self.count,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "mean": self.mean,
-            "std": self.std,
-            "percentiles": {f"{percent:g}": value for percent, value in self.percentiles.items()},
-        }
+        percentiles = {f"{percent:g}": value for percent, value in self.percentiles.items()}
+        return dataclasses.asdict(self) | {"percentiles": percentiles}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BandStatistics:
         """Read what `to_dict` wrote.
 
         Raises:
-            DataError: If a figure is missing or not a number.
+            DataError: a figure is missing or not a finite number.
         """
         try:
             return cls(
                 count=int(values["count"]),
-                minimum=float(values["minimum"]),
-                maximum=float(values["maximum"]),
-                mean=float(values["mean"]),
-                std=float(values["std"]),
-                percentiles={float(percent): float(value) for percent, value in values["percentiles"].items()},
+                minimum=_finite(values["minimum"]),
+                maximum=_finite(values["maximum"]),
+                mean=_finite(values["mean"]),
+                std=_finite(values["std"]),
+                percentiles={float(percent): _finite(value) for percent, value in values["percentiles"].items()},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"band statistics: {error!r}: a band needs count, minimum, maximum, mean, std and percentiles as"
-                " numbers; measure them again"
-            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            rule = "a band needs count, minimum, maximum, mean, std and percentiles as finite numbers"
+            raise DataError(f"band statistics: {error!r}: {rule}; measure them again") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +82,9 @@ class Statistics:
         """Read what `to_dict` wrote.
 
         Raises:
-            DataError: If a figure is missing or not a number.
+            DataError: a figure is missing or not a finite number.
         """
         return cls({name: tuple(BandStatistics.from_dict(band) for band in bands) for name, bands in values.items()})
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 of the figures."""
-        return sha256_json(self.to_dict())
 
 
 class BandCounts:
@@ -111,10 +98,10 @@ class BandCounts:
         """Start with no pixel.
 
         Args:
-            layer: Gives the band names, for messages, and the dtype that every array must have.
+            layer: gives the band names, for messages, and the dtype that every array must have.
 
         Raises:
-            DataError: If the dtype is not a real number.
+            DataError: the dtype is not a real number.
         """
         dtype = np.dtype(layer.dtype)
         if dtype.kind not in "buif":
@@ -134,8 +121,8 @@ class BandCounts:
         """Count the valid pixels of an array.
 
         Args:
-            values: Shape (..., band, row, col), dtype of the layer. NaN and infinity are never counted.
-            valid: Shape (..., band or 1, row, col), bool; True where a pixel counts.
+            values: shape (..., band, row, col), dtype of the layer. NaN and infinity are never counted.
+            valid: shape (..., band or 1, row, col), bool; True where a pixel counts.
         """
         bands = len(self.layer.bands)
         if values.dtype != np.dtype(self.layer.dtype):
@@ -166,7 +153,7 @@ class BandCounts:
         """Statistics of each band, in the order of the layer's bands.
 
         Raises:
-            DataError: If a band has no valid pixel.
+            DataError: a band has no valid pixel, or values beyond 1e154, whose squares are infinite.
         """
         return tuple(self._finish_band(band, name) for band, name in enumerate(self.layer.bands.names))
 
@@ -178,7 +165,8 @@ class BandCounts:
             return
         self._histogram[band] += np.bincount(_bins_of(pixels), minlength=_BINS)
         mean = float(pixels.mean(dtype=np.float64))
-        squares = float(np.square(pixels.astype(np.float64) - mean).sum())
+        with np.errstate(over="ignore"):
+            squares = float(np.square(pixels.astype(np.float64) - mean).sum())
         self._merge_moments(band, pixels.size, mean, squares)
         self._minimum[band] = min(self._minimum[band], float(pixels.min()))
         self._maximum[band] = max(self._maximum[band], float(pixels.max()))
@@ -188,9 +176,11 @@ class BandCounts:
         total = before + count
         if count == 0:
             return
-        difference = mean - self._mean[band]
+        difference = mean - float(self._mean[band])
         self._mean[band] += difference * count / total
-        self._squares[band] += squares + difference * difference * before * count / total
+        if before:
+            squares += difference * difference * before * count / total
+        self._squares[band] += squares
         self._count[band] = total
 
     def _finish_band(self, band: int, name: str) -> BandStatistics:
@@ -213,6 +203,9 @@ class BandCounts:
             minimum, maximum = float(self._minimum[band]), float(self._maximum[band])
             centres = np.clip(_centres_of(bins), minimum, maximum)
             mean, variance = float(self._mean[band]), float(self._squares[band]) / count
+            if not math.isfinite(variance):
+                what = f"layer {self.layer.name!r}, band {name!r}: values from {minimum:g} to {maximum:g}"
+                raise DataError(f"{what} are too large for a standard deviation; state the nodata value or rescale")
 
         def ranked(rank: int) -> float:
             return float(centres[np.searchsorted(cumulative, rank, side="right")])
@@ -231,14 +224,14 @@ def measure(scenes: Iterable[Scene], layers: Sequence[str], window_rows: int = 5
     """Statistics of some layers over all scenes, read block by block.
 
     Args:
-        scenes: Scenes with the same bands and dtypes, opened one after another where the iterable opens them lazily.
-        layers: Names of the layers to measure.
-        window_rows: Rows read at once, rounded up to whole pixels of the coarsest layer. Bounds the memory together
+        scenes: scenes with the same bands and dtypes, opened one after another where the iterable opens them lazily.
+        layers: names of the layers to measure.
+        window_rows: rows read at once, rounded up to whole pixels of the coarsest layer. Bounds the memory together
             with a fixed width of 4096 pixels.
 
     Raises:
-        DataError: If scenes disagree on bands or dtype, there is no scene, or a band has no valid pixel at all.
-        SceneError: If a scene cannot be read.
+        DataError: scenes disagree on bands or dtype, there is no scene, or a band has no valid pixel at all.
+        SceneError: a scene cannot be read.
     """
     counts: dict[str, BandCounts] = {}
     first_scene = ""
@@ -289,6 +282,13 @@ def _centres_of(bins: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     centres = ((upper << 16) | 0x7FFF).view(np.float32).astype(np.float64)
     # Zero is a frequent value and shares its bin only with subnormal numbers.
     return np.where(upper & 0x7FFF, centres, 0.0)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 def _percentile(ranked: Callable[[int], float], count: int, percent: float) -> float:

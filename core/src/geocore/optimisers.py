@@ -15,7 +15,7 @@ from geocore.settings import OptimiserSettings
 def make_optimiser(
     model: nn.Module, groups: list[dict[str, Any]] | None, settings: OptimiserSettings
 ) -> torch.optim.AdamW:
-    """Makes AdamW, fused where the device can; `initial_lr` of each group is its highest learning rate."""
+    """Make AdamW, fused where the device can; `initial_lr` of each group is its highest learning rate."""
     wanted = groups or [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
     def make(fused: bool) -> torch.optim.AdamW:
@@ -37,7 +37,7 @@ def make_optimiser(
 
 
 def load_optimiser(adamw: torch.optim.AdamW, state: dict[str, Any]) -> None:
-    """Takes over a saved state, but keeps the present choice of kernel and the memory format of the parameters."""
+    """Take over a saved state, but keeps the present choice of kernel and the memory format of the parameters."""
     for group in state["param_groups"]:
         group["fused"] = adamw.defaults["fused"]
     try:
@@ -51,7 +51,7 @@ def load_optimiser(adamw: torch.optim.AdamW, state: dict[str, Any]) -> None:
 
 
 def skips_on_device(adamw: torch.optim.AdamW, place: Place) -> bool:
-    """Tells whether the update kernel itself should look at `found_inf`, and then leave the weights alone.
+    """Tell whether the update kernel itself should look at `found_inf`, and then leave the weights alone.
 
     On a CPU reading a loss costs less than that.
     """

@@ -34,17 +34,17 @@ def pair_by_suffix(
     """Pair images and labels by name: `a.jpg` with `a_mask.png`, and with `image_suffix="_nir"` also `a_nir.tif`.
 
     Args:
-        folder: Holds the images, and the labels too unless `label_folder` is given. Hidden files do not count.
-        suffix: What the name of a label has behind that of its image.
-        extensions: Files that count, in lower case; upper case in a file name is fine.
-        image_suffix: What the name of an image may have behind the name that it shares with its label.
-        label_folder: Holds the labels, and nothing else.
+        folder: holds the images, and the labels too unless `label_folder` is given. Hidden files do not count.
+        suffix: what the name of a label has behind that of its image.
+        extensions: files that count, in lower case; upper case in a file name is fine.
+        image_suffix: what the name of an image may have behind the name that it shares with its label.
+        label_folder: holds the labels, and nothing else.
 
     Returns:
         Pairs sorted by name.
 
     Raises:
-        DataError: If a file has no partner or several, naming all such files, or if there is no file.
+        DataError: a file has no partner or several, naming all such files, or if there is no file.
     """
     images: dict[str, list[Path]] = defaultdict(list)
     labels: dict[str, list[Path]] = defaultdict(list)

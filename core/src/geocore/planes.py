@@ -37,7 +37,10 @@ class PlaneWriter:
         Args:
             folder: the part; created.
             window: the region in output pixels.
-            planes: what is written.
+            planes: what is written; at least one.
+
+        Raises:
+            StorageError: the disk is full or closed.
         """
         self._window = window
         self._planes = {plane.name: plane for plane in planes}
@@ -59,20 +62,28 @@ class PlaneWriter:
 
         Args:
             row: first row, output pixels counted from the scene's first; must follow the rows already written.
-            values: per plane shape (band, rows, region width), or (rows, region width) for one band, of its dtype.
+            values: per plane shape (band, rows, region width), or (rows, region width) for one band, of its dtype;
+                as many rows in each.
+
+        Raises:
+            ValueError: the rows do not follow, or a plane is missing or of another shape or dtype; nothing is written.
+            StorageError: the disk is full.
         """
         if row != self._next or values.keys() != self._planes.keys():
             raise ValueError(
                 f"rows from {row} of {sorted(values)} where {self._next} of {sorted(self._planes)} are due"
             )
-        for name, array in values.items():
-            plane, stack = self._planes[name], array if array.ndim == 3 else array[None]
-            expected = (plane.bands, stack.shape[1], self._window.width)
+        stacks = {name: array if array.ndim == 3 else array[None] for name, array in values.items()}
+        rows = next(iter(stacks.values())).shape[1]
+        # All are looked at before one is written: planes of different lengths would shift against each other.
+        for name, stack in stacks.items():
+            plane, expected = self._planes[name], (self._planes[name].bands, rows, self._window.width)
             if stack.shape != expected or stack.dtype != plane.dtype:
                 raise ValueError(f"'{name}' is {stack.dtype} {stack.shape}, not {plane.dtype} {expected}")
-            with storage_errors():
+        with storage_errors():
+            for name, stack in stacks.items():
                 self._files[name].write(np.ascontiguousarray(stack.transpose(1, 0, 2)).data)
-            self._next = row + stack.shape[1]
+        self._next = row + rows
 
     def __enter__(self) -> PlaneWriter:
         return self

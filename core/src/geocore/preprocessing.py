@@ -9,32 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from geocore.bands import Bands
-from geocore.errors import CheckpointError, DataError, SettingsError
+from geocore.errors import CheckpointError, DataError
 from geocore.normalisation import Statistics
+from geocore.scalings import Scaling, measured_scaling, scaling_from_plain, scaling_to_plain
 
 Mode = Literal["dataset", "tile"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scaling:
-    """How one layer is scaled; plain values, so that a checkpoint's card can hold them."""
-
-    bands: tuple[str, ...]
-    """Bands the model takes, in its order."""
-    pairs: tuple[tuple[int, int], ...]
-    """Positions in `bands` of the two components of each vector."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: tuple[float, ...]
-    """Smallest value kept, -inf without clipping."""
-    high: tuple[float, ...]
 
 
 class Preprocessing(nn.Module):
@@ -78,7 +63,7 @@ class Preprocessing(nn.Module):
             if name not in bands:
                 raise DataError(f"layer {name} is not among {', '.join(bands)}: select an existing layer")
         scalings = {
-            name: _measured(statistics, name, held, tuple(chosen.get(name, held.names)), clip)
+            name: measured_scaling(statistics, name, held, tuple(chosen.get(name, held.names)), clip)
             for name, held in bands.items()
         }
         self._build(mode, scalings, bands)
@@ -98,7 +83,7 @@ class Preprocessing(nn.Module):
         """
         try:
             mode = card["mode"]
-            scalings = {name: _from_plain(values) for name, values in card["layers"].items()}
+            scalings = {name: scaling_from_plain(values) for name, values in card["layers"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint's card does not describe the normalisation ({error!r}); train again"
@@ -111,7 +96,7 @@ class Preprocessing(nn.Module):
         module._build(mode, scalings, bands)
         return module
 
-    def _build(self, mode: Mode, scalings: Mapping[str, _Scaling], bands: Mapping[str, Bands]) -> None:
+    def _build(self, mode: Mode, scalings: Mapping[str, Scaling], bands: Mapping[str, Bands]) -> None:
         if mode not in ("dataset", "tile"):
             raise ValueError(f"mode = {mode}: must be dataset or tile")
         self.mode: Mode = mode
@@ -157,7 +142,10 @@ class Preprocessing(nn.Module):
 
     def card(self) -> dict[str, Any]:
         """Return mode, bands and figures as plain JSON values, for a checkpoint's card."""
-        return {"mode": self.mode, "layers": {name: _to_plain(scaling) for name, scaling in self._scalings.items()}}
+        return {
+            "mode": self.mode,
+            "layers": {name: scaling_to_plain(scaling) for name, scaling in self._scalings.items()},
+        }
 
     def channels(self, layer: str) -> int:
         """Return the number of channels of a layer for one date."""
@@ -172,7 +160,7 @@ class _LayerScaler(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, scaling: _Scaling, indices: tuple[int, ...], stored_bands: int, mode: Mode) -> None:
+    def __init__(self, scaling: Scaling, indices: tuple[int, ...], stored_bands: int, mode: Mode) -> None:
         super().__init__()
         self.stored_bands = stored_bands
         # Taking all bands in order is the common case, and indexing would copy the batch.
@@ -246,72 +234,3 @@ def registered(x: Tensor, ratio: int, size: tuple[int, int]) -> Tensor:
         return x[..., :rows, :cols]
     wide = x[..., :, None, :, None].expand(*x.shape[:-1], ratio, x.shape[-1], ratio)
     return wide.reshape(*x.shape[:-2], x.shape[-2] * ratio, x.shape[-1] * ratio)[..., :rows, :cols]
-
-
-def _measured(
-    statistics: Statistics, layer: str, held: Bands, names: tuple[str, ...], clip: tuple[float, float] | None
-) -> _Scaling:
-    """Take the figures of the selected bands of one layer from the statistics."""
-    if layer not in statistics.layers:
-        raise DataError(f"layer {layer} has no statistics: they hold {', '.join(statistics.layers)}; prepare again")
-    measured = statistics.layers[layer]
-    if len(measured) != len(held):
-        raise DataError(f"layer {layer} has {len(held)} bands, its statistics {len(measured)}: prepare the data again")
-    figures = [measured[index] for index in held.indices(names)]
-    for name, figure in zip(names, figures, strict=True):
-        if figure.count == 0 or not (math.isfinite(figure.mean) and math.isfinite(figure.std)):
-            raise DataError(f"band {name} of layer {layer} has no valid pixel in the statistics: leave the band out")
-    mean = [figure.mean for figure in figures]
-    std = [figure.std if figure.std > 0 else 1.0 for figure in figures]
-    low, high = [-math.inf] * len(names), [math.inf] * len(names)
-    if clip is not None:
-        for percent in clip:
-            if any(percent not in figure.percentiles for figure in figures):
-                known = ", ".join(f"{p:g}" for p in figures[0].percentiles)
-                raise SettingsError(f"clip percentile {percent:g} was not measured: choose from {known}")
-        low, high = ([figure.percentiles[percent] for figure in figures] for percent in clip)
-        if clip[0] >= clip[1]:
-            raise SettingsError(f"clip = {clip[0]:g}, {clip[1]:g}: the first percentile must be the lower one")
-    pairs = tuple(
-        (names.index(first), names.index(second))
-        for first, second in held.vector_pairs
-        if first in names and second in names
-    )
-    for pair in pairs:
-        parts = [held[names[i]] for i in pair]
-        zeros = [-part.offset / part.scale for part in parts]
-        square = sum(
-            part.scale**2 * ((figures[i].mean - zero) ** 2 + figures[i].std ** 2)
-            for i, part, zero in zip(pair, parts, zeros, strict=True)
-        )
-        shared = math.sqrt(square / 2) or 1.0
-        for i, part, zero in zip(pair, parts, zeros, strict=True):
-            mean[i], std[i], low[i], high[i] = zero, shared / part.scale, -math.inf, math.inf
-    return _Scaling(names, pairs, tuple(mean), tuple(std), tuple(low), tuple(high))
-
-
-def _to_plain(scaling: _Scaling) -> dict[str, Any]:
-    """JSON has no infinity: limits that do not clip are None."""
-    return {
-        "bands": list(scaling.bands),
-        "vector_pairs": [list(pair) for pair in scaling.pairs],
-        "mean": list(scaling.mean),
-        "std": list(scaling.std),
-        "low": [value if math.isfinite(value) else None for value in scaling.low],
-        "high": [value if math.isfinite(value) else None for value in scaling.high],
-    }
-
-
-def _from_plain(values: Mapping[str, Any]) -> _Scaling:
-    scaling = _Scaling(
-        bands=tuple(str(name) for name in values["bands"]),
-        pairs=tuple((int(first), int(second)) for first, second in values["vector_pairs"]),
-        mean=tuple(float(value) for value in values["mean"]),
-        std=tuple(float(value) for value in values["std"]),
-        low=tuple(-math.inf if value is None else float(value) for value in values["low"]),
-        high=tuple(math.inf if value is None else float(value) for value in values["high"]),
-    )
-    lengths = {len(part) for part in (scaling.bands, scaling.mean, scaling.std, scaling.low, scaling.high)}
-    if len(lengths) != 1:
-        raise ValueError("bands and figures differ in number")
-    return scaling

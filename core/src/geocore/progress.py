@@ -65,9 +65,9 @@ class Progress(Generic[T]):
         """Describe the work.
 
         Args:
-            work: What to iterate over, or the number of units (then it iterates like `range`), or None when unknown.
-            label: What is being done, two or three words.
-            clock: Seconds from any origin.
+            work: what to iterate over, or the number of units (then it iterates like `range`), or None when unknown.
+            label: what is being done, two or three words.
+            clock: seconds from any origin.
         """
         self.label = label
         self.total = work if work is None or isinstance(work, int) else len(work) if isinstance(work, Sized) else None
@@ -109,8 +109,8 @@ class Progress(Generic[T]):
         """Count finished units.
 
         Args:
-            units: How many more are done.
-            note: A few words shown behind the count, such as the current loss; empty keeps the last ones.
+            units: how many more are done.
+            note: a few words shown behind the count, such as the current loss; empty keeps the last ones.
         """
         self.done += units
         self._note = note or self._note
@@ -140,7 +140,7 @@ def progress(work: Iterable[T] | int | None, label: str) -> Progress[T]:
     """Start counting; see `Progress`.
 
     Args:
-        work: What to iterate over, or the number of units, or None when neither is known.
-        label: What is being done, two or three words.
+        work: what to iterate over, or the number of units, or None when neither is known.
+        label: what is being done, two or three words.
     """
     return Progress(work, label)

@@ -18,7 +18,7 @@ _SLOT_BYTES = 32768
 
 
 def captured(place: Place) -> list[str]:
-    """Returns the states of Python's, numpy's and torch's generators (CPU and device), one text for each process.
+    """Return the states of Python's, numpy's and torch's generators (CPU and device), one text for each process.
 
     Every process has to call it.
     """
@@ -34,7 +34,7 @@ def captured(place: Place) -> list[str]:
 
 
 def restore(states: list[str], place: Place, *, seed: int) -> None:
-    """Puts the generators of this process into a captured state.
+    """Put the generators of this process into a captured state.
 
     Args:
         states: what `captured` returned.

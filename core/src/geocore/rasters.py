@@ -44,7 +44,7 @@ class RasterSource:
         nodata: takes the place of the file's nodata value.
 
     Raises:
-        SceneError: when the file is missing, damaged or not a raster, or lacks a band.
+        SceneError: the file is missing, damaged or not a raster, or lacks a band.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class RasterSource:
         """Read a window that lies inside.
 
         Raises:
-            SceneError: when the file is damaged there.
+            SceneError: the file is damaged there.
         """
         indexes = self._indexes if self._alpha is None else [*self._indexes, self._alpha]
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
@@ -140,7 +140,7 @@ def open_raster(
         nodata: takes the place of the file's nodata value.
 
     Raises:
-        SceneError: when the file is missing, damaged or not a raster, or lacks a band.
+        SceneError: the file is missing, damaged or not a raster, or lacks a band.
     """
     source = RasterSource(path, layer=layer, bands=bands, nodata=nodata)
     return Scene(source.path.stem, source.grid, {layer: source})
@@ -155,8 +155,9 @@ def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> 
         reference: the layer whose grid is the scene's; none may be finer.
 
     Raises:
-        SceneError: when a file cannot be opened, or its pixels are not a whole number of reference pixels wide with
-            the same upper left corner. Files without a transform are compared by shape alone.
+        SceneError: a file cannot be opened, or its pixels are not a whole number of reference pixels wide with
+            the same upper left corner. Without a transform the control points decide, else the shape alone, which
+            must then fit one ratio only.
     """
     if reference not in paths:
         raise SceneError(f"scene {name} has no layer {reference!r}: the reference must be one of {', '.join(paths)}")
@@ -175,14 +176,19 @@ def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> 
 def _ratio(reference: Grid, source: RasterSource) -> int:
     grid = source.grid
     if reference.transform is None or grid.transform is None:
-        # Only the shapes tell: the border pixels of a coarse grid may reach outside, so several ratios can give one.
-        longest = max(-(-reference.height // grid.height), -(-reference.width // grid.width))
-        fitting = [ratio for ratio in range(1, 2 * longest + 1) if reference.coarser(ratio).shape == grid.shape]
-        ratio, nested = (fitting or [1])[0], len(fitting) == 1
+        ratios = _fitting_ratios(reference, grid)
+        if len(ratios) > 1:
+            raise SceneError(
+                f"{source.path}: each of its {grid.height} x {grid.width} pixels may be {ratios[0]} to {ratios[-1]} of "
+                f"the {reference.height} x {reference.width} reference pixels wide: without a georeference only one "
+                "ratio may fit; write a transform or the same control points into both files"
+            )
+        ratio, nested = (ratios or [1])[0], bool(ratios)
     else:
-        ratio = max(1, round(math.dist((0, 0), grid.transform[:2]) / math.dist((0, 0), reference.transform[:2])))
+        width = math.dist((0, 0), reference.transform[:2])
+        ratio = max(1, round(math.dist((0, 0), grid.transform[:2]) / width)) if width else 1
         coarse = reference.coarser(ratio)
-        nested = coarse.shape == grid.shape and coarse.same_georeference(grid, _NESTING_TOLERANCE_PX)
+        nested = bool(width) and coarse.shape == grid.shape and coarse.same_georeference(grid, _NESTING_TOLERANCE_PX)
     if not nested:
         raise SceneError(
             f"{source.path}: its {grid.height} x {grid.width} pixels do not nest in the {reference.height} x "
@@ -192,16 +198,34 @@ def _ratio(reference: Grid, source: RasterSource) -> int:
     return ratio
 
 
+def _fitting_ratios(reference: Grid, grid: Grid) -> list[int]:
+    """Ratios at which a grid nests in the reference, by shape and, where both have them, by control points.
+
+    The border pixels of a coarse grid may reach outside, so several ratios can give one shape.
+    """
+    longest = max(-(-reference.height // grid.height), -(-reference.width // grid.width))
+    placed = reference.gcps and grid.gcps
+    coarser = {ratio: reference.coarser(ratio) for ratio in range(1, 2 * longest + 1)}
+    return [
+        ratio
+        for ratio, coarse in coarser.items()
+        if coarse.shape == grid.shape and (not placed or coarse.same_georeference(grid, _NESTING_TOLERANCE_PX))
+    ]
+
+
 def _open(path: Path) -> Any:
     try:
         with unreferenced_allowed():
             return rasterio.open(path)
     except RasterioError as error:
-        if not path.exists():
+        try:
+            empty = path.stat().st_size == 0
+        except FileNotFoundError:
             raise SceneError(f"{path}: there is no such file; check the path") from error
+        except OSError as closed:
+            raise SceneError(f"{path}: {closed.strerror}: must be a readable file; check the path") from error
         if path.is_dir():
             raise SceneError(f"{path} is a folder: a raster file is needed; name one of its files") from error
-        empty = path.stat().st_size == 0
         reason = "it is empty" if empty else _reason(error)
         raise SceneError(
             f"{path}: cannot be opened as a raster ({reason}); give a GeoTIFF, TIFF, PNG or JPEG file"

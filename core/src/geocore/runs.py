@@ -44,7 +44,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, provenance: dict[str, Any], *, main: bool, tensorboard: bool) -> None:
-        """Keeps what is known; use `Run.open`."""
+        """Keep what is known; use `Run.open`."""
         self.folder = folder
         self.provenance = provenance
         """Task, configuration, data hash and versions: `fit` adds them to the card of each checkpoint."""
@@ -64,7 +64,7 @@ class Run:
         main: bool = True,
         tensorboard: bool = False,
     ) -> Self:
-        """Creates a run folder or opens it again.
+        """Create a run folder or open it again.
 
         Args:
             folder: may exist, if it holds the same run or nothing.
@@ -108,16 +108,19 @@ class Run:
         return _read_json(self.folder / "finished.json") if self.finished else {}
 
     def mark_finished(self, summary: Mapping[str, Any]) -> None:
-        """Notes that the run has reached its end.
+        """Note that the run has reached its end.
 
         Args:
-            summary: JSON values, such as the best score and its step.
+            summary: JSON values, such as the best score and its step; numbers that are not finite become null.
+
+        Raises:
+            StorageError: it cannot be written.
         """
         if self.is_main:
             atomic_write_text(self.folder / "finished.json", json.dumps(_finite(summary), indent=1))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.
+        """Append a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.
 
         Args:
             step: optimiser steps done.
@@ -139,14 +142,14 @@ class Run:
                     writer.add_scalar(name, value, step)
 
     def rewind(self, step: int) -> None:
-        """Drops the metrics beyond a step, which the process that goes on from there will write again."""
+        """Drop the metrics beyond a step, which the process that goes on from there will write again."""
         path = self.folder / "metrics.jsonl"
         if self.is_main and path.exists():
             kept = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= step]
             atomic_write_text(path, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
-        """Writes what is pending and gives the lock back."""
+        """Write what is pending and give the lock back."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -163,7 +166,7 @@ class Run:
         self.close()
 
     def _claim(self, identity: dict[str, Any]) -> None:
-        """Checks that the folder is free or holds the same run, and writes its identity when it is free."""
+        """Check that the folder is free or holds the same run, and write its identity when it is free."""
         path = self.folder / "run.json"
         if path.exists():
             held = _read_json(path)
@@ -183,7 +186,7 @@ class Run:
         atomic_write_text(path, json.dumps(identity, indent=1))
 
     def _record_start(self) -> None:
-        """Writes config.yaml anew and adds this start to environment.json."""
+        """Write config.yaml anew and add this start to environment.json."""
         for entry in self.folder.glob(".part-*"):
             entry.unlink(missing_ok=True)
         atomic_write_text(self.folder / "config.yaml", yaml.safe_dump(self.provenance["config"], sort_keys=False))
@@ -210,7 +213,7 @@ class Run:
 
 
 def default_run_name(task: str, recipe: str, settings: Settings, data_hash: str) -> str:
-    """Names the folder of a run after what decides it: the same settings and data give the same folder.
+    """Name the folder of a run after what decides it: the same settings and data give the same folder.
 
     Args:
         task: name of the task.
@@ -227,14 +230,14 @@ def default_run_name(task: str, recipe: str, settings: Settings, data_hash: str)
 
 @functools.cache
 def installed_versions() -> dict[str, str]:
-    """Lists the version of every installed distribution, by name."""
+    """List the version of every installed distribution, by name."""
     # Each access to `metadata` parses the file again.
     found = (item.metadata for item in importlib.metadata.distributions())
     return dict(sorted((item["Name"], item["Version"]) for item in found if item["Name"] and item["Version"]))
 
 
 def _git_commit() -> str | None:
-    """Returns the commit of the working directory, with `+` behind it when files differ; None outside git."""
+    """Return the commit of the working directory, with `+` behind it when files differ; None outside git."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
         changed = subprocess.run(
@@ -246,7 +249,7 @@ def _git_commit() -> str | None:
 
 
 def _differences(held: JsonValue, wanted: JsonValue, key: str = "") -> Iterator[str]:
-    """Yields `key is held here, wanted now` for each value that differs."""
+    """Yield `key is held here, wanted now` for each value that differs."""
     if isinstance(held, dict) and isinstance(wanted, dict):
         for name in [*wanted, *(name for name in held if name not in wanted)]:
             path = name if key in ("", "settings") else f"{key}.{name}"
@@ -266,15 +269,17 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _step_of(line: str) -> float:
-    """Returns the step of a line of metrics; infinity for a line that a killed process left unfinished."""
+    """Return the step of a line of metrics; infinity for a line that a killed process left unfinished."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replaces numbers that JSON cannot hold by None."""
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
-    }
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON cannot hold by None, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from geocore.files import atomic_path, sha256_json, storage_errors
+from geocore.files import atomic_path, sha256_json
 
 
 def built_in_sample(name: str, identity: object, build: Callable[[Path], None]) -> Path:
@@ -28,7 +28,7 @@ def built_in_sample(name: str, identity: object, build: Callable[[Path], None]) 
     """
     folder = _cache() / f"{name}-sample-{sha256_json(identity)[:12]}"
     if not folder.is_dir():
-        with storage_errors(folder), atomic_path(folder) as temporary:
+        with atomic_path(folder) as temporary:
             build(temporary)
     return folder
 

@@ -58,15 +58,18 @@ class Layer:
         """The layer that `to_dict` described.
 
         Raises:
-            DataError: when the dtype or a band is not understood.
+            DataError: the dtype or a band is not understood.
         """
         try:
-            dtype = np.dtype(values["dtype"]).name
-        except (KeyError, TypeError) as error:
+            dtype = np.dtype(values["dtype"])
+            if dtype.kind not in "buifc":
+                raise TypeError(f"{dtype} is not a number")
+        except (KeyError, TypeError, ValueError) as error:
             given = values.get("dtype")
-            raise DataError(f"layer {name!r}: dtype {given!r}: must be one of numpy's, such as uint16") from error
+            raise DataError(f"layer {name!r}: dtype {given!r}: must be a number of numpy's, such as uint16") from error
         bands = Bands.from_dict({key: values[key] for key in ("bands", "vector_pairs") if key in values})
-        return cls(name, bands, dtype, values.get("ratio", 1), tuple(values.get("times", ())), values.get("nodata"))
+        times = tuple(values.get("times", ()))
+        return cls(name, bands, dtype.name, values.get("ratio", 1), times, values.get("nodata"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class ArraySource:
             is what is neither the layer's nodata value nor, for floats, NaN or infinite.
 
     Raises:
-        ValueError: when shapes or types do not match.
+        ValueError: shapes or types do not match.
     """
 
     def __init__(self, layer: Layer, values: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> None:
@@ -151,7 +154,7 @@ class Scene:
         sources: layer name -> where its pixels come from.
 
     Raises:
-        SceneError: when a layer's shape does not fit the grid and its ratio.
+        SceneError: a layer's shape does not fit the grid and its ratio.
     """
 
     def __init__(self, name: str, grid: Grid, sources: Mapping[str, LayerSource]) -> None:
@@ -191,8 +194,8 @@ class Scene:
             Layer name -> its patch of window / ratio pixels.
 
         Raises:
-            SceneError: when a layer does not exist or a file cannot be read.
-            ValueError: when the window is not aligned to a layer.
+            SceneError: a layer does not exist or a file cannot be read.
+            ValueError: the window is not aligned to a layer.
         """
         return {name: self._read_layer(name, window) for name in (self._sources if layers is None else layers)}
 

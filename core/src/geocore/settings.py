@@ -9,8 +9,6 @@ This module imports neither torch nor rasterio: commands load it before they pri
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -35,13 +33,13 @@ def deciding(
     """Declare a setting that decides the result.
 
     Args:
-        default: Its default; `...` where the user has to give a value.
-        help: What the setting means and its unit, as shown by `--help`.
-        gt: Exclusive lower bound.
-        ge: Inclusive lower bound.
-        lt: Exclusive upper bound.
-        le: Inclusive upper bound.
-        min_length: Fewest characters or entries.
+        default: its default; `...` where the user has to give a value.
+        help: what the setting means and its unit, as shown by `--help`.
+        gt: exclusive lower bound.
+        ge: inclusive lower bound.
+        lt: exclusive upper bound.
+        le: inclusive upper bound.
+        min_length: fewest characters or entries.
 
     Returns:
         The field declaration, to be assigned in a class body. Typed as `Any` like pydantic's own `Field`.
@@ -95,12 +93,6 @@ def deciding_values(settings: Settings) -> dict[str, JsonValue]:
         value = getattr(settings, name)
         kept[name] = deciding_values(value) if isinstance(value, Settings) else dumped[name]
     return kept
-
-
-def settings_hash(settings: Settings) -> str:
-    """Name the deciding settings by eight hexadecimal digits: SHA-256 of their canonical JSON, shortened."""
-    canonical = json.dumps(deciding_values(settings), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
 class TilingSettings(Settings):

@@ -20,13 +20,13 @@ class StopSignals:
     """Notes SIGINT and SIGTERM while it is open; a second one of the same kind acts as it did before."""
 
     def __init__(self, place: Place) -> None:
-        """Keeps the place; signals are noted from `with` on."""
+        """Keep the place; signals are noted from `with` on."""
         self._place = place
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
     def agreed(self, step: int) -> int | None:
-        """Returns the signal to stop for, or None; the same answer in every process.
+        """Return the signal to stop for, or None; the same answer in every process.
 
         Args:
             step: steps done; processes exchange what they received at every tenth.

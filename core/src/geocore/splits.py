@@ -23,15 +23,15 @@ def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int
     gets at least one group. Of 32 such orders the one that comes closest to the shares wins.
 
     Args:
-        groups: Group of each sample.
-        shares: Split name to wanted share of the samples, above 0; shares are relative and need not sum to one.
-        seed: Chooses among assignments that are equally good.
+        groups: group of each sample.
+        shares: split name to wanted share of the samples, above 0; shares are relative and need not sum to one.
+        seed: chooses among assignments that are equally good.
 
     Returns:
         Split of each sample.
 
     Raises:
-        DataError: If there are fewer groups than splits.
+        DataError: there are fewer groups than splits.
     """
     if not shares or min(shares.values()) <= 0:
         raise ValueError(f"shares = {dict(shares)}: every split needs a share above 0")
@@ -61,10 +61,10 @@ def leak_report(
     """Find what two splits share.
 
     Args:
-        names: Name of each sample, for the report.
-        splits: Split of each sample.
-        groups: Group of each sample.
-        hashes: Content hashes of the inputs of each sample. Leave labels out: empty ones are rightly equal.
+        names: name of each sample, for the report.
+        splits: split of each sample.
+        groups: group of each sample.
+        hashes: content hashes of the inputs of each sample. Leave labels out: empty ones are rightly equal.
 
     Returns:
         One line per group that lies in several splits and per content that occurs in several splits; empty when the

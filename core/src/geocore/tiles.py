@@ -23,7 +23,7 @@ class Tiling:
     """Square tiles of one size on a regular stride.
 
     Raises:
-        SettingsError: If the numbers do not fit together.
+        SettingsError: the numbers do not fit together.
     """
 
     size: int
@@ -61,7 +61,7 @@ class Tiling:
         """First pixel of each tile along an axis.
 
         Args:
-            length: Pixels of the scene along the axis, at least 1.
+            length: pixels of the scene along the axis, at least 1.
 
         Returns:
             0, stride, 2 * stride, ... and a last tile that ends at the border. Where `align` forbids that, it ends
@@ -76,7 +76,7 @@ class Tiling:
         """Tile row, tile column and window of every tile of a scene, row by row.
 
         Args:
-            shape: Rows and columns of the scene in pixels.
+            shape: rows and columns of the scene in pixels.
         """
         cols = self.starts(shape[1])
         return [
@@ -89,7 +89,7 @@ class Tiling:
         """Window of every tile of a scene, row by row; windows may reach outside the scene.
 
         Args:
-            shape: Rows and columns of the scene in pixels.
+            shape: rows and columns of the scene in pixels.
         """
         return [window for _, _, window in self.grid_positions(shape)]
 
@@ -103,7 +103,7 @@ class Tiling:
         back.
 
         Args:
-            length: Pixels of the scene along the axis, at least 1.
+            length: pixels of the scene along the axis, at least 1.
 
         Returns:
             One array per tile of `starts(length)`, shape (size,), float32, above 0. At every pixel the weights of all
@@ -140,12 +140,12 @@ def regions(shape: tuple[int, int], size_px: int, align: int = 1) -> list[Region
     """Cut a scene into regions of about equal size, row by row; one region when the scene is not larger.
 
     Args:
-        shape: Rows and columns of the scene in pixels.
-        size_px: Largest height and width of a region in pixels, rounded down to a multiple of `align`.
-        align: Every region starts at a multiple of this.
+        shape: rows and columns of the scene in pixels.
+        size_px: largest height and width of a region in pixels, rounded down to a multiple of `align`.
+        align: every region starts at a multiple of this.
 
     Raises:
-        SettingsError: If `size_px` is below `align`.
+        SettingsError: if `size_px` is below `align`.
     """
     if size_px < max(align, 1):
         raise SettingsError(f"region size = {size_px}: must be at least {max(align, 1)} pixels; 16384 is usual")
@@ -161,9 +161,9 @@ def tiles_of(region: Region, tiling: Tiling, shape: tuple[int, int]) -> list[tup
     """Tiles of a scene that touch a region, row by row.
 
     Args:
-        region: Region of the same scene.
-        tiling: Tiles of the whole scene.
-        shape: Rows and columns of the scene in pixels.
+        region: region of the same scene.
+        tiling: tiles of the whole scene.
+        shape: rows and columns of the scene in pixels.
 
     Returns:
         Tile row, tile column and window of each, counted over the whole scene.

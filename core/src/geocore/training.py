@@ -20,12 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from geocore import randomness
 from geocore.averaging import MovingAverage
 from geocore.checkpoints import Contents, has_checkpoints, load_checkpoint, rewind, save_checkpoint
-from geocore.commands import Progress, Stopped, progress
+from geocore.commands import Stopped
 from geocore.devices import Place, out_of_memory, seed_everything
 from geocore.errors import TrainingError
 from geocore.gradients import Step, backward
 from geocore.meters import LossMeter
 from geocore.optimisers import load_optimiser, make_optimiser, skips_on_device
+from geocore.progress import Progress, progress
 from geocore.runs import Run
 from geocore.schedules import learning_rate_factor
 from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
@@ -40,15 +41,15 @@ class BatchSource(Protocol):
     """Where micro-batches come from: `loading.Batches`, or a selector around one that also asks the model."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Yields micro-batches without end, from the current state."""
+        """Yield micro-batches without end, from the current state."""
         ...
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Returns the state after the batches handed out. In a distributed run, that of the main process is kept."""
+        """Return the state after the batches handed out. In a distributed run, that of the main process is kept."""
         ...
 
     def load_state_dict(self, state: Any) -> None:
-        """Goes back to a state."""
+        """Go back to a state."""
         ...
 
 
@@ -97,7 +98,7 @@ def fit(
     parameter_groups: list[dict[str, Any]] | None = None,
     find_unused_parameters: bool = False,
 ) -> FitResult:
-    """Trains a model, or goes on where the run was left.
+    """Train a model, or go on where the run was left.
 
     Args:
         model: is moved to the place; ends with the weights of the last step.
@@ -196,7 +197,7 @@ class _State:
     card: dict[str, Any]
 
     def resume(self) -> _Done:
-        """Loads the last checkpoint where there is one, and drops what the run folder holds beyond it."""
+        """Load the last checkpoint where there is one, and drop what the run folder holds beyond it."""
         done = _Done()
         folder = self.run.checkpoints
         if has_checkpoints(folder):
@@ -219,7 +220,7 @@ class _State:
         return done
 
     def save(self, done: _Done, *, best: bool) -> None:
-        """Writes a checkpoint; every process has to call it."""
+        """Write a checkpoint; every process has to call it."""
         states = randomness.captured(self.place)
         if self.place.is_main:
             contents = Contents(
@@ -237,7 +238,7 @@ class _State:
         self.place.barrier()
 
     def validate(self, validate: Validate, primary: str, done: _Done) -> bool:
-        """Scores the model, logs the scores, and returns whether the primary one is the best so far."""
+        """Score the model, log the scores, and return whether the primary one is the best so far."""
         with torch.no_grad(), self.average.in_place() if self.average is not None else nullcontext():
             self.model.eval()
             self._share_buffers()
@@ -258,7 +259,7 @@ class _State:
         return best
 
     def _share_buffers(self) -> None:
-        """Gives every process the buffers of the main one: batch statistics are gathered by each on its own."""
+        """Give every process the buffers of the main one: batch statistics are gathered by each on its own."""
         if self.place.world_size > 1:
             for buffer in self.model.buffers():
                 if buffer.dtype is not torch.bool:
@@ -267,7 +268,7 @@ class _State:
 
 
 def _parallel(model: nn.Module, place: Place, find_unused_parameters: bool) -> nn.Module:
-    """Wraps the model so that its backward pass sums gradients over processes; as it is when there is one process."""
+    """Wrap the model so that its backward pass sums gradients over processes; as it is when there is one process."""
     if place.world_size == 1:
         return model
     return DistributedDataParallel(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -34,11 +33,11 @@ class _Inert:
 
 
 def _nothing(*arguments: object) -> None:
-    """Takes the place of a function; returns nothing."""
+    """Take the place of a function; returns nothing."""
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
-    """Reads a state dict from `.safetensors`, a torch file or a `.pkl` of numpy arrays (detectron2's model zoo).
+    """Read a state dict from `.safetensors`, a torch file or a `.pkl` of numpy arrays (detectron2's model zoo).
 
     Torch files may hold tensors, numbers, texts, plain containers, numpy arrays and mmengine's log history (dropped);
     `.pkl` files numpy arrays and plain containers. No other class is ever created.
@@ -53,8 +52,11 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: there is no such file, it is damaged, holds another class (named) or holds no tensors.
     """
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file")
+    try:
+        if not path.is_file():
+            raise WeightsError(f"weights {path}: no such file; check the path")
+    except OSError as error:
+        raise WeightsError(f"weights {path}: {error.strerror}: must be a readable file; check the path") from error
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -69,17 +71,18 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(f"weights {path}: {_refusal(refused.group(1))}") from None
-        raise WeightsError(f"weights {path}: damaged or not a file of weights ({_first_line(error)})") from None
+        # torch's own text tells to read the file without its protection.
+        raise WeightsError(f"weights {path}: damaged or not a file of weights; get it again") from None
     except MemoryError:
         raise
     # Damaged files make the readers fail in many ways: EOFError, KeyError, RuntimeError...
-    except (SafetensorError, Exception) as error:
+    except Exception as error:
         raise WeightsError(f"weights {path}: damaged or not a file of weights ({_first_line(error)})") from error
     return _state_dict(content, path)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads weights into a module when every name and shape fits; otherwise the module stays as it is.
+    """Load weights into a module when every name and shape fits; otherwise the module stays as it is.
 
     Args:
         module: takes the weights, in its own memory format and on its own device.

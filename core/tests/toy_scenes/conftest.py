@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from geocore.blending import VALID, DenseBlend, Head, labels_of, output_window
+from geocore.blending import PERCENT_NODATA, VALID, DenseBlend, Head, labels_of, output_window, percent_of
 from geocore.checkpoints import load_checkpoint
 from geocore.cogs import RasterWriter
 from geocore.datasets import Dataset
@@ -26,7 +26,7 @@ from geocore.evaluation import Evaluation, bootstrap_interval
 from geocore.grid import Window
 from geocore.inference import map_region, predict_scene
 from geocore.loading import stack
-from geocore.metrics import macro
+from geocore.metrics import Confusion
 from geocore.planes import Plane, PlaneWriter, join_planes
 from geocore.runs import Run
 from geocore.scenes import Scene
@@ -161,16 +161,18 @@ class Workbench:
         return labels
 
     def predict_to_file(self, model: nn.Module, scene: Scene, dense: DenseMap, path: Path, *, region_px: int) -> None:
-        """Map region by region as jobs and write the product, as predict commands do."""
+        """Map region by region as jobs and write classes and percentages, as predict commands do."""
         model.eval()
 
         def map_one(region: Region, part: Path) -> None:
             def emit(row: int, out: dict[str, Tensor]) -> None:
                 masked = labels_of(out["out"]).masked_fill(~out[VALID][0], NODATA)
-                writer.write(row, {"classes": masked.numpy()})
+                percent = percent_of(out["out"], out[VALID])
+                writer.write(row, {"classes": masked.numpy(), "percent": percent.numpy()})
 
             blend = dense.blend(region, scene, emit)
-            with PlaneWriter(part, blend.window, [Plane("classes", "uint8")]) as writer:
+            planes = [Plane("classes", "uint8"), Plane("percent", "uint8", dense.classes)]
+            with PlaneWriter(part, blend.window, planes) as writer:
                 dense.map_region(model, scene, region, blend, self.place)
 
         parts = predict_scene(
@@ -184,6 +186,11 @@ class Workbench:
         windows = [(output_window(region, dense.ratio, scene.grid.shape), part) for region, part in parts]
         with RasterWriter(path, grid=scene.grid, count=1, dtype="uint8", nodata=NODATA, overviews="nearest") as product:
             join_planes(windows, "classes", product.write)
+        percent = path.with_name(path.name.replace("_pred", "_prob"))
+        with RasterWriter(
+            percent, grid=scene.grid, count=dense.classes, dtype="uint8", nodata=PERCENT_NODATA
+        ) as product:
+            join_planes(windows, "percent", product.write)
 
     def evaluate(
         self,
@@ -195,8 +202,9 @@ class Workbench:
         result: FitResult,
         score: Callable[[np.ndarray], float],
         primary: str,
+        classes: Sequence[str] = (),
     ) -> Evaluation:
-        """Write and read back the evaluation file; counts are one array per sample."""
+        """Write and read back the evaluation file; counts are one array per sample, confusion counts with `classes`."""
         total, stacked = sum(counts), np.stack(counts)
         evaluation = Evaluation(
             task=dataset.task,
@@ -206,6 +214,7 @@ class Workbench:
             primary=primary,
             model={primary: score(np.asarray(total))},
             untrained={primary: score(np.asarray(sum(untrained)))},
+            per_class=Confusion.from_counts(total).per_class(classes) if classes else {},
             per_group={
                 group: {primary: score(sum(c for c, g in zip(counts, groups, strict=True) if g == group))}
                 for group in sorted(set(groups))
@@ -223,14 +232,11 @@ class Workbench:
 
 def mean_iou(counts: np.ndarray) -> float:
     """Mean intersection over union of the classes in (class, class) confusion counts."""
-    hits, union = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
-    return macro(np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0))
+    return Confusion.from_counts(counts).macro_iou()
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Confusion counts (class, class) over the pixels that are valid in both."""
-    from geocore.metrics import Confusion
-
     counter = Confusion(classes, ignore=NODATA)
     counter.update(
         np.where(predicted == NODATA, NODATA, truth).astype(np.uint8), np.where(predicted == NODATA, 0, predicted)

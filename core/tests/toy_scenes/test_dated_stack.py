@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geocore.augmentations import Flip, Rot90, compose
 from geocore.bands import Bands
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.files import atomic_path
@@ -92,7 +93,11 @@ def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
     return {"inputs": patches, "valid": valid_of(patches, ["s2_10m"])}
 
 
+AUGMENT = compose([Flip(), Rot90()], seed=0)
+
+
 def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+    batch = AUGMENT({name: batch[name] for name in ("inputs", "targets", "keys")})
     return {"cross_entropy": masked_cross_entropy(model(batch["inputs"]), batch["targets"]["crop"], 255)}
 
 

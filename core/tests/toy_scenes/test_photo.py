@@ -152,6 +152,11 @@ def test_photo(bench: Any, toys: Any) -> None:
             with open_raster(path) as product:
                 assert product.grid.crs is None and product.grid.transform is None
                 mapped = product.read(product.grid.window)["image"].values[0]
+            with open_raster(path.with_name(path.name.replace("_pred", "_prob"))) as product:
+                percent = product.read(product.grid.window)["image"]
+            assert percent.valid.all() and (np.abs(percent.values.sum(0, dtype=int) - 100) <= 1).all()
+            rock, snow = percent.values
+            assert (mapped[snow > rock] == 1).all() and (mapped[snow < rock] == 0).all()
             # Regions and a whole scene need not batch alike: only rounding may differ.
             assert (mapped != bench.predict(model, scenes[sample.id], dense)).mean() < 0.001
             assert json.loads((bench.folder / f"{sample.id}_pred.parts/.done/r000000-c000000.json").read_text())
@@ -164,7 +169,9 @@ def test_photo(bench: Any, toys: Any) -> None:
             result=result,
             score=toys.mean_iou,
             primary="iou",
+            classes=["rock", "snow"],
         )
+    assert set(evaluation.per_class) == {"rock", "snow"} and evaluation.per_class["snow"]["pixels"] > 0
     assert evaluation.untrained is not None
     assert evaluation.model["iou"] > max(0.7, evaluation.untrained["iou"] + 0.2)
     low, high = evaluation.intervals["iou"]
