@@ -12,7 +12,17 @@ from geocore.grid import Grid, Window
 from geocore.loading import Draw
 from geocore.rasters import write_raster
 from snowpack_sam2.config import PrepareSettings
-from snowpack_sam2.data import MASK, NOT_INDEPENDENT, PHOTO, Photos, describe, find_photos, open_photo, read_mask
+from snowpack_sam2.data import (
+    MASK,
+    NOT_INDEPENDENT,
+    PHOTO,
+    Photos,
+    describe,
+    find_photos,
+    load_dataset,
+    open_photo,
+    read_mask,
+)
 
 
 def _write(path: Path, values: np.ndarray) -> None:
@@ -79,6 +89,16 @@ def test_photographs_stay_where_they_are_and_keep_their_bytes(raw: Path) -> None
     before = {path: path.read_bytes() for path in raw.iterdir()}
     describe(_settings(raw)).save(raw.parent / "dataset")
     assert {path: path.read_bytes() for path in raw.iterdir()} == before
+
+
+def test_data_set_whose_files_have_changed_is_refused(raw: Path) -> None:
+    folder = raw.parent / "dataset"
+    dataset = describe(_settings(raw))
+    dataset.save(folder)
+    assert load_dataset(folder).hash == dataset.hash
+    _write(raw / "pit0_0_mask.tif", np.roll(_ids(), 1, axis=0))
+    with pytest.raises(DataError, match=r"pit0_0_mask\.tif.*prepare the data again"):
+        load_dataset(folder)
 
 
 def test_separate_folders_and_suffixes_are_paired(tmp_path: Path) -> None:

@@ -9,19 +9,32 @@ import pytest
 import torch
 
 from geocore.bands import Bands
+from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
+from geocore.datasets import Dataset
 from geocore.errors import WeightsError
 from geocore.normalisation import BandStatistics, Statistics
-from geocore.preprocessing import Preprocessing
+from geocore.scenes import Layer
 from snowpack_sam2 import model as model_module
-from snowpack_sam2.model import Variant, build_model, build_sam, official_weights
+from snowpack_sam2.config import ModelSettings
+from snowpack_sam2.model import BoundaryNet, Variant, build_model, build_sam, official_weights, restore_model
 
 
-def _preprocessing(bands: int = 1) -> Preprocessing:
+def _dataset(bands: int = 1) -> Dataset:
     figures = BandStatistics(
         count=10, minimum=0.0, maximum=2.0, mean=1.0, std=0.5, percentiles=dict.fromkeys((1.0, 99.0), 1.0)
     )
     names = Bands.named(*(str(index + 1) for index in range(bands)))
-    return Preprocessing(Statistics({"photo": (figures,) * bands}), {"photo": names})
+    return Dataset(
+        root=Path(),
+        task="snowpack",
+        samples=[],
+        layers={"photo": Layer("photo", names, "float32")},
+        statistics=Statistics({"photo": (figures,) * bands}),
+    )
+
+
+def _network(weights: Path | str = "none", *, bands: int = 1, variant: Variant = "tiny") -> BoundaryNet:
+    return build_model(_dataset(bands), ModelSettings(variant=variant, weights=str(weights)))
 
 
 def _tile(bands: int = 1, size: int = 64) -> dict[str, dict[str, torch.Tensor]]:
@@ -40,7 +53,7 @@ def official_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_official_checkpoint_gives_the_features_of_the_original_model(official_file: Path) -> None:
-    network = build_model(variant="tiny", weights=str(official_file), preprocessing=_preprocessing(3), bands=3).eval()
+    network = _network(official_file, bands=3).eval()
     sam = build_sam("tiny")
     sam.load_state_dict(torch.load(official_file, weights_only=True)["model"])
     sam.eval()
@@ -54,8 +67,8 @@ def test_official_checkpoint_gives_the_features_of_the_original_model(official_f
 
 
 def test_one_band_gives_the_activations_of_its_grey_replica(official_file: Path) -> None:
-    one = build_model(variant="tiny", weights=str(official_file), preprocessing=_preprocessing(), bands=1).eval()
-    three = build_model(variant="tiny", weights=str(official_file), preprocessing=_preprocessing(3), bands=3).eval()
+    one = _network(official_file, bands=1).eval()
+    three = _network(official_file, bands=3).eval()
     grey = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         ours = one.image_encoder(grey)["backbone_fpn"][0]
@@ -75,9 +88,9 @@ def test_checkpoint_that_does_not_fit_is_refused(official_file: Path, tmp_path: 
         state["no_mem_embed"] = torch.zeros(2, 1, 256)
     path = tmp_path / "weights.pt"
     torch.save({"model": state}, path)
-    variant = "small" if damage == "other model" else "tiny"
+    variant: Variant = "small" if damage == "other model" else "tiny"
     with pytest.raises(WeightsError, match="do not fit") as refused:
-        build_model(variant=variant, weights=str(path), preprocessing=_preprocessing(), bands=1)
+        _network(path, variant=variant)
     assert "\n" not in str(refused.value)
 
 
@@ -93,7 +106,7 @@ def test_every_variant_matches_its_configuration() -> None:
 
 def test_logits_have_the_size_of_the_tile_and_every_parameter_learns() -> None:
     torch.manual_seed(0)
-    network = build_model(variant="tiny", weights="none", preprocessing=_preprocessing(), bands=1)
+    network = _network()
     logits = network(network.preprocessing(_tile())["photo"])
     assert logits.shape == (2, 1, 64, 64)
     logits.square().sum().backward()
@@ -104,7 +117,7 @@ def test_logits_have_the_size_of_the_tile_and_every_parameter_learns() -> None:
 
 def test_prediction_is_deterministic_and_independent_of_the_batch() -> None:
     torch.manual_seed(0)
-    network = build_model(variant="tiny", weights="none", preprocessing=_preprocessing(), bands=1).eval()
+    network = _network().eval()
     tile = _tile()
     with torch.inference_mode():
         first, again = network.predict(tile)["boundary"], network.predict(tile)["boundary"]
@@ -114,8 +127,28 @@ def test_prediction_is_deterministic_and_independent_of_the_batch() -> None:
     torch.testing.assert_close(alone, first[:1], rtol=1e-4, atol=1e-5)
 
 
+def test_checkpoint_restores_the_network_that_was_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = _network(bands=3).eval()
+    contents = Contents(
+        step=1,
+        model=network.state_dict(),
+        ema=None,
+        optimiser={},
+        source={},
+        random=[],
+        progress={},
+        card={"task": "snowpack", **network.card()},
+    )
+    save_checkpoint(tmp_path, contents, best=True, keep=1)
+    restored = restore_model(load_checkpoint(tmp_path, "best"))
+    with torch.inference_mode():
+        assert torch.equal(restored.predict(_tile(3))["boundary"], network.predict(_tile(3))["boundary"])
+    assert restored.layer == network.layer
+
+
 def test_tile_that_the_encoder_cannot_take_is_a_bug_of_the_caller() -> None:
-    network = build_model(variant="tiny", weights="none", preprocessing=_preprocessing(), bands=1)
+    network = _network()
     with pytest.raises(ValueError, match="multiples of 32"):
         network.predict(_tile(size=80))
 

@@ -76,7 +76,7 @@ class LossSettings(Settings):
     """What the network is asked for."""
 
     boundary_width_px: int = deciding(5, "boundaries are drawn this wide in the training target", ge=1, le=31)
-    positive_weight: float = deciding(3.0, "weight of boundary pixels in the cross-entropy", gt=0)
+    positive_weight: float = deciding(1.0, "weight of boundary pixels in the cross-entropy", gt=0)
     dice: float = deciding(1.0, "weight of the Dice loss beside the cross-entropy", ge=0)
 
 

@@ -11,12 +11,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.datasets import RASTER_EXTENSIONS, Dataset, LabelSpec, Pair, Sample, pair_by_suffix
+from geocore.datasets import Dataset, LabelSpec, Sample, validate
 from geocore.errors import DataError, SceneError, SettingsError
 from geocore.files import sha256_file
 from geocore.grid import Window
 from geocore.loading import Draw
 from geocore.normalisation import BandCounts, Statistics
+from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
 from geocore.rasters import open_raster
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene
@@ -193,6 +194,24 @@ def _pit_of(stem: str, pattern: str | None) -> str:
     if match is None or not match.groups():
         raise DataError(f"pit = {pattern!r} finds no group in the name {stem!r}: give a pattern with one group '(...)'")
     return match.group(1)
+
+
+def load_dataset(folder: Path | None) -> Dataset:
+    """A prepared data set whose files are what they were, or the built-in sample.
+
+    Args:
+        folder: made by `snowpack-prepare`; None: the sample.
+
+    Raises:
+        DataError: a file is missing, has changed or does not fit its partner.
+    """
+    if folder is None:
+        return sample_dataset()
+    dataset = Dataset.load(folder)
+    if problems := validate(dataset):
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{folder}: {problems[0]}{more}: prepare the data again")
+    return dataset
 
 
 def sample_dataset() -> Dataset:

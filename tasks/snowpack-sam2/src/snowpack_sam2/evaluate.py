@@ -87,12 +87,10 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def _dataset(settings: EvaluateSettings, trained: TrainSettings, trained_on: str) -> Dataset:
-    from geocore.datasets import Dataset
     from geocore.errors import DataError
-    from snowpack_sam2.data import sample_dataset
+    from snowpack_sam2.data import load_dataset
 
-    path = settings.data or trained.data
-    dataset = sample_dataset() if path is None else Dataset.load(path)
+    dataset = load_dataset(settings.data or trained.data)
     if settings.data is None and dataset.hash != trained_on:
         raise DataError(
             f"{dataset.root} has changed since {settings.run} was trained on it: "

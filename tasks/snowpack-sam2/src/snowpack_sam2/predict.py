@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 TILES_PER_BATCH = 4
 """Part of the result: another batch shape may round differently."""
+FAR = 4.0
+"""Standard deviations: no photograph of the sample, whose exposures differ, has a mean half as far off."""
 
 
 def main() -> NoReturn:
@@ -129,7 +131,7 @@ class TracePhoto:
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
             network.to(place.device)
-            warn_if_shifted(network, scene)
+            warn_if_shifted(network, scene, place)
             probability, valid = boundary_probability(network, scene, tiling=tiling, place=place)
             photo = scene.read(scene.grid.window)[PHOTO].values[0]
             rows = self._write(scene, probability, valid, photo)
@@ -138,6 +140,9 @@ class TracePhoto:
     def _write(
         self, scene: Scene, probability: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_], photo: npt.NDArray[Any]
     ) -> list[dict[str, Any]]:
+        import torch
+
+        from geocore.blending import PERCENT_NODATA, percent_of
         from geocore.files import atomic_path, atomic_write_text
         from geocore.rasters import write_raster
         from snowpack_sam2.crests import trace
@@ -148,8 +153,8 @@ class TracePhoto:
         boundaries = trace(probability, valid, self.threshold, min_length_px=self.settings.min_length_px)
         layers = layer_map(boundaries, scene.grid.shape, valid)
         rows = layer_table(layers, photo, probability, valid, cm_per_px=self.settings.cm_per_px)
-        percent = np.where(valid, np.rint(probability * 100), 255).astype(np.uint8)
-        write_raster(prob, percent, grid=scene.grid, nodata=255, band_names=["boundary probability, %"])
+        percent = percent_of(torch.from_numpy(probability), torch.from_numpy(valid)).numpy()
+        write_raster(prob, percent, grid=scene.grid, nodata=PERCENT_NODATA, band_names=["boundary probability, %"])
         write_raster(
             pred,
             layers,
@@ -183,18 +188,13 @@ def boundary_probability(
         Probability, shape (row, col), float32, 0-1, 0 where invalid; valid pixels, shape (row, col), bool.
     """
     from geocore.blending import VALID, DenseBlend
-    from geocore.grid import Window
     from geocore.inference import map_region
+    from geocore.scenes import Scene
     from geocore.tiles import Region, Tiling
-    from snowpack_sam2.data import PHOTO
 
     shape = scene.grid.shape
     probability = np.zeros(shape, np.float32)
     valid = np.zeros(shape, np.bool_)
-
-    def read(scene: Scene, window: Window) -> dict[str, Any]:
-        patch = scene.read(window)[PHOTO]
-        return {PHOTO: {"values": patch.values, "valid": patch.valid}}
 
     def emit(row: int, rows: dict[str, Tensor]) -> None:
         stop = row + rows[VALID].shape[1]
@@ -210,7 +210,7 @@ def boundary_probability(
         region,
         tiles,
         reducer,
-        read=read,
+        read=Scene.read,
         place=place,
         batch_size=TILES_PER_BATCH,
     )
@@ -227,20 +227,15 @@ def map_photos(network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, 
         yield MappedPhoto(probability, lines & valid, labelled & valid)
 
 
-def warn_if_shifted(network: BoundaryNet, scene: Scene) -> None:
+def warn_if_shifted(network: BoundaryNet, scene: Scene, place: Place) -> None:
     """Log a warning when a photograph's brightness lies far from what the network was trained on."""
-    import torch
-
+    from geocore.devices import to_device
+    from geocore.loading import stack
     from snowpack_sam2.data import PHOTO
 
-    patch = scene.read(scene.grid.window)[PHOTO]
-    inputs = {PHOTO: {"values": torch.as_tensor(patch.values[None]), "valid": torch.as_tensor(patch.valid[None])}}
-    device = next(network.parameters()).device
-    network.preprocessing.cpu()
-    normalised = network.preprocessing(inputs)[PHOTO]
-    network.preprocessing.to(device)
-    seen = normalised[inputs[PHOTO]["valid"].expand_as(normalised)]
-    if seen.numel() and abs(float(seen.mean())) > 4:
+    inputs = to_device(stack([scene.read(scene.grid.window)]), place.device)
+    seen = network.preprocessing(inputs)[PHOTO][network.preprocessing.masks(inputs)[PHOTO]]
+    if seen.numel() and abs(float(seen.mean())) > FAR:
         logger.warning(
             "%s: mean brightness lies %.1f standard deviations from the training photographs; the map may be wrong",
             scene.name,

@@ -15,7 +15,7 @@ from snowpack_sam2.crests import boundary_mask
 
 TOLERANCE_PX: Final = 5.0
 PRIMARY: Final = "boundary_f1_5px"
-THRESHOLDS: Final = tuple(round(0.1 * step, 1) for step in range(1, 10))
+THRESHOLDS: Final = (0.05, *(round(0.1 * step, 1) for step in range(1, 10)), 0.95)
 """Boundary probabilities among which validation chooses."""
 
 BoolArray = npt.NDArray[np.bool_]

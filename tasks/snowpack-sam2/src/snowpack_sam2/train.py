@@ -35,15 +35,15 @@ def train(settings: TrainSettings) -> None:
     """
     from geocore.devices import open_place
     from geocore.runs import Run, default_run_name
-    from snowpack_sam2.scores import PRIMARY
+    from snowpack_sam2.data import load_dataset
 
     with open_place(settings.device) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:
-            _dataset(settings)  # makes the sample once, for all processes
+            load_dataset(settings.data)  # makes the sample once, for all processes
         place.barrier()
-        dataset = _dataset(settings)
+        dataset = load_dataset(settings.data)
         folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
         with Run.open(
             folder,
@@ -54,7 +54,7 @@ def train(settings: TrainSettings) -> None:
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
-                logger.info("%s is finished: %s %.4f", folder, PRIMARY, run.summary["best_score"])
+                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
             else:
                 _fit(settings, dataset, place, run)
         if place.is_main:
@@ -103,6 +103,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         batch_size=settings.training.batch_size,
         rank=place.rank,
         world_size=place.world_size,
+        pin_memory=place.device.type == "cuda",
     )
     fit(
         network,
@@ -117,12 +118,3 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         card=network.card(),
         primary=PRIMARY,
     )
-
-
-def _dataset(settings: TrainSettings) -> Dataset:
-    from geocore.datasets import Dataset
-    from snowpack_sam2.data import sample_dataset
-
-    if settings.data is not None:
-        return Dataset.load(settings.data)
-    return sample_dataset()
