@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 
 from geocore.checkpoints import load_checkpoint
 from geocore.grid import Grid
 from geocore.rasters import open_raster, write_raster
 from snowpack_sam2 import evaluate, predict, prepare, train
+from snowpack_sam2.overlay import LAYER_COLOURS
 from snowpack_sam2.sample import write_sample
 
 SMALL = [
@@ -72,6 +74,7 @@ def test_evaluate_writes_model_untrained_and_baseline(
     assert written["data_hash"] == json.loads((trained / "run/run.json").read_text())["data_hash"]
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, run_command: Command) -> None:
     raw = trained / "raw"
     words = ["--run", trained / "run", "--input", raw, "--output", tmp_path, "--cm-per-px", "0.1"]
@@ -88,6 +91,9 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
         with open_raster(tmp_path / f"{photo.stem}_pred.tif") as layers:
             numbers = layers.read(layers.grid.window)["image"]
             assert np.array_equal(numbers.valid[0], wall)
+        with rasterio.open(tmp_path / f"{photo.stem}_pred.tif") as written:
+            assert written.colormap(1)[1][:3] == LAYER_COLOURS[0]
+            assert written.tags()["CLASS_1"] == "layer 1"
         table = (tmp_path / f"{photo.stem}_layers.csv").read_text().splitlines()
         assert len(table) == 1 + len(np.unique(numbers.values[0][wall]))
         assert "cm" in table[0]

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from snowpack_sam2.crests import Boundary
 
 _LINE = "#d62728"
+LAYER_COLOURS = (
+    (31, 119, 180),
+    (255, 127, 14),
+    (44, 160, 44),
+    (148, 103, 189),
+    (140, 86, 75),
+    (227, 119, 194),
+    (188, 189, 34),
+    (23, 190, 207),
+)
+"""Red, green, blue, 0-255, of layers 1, 2, ...; then from the start. The map and the overlay share them."""
 _TINT = 0.16
 """Opacity of the layer colours: strong enough to tell neighbours apart, weak enough to see the snow."""
 
@@ -33,7 +44,6 @@ def draw_overlay(
         layers: shape (row, col), integer: layer number from top to bottom, 0 where invalid.
         boundaries: the traced lines.
     """
-    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,8 +55,8 @@ def draw_overlay(
     axes.set_axis_off()
     low, high = np.percentile(photo[valid], (0.5, 99.5)) if valid.any() else (0, 1)
     axes.imshow(photo, cmap="gray", vmin=low, vmax=max(high, low + 1e-9), interpolation="nearest")
-    tint = colormaps["tab10"](layers % 10)
-    tint[..., 3] = np.where(layers > 0, _TINT, 0.0)
+    colours = np.array(LAYER_COLOURS)[(layers.astype(int) - 1) % len(LAYER_COLOURS)] / 255
+    tint = np.dstack([colours, np.where(layers > 0, _TINT, 0.0)])
     axes.imshow(tint, interpolation="nearest")
     for boundary in boundaries:
         axes.plot(boundary.cols, boundary.rows, color=_LINE, linewidth=1.2)

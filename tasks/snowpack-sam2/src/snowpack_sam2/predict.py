@@ -147,7 +147,7 @@ class TracePhoto:
         from geocore.rasters import write_raster
         from snowpack_sam2.crests import trace
         from snowpack_sam2.layers import layer_map, layer_table
-        from snowpack_sam2.overlay import draw_overlay
+        from snowpack_sam2.overlay import LAYER_COLOURS, draw_overlay
 
         prob, pred, overlay, table = products(self.settings.output, scene.name)
         boundaries = trace(probability, valid, self.threshold, min_length_px=self.settings.min_length_px)
@@ -161,6 +161,7 @@ class TracePhoto:
             grid=scene.grid,
             nodata=0,
             band_names=["layer, from top to bottom"],
+            colours={number: LAYER_COLOURS[(number - 1) % len(LAYER_COLOURS)] for number in range(1, len(rows) + 1)},
             class_names={number: f"layer {number}" for number in range(1, len(rows) + 1)},
         )
         with atomic_path(overlay) as temporary:
