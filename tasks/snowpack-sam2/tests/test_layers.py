@@ -91,6 +91,16 @@ def test_a_short_gap_is_bridged() -> None:
     assert (layer_map(trace(probability, EVERYWHERE, 0.5), SHAPE, EVERYWHERE) == layers).mean() > 0.99
 
 
+def test_a_boundary_is_followed_where_it_fades_but_not_begun_there() -> None:
+    layers = _mask(60.0, 100.0)
+    probability = _probability(layers)
+    probability[:80, 40:90] *= 0.6  # fades over more columns than a gap may have
+    probability[80:] *= 0.6  # never reaches the threshold
+    (found,) = trace(probability, EVERYWHERE, 0.8)
+    assert (found.cols[0], found.cols[-1]) == (0, SHAPE[1] - 1)
+    assert len(trace(probability, EVERYWHERE, 0.5)) == 2
+
+
 def test_noise_below_the_threshold_gives_one_layer() -> None:
     noise = np.random.default_rng(0).uniform(0, 0.45, SHAPE).astype(np.float32)
     assert not boundary_mask(noise, EVERYWHERE, 0.5).any()

@@ -21,6 +21,8 @@ _SMOOTHING_PX = 1.5
 """Sigma of the smoothing before crests are sought: a line 3-5 px wide has one, the two of a lens merge below 6 px."""
 _LEAST_BEND = 0.02
 """Least curvature of a crest relative to its height, in units of the smoothing."""
+_FADING = 0.5
+"""Share of the threshold down to which a boundary is followed: cut where it fades, it would leave slivers of layers."""
 _MAX_GAP_PX = 24
 """Columns over which two pieces of one boundary are joined; a piece shorter than half a gap cannot bridge it."""
 _LEAST_PIECE_PX = 4
@@ -72,13 +74,15 @@ def trace(
     Args:
         probability: Shape (row, col), float, 0-1.
         valid: Shape (row, col), bool: True where the photo shows the wall.
-        threshold: Least probability, 0-1.
+        threshold: Least probability, 0-1, that a boundary reaches; on from there it is followed down to half of it.
         min_length_px: Boundaries that span fewer columns are dropped.
 
     Returns:
         Boundaries, longest first; empty when nothing reaches the threshold.
     """
-    crest, smooth = _crest(probability, valid, threshold)
+    certain, _ = _crest(probability, valid, threshold)
+    crest, smooth = _crest(probability, valid, _FADING * threshold)
+    crest = _holding(crest, certain)
     pieces = _joined(_followed(_long(crest, _LEAST_PIECE_PX), smooth))
     near = ndimage.maximum_filter(probability, 3)
     boundaries = []
@@ -121,6 +125,14 @@ def _long(crest: BoolArray, min_length_px: int) -> BoolArray:
     pieces, _ = ndimage.label(crest, structure=np.ones((3, 3)))
     extents = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(pieces)]
     return np.asarray(np.array([False, *(extent >= min_length_px for extent in extents)])[pieces], dtype=np.bool_)
+
+
+def _holding(crest: BoolArray, certain: BoolArray) -> BoolArray:
+    """Keep the 8-connected crests that hold a certain pixel."""
+    pieces, count = ndimage.label(crest, structure=np.ones((3, 3)))
+    kept = np.zeros(count + 1, bool)
+    kept[pieces[crest & certain]] = True
+    return np.asarray(kept[pieces] & crest, dtype=np.bool_)
 
 
 def _followed(crest: BoolArray, smooth: FloatArray) -> list[tuple[npt.NDArray[np.int64], FloatArray]]:
