@@ -64,6 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_evaluate_writes_model_untrained_and_baseline(
     trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert "<svg" in (trained / "run/report.html").read_text()
     assert run_command(evaluate, "--run", trained / "run", "--device.device", "cpu") == 0
     assert "boundary_f1_5px" in capsys.readouterr().out
     written = json.loads((trained / "run/evaluation-test.json").read_text())
@@ -72,6 +73,9 @@ def test_evaluate_writes_model_untrained_and_baseline(
     for scores in (written["model"], written["untrained"], written["baselines"]["change_points"]):
         assert set(scores) == {"boundary_f1_5px", "boundary_precision_5px", "boundary_recall_5px"}
     assert written["data_hash"] == json.loads((trained / "run/run.json").read_text())["data_hash"]
+    report = (trained / "run/report.html").read_text()
+    assert "Scores on test" in report
+    assert report.count("data:image/png") == 1 and "rank 1 of 1" in report
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

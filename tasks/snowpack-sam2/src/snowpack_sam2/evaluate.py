@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from geocore.boundaries import BoundaryCounts
     from geocore.datasets import Dataset
     from geocore.devices import Place
+    from geocore.report import Panel
+    from geocore.settings import TilingSettings
     from snowpack_sam2.config import TrainSettings
     from snowpack_sam2.data import Photos
     from snowpack_sam2.model import BoundaryNet
@@ -25,7 +27,7 @@ def main() -> NoReturn:
 
 
 def evaluate(settings: EvaluateSettings) -> None:
-    """Write `evaluation-<split>.json` into the run folder and print it as a table.
+    """Write `evaluation-<split>.json` into the run folder, print it as a table, and rewrite the report with pictures.
 
     Thresholds and baseline settings are chosen on the validation split only.
 
@@ -38,6 +40,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.report import write_report
     from geocore.runs import installed_versions
     from snowpack_sam2.config import TrainSettings
     from snowpack_sam2.data import Photos
@@ -50,9 +53,10 @@ def evaluate(settings: EvaluateSettings) -> None:
     held_out, photos = Photos(dataset, "val"), Photos(dataset, settings.split)
     with open_place(settings.device) as place:
         network = restore_model(checkpoint)
-        counts = _model_counts(network, trained, held_out, photos, place)
+        threshold, counts = _model_counts(network, trained, held_out, photos, place)
+        panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
         seed_everything(trained.training.seed)
-        untrained = _model_counts(build_model(dataset, trained.model).eval(), trained, held_out, photos, place)
+        _, untrained = _model_counts(build_model(dataset, trained.model).eval(), trained, held_out, photos, place)
     baseline = _baseline_counts(held_out, photos)
     protocol = {
         **dataset.protocol,
@@ -81,6 +85,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         versions=installed_versions(),
     )
     evaluation.save(settings.run / f"evaluation-{settings.split}.json")
+    write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
@@ -101,14 +106,42 @@ def _dataset(settings: EvaluateSettings, trained: TrainSettings, trained_on: str
 
 def _model_counts(
     network: BoundaryNet, trained: TrainSettings, held_out: Photos, photos: Photos, place: Place
-) -> list[BoundaryCounts]:
-    """Counts of each photograph, at the threshold that is best on the validation photographs."""
+) -> tuple[float, list[BoundaryCounts]]:
+    """The threshold that is best on the validation photographs, and the counts of each photograph there."""
     from snowpack_sam2.predict import map_photos
     from snowpack_sam2.scores import choose_threshold
 
     network.to(place.device)
     threshold, _ = choose_threshold(list(map_photos(network, held_out, tiling=trained.tiling, place=place)))
-    return [photo.counts(threshold) for photo in map_photos(network, photos, tiling=trained.tiling, place=place)]
+    mapped = map_photos(network, photos, tiling=trained.tiling, place=place)
+    return threshold, [photo.counts(threshold) for photo in mapped]
+
+
+def _panels(
+    network: BoundaryNet, tiling: TilingSettings, photos: Photos, f1: list[float], threshold: float, place: Place
+) -> list[Panel]:
+    """The photographs with the lowest, the highest and two middle F1; mapped again, which spares keeping all maps."""
+    from geocore.report import Panel
+    from snowpack_sam2.crests import boundary_mask
+    from snowpack_sam2.data import PHOTO
+    from snowpack_sam2.overlay import COLOURS, draw_comparison
+    from snowpack_sam2.predict import boundary_probability
+
+    # A photograph without any boundary, true or predicted, has no F1 (NaN) and nothing to show.
+    ranked = sorted((score, index) for index, score in enumerate(f1) if score == score)
+    last = len(ranked) - 1
+    panels = []
+    for rank in sorted({0, last // 2, last // 2 + 1, last} & set(range(last + 1))):
+        score, index = ranked[rank]
+        scene = photos.scene(index)
+        probability, valid = boundary_probability(network, scene, tiling=tiling, place=place)
+        lines, labelled = photos.truth(index)
+        photo, valid = scene.read(scene.grid.window)[PHOTO].values[0], valid & labelled
+        image = draw_comparison(photo, valid, lines, boundary_mask(probability, valid, threshold))
+        sample = photos.samples[index]
+        caption = f"{sample.split}: F1 {score:.3f}, rank {rank + 1} of {last + 1} from below; {COLOURS}"
+        panels.append(Panel(sample.id, caption, image))
+    return panels
 
 
 def _baseline_counts(held_out: Photos, photos: Photos) -> list[BoundaryCounts]:

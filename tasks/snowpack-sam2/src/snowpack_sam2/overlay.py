@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,12 @@ LAYER_COLOURS = (
 """Red, green, blue, 0-255, of layers 1, 2, ...; then from the start. The map and the overlay share them."""
 _TINT = 0.16
 """Opacity of the layer colours: strong enough to tell neighbours apart, weak enough to see the snow."""
+_SIDE_PX = 640
+"""Longer side of a comparison, about: large enough for thin layers, small enough for several in one file."""
+_TRUE, _PREDICTED, _OUTSIDE = (86, 180, 233), (255, 120, 20), (72, 76, 84)
+"""RGB, 0-255; blue and orange are told apart by the colour-blind too."""
+COLOURS: Final = "true boundaries blue, predicted ones orange"
+"""What the colours of a comparison mean."""
 
 
 def draw_overlay(
@@ -74,3 +80,57 @@ def draw_overlay(
     axes.set_xlim(-0.5, cols - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
     figure.savefig(path, format="png")
+
+
+def draw_comparison(
+    photo: npt.NDArray[Any],
+    valid: npt.NDArray[np.bool_],
+    truth: npt.NDArray[np.bool_],
+    predicted: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.uint8]:
+    """Draw predicted boundaries over the true ones over the photograph, stretched to its own brightness.
+
+    Both stay visible where they agree: true boundaries are wider. A large photograph is reduced by a whole number, a
+    small one enlarged, before lines are drawn, so that their width does not depend on its size.
+
+    Args:
+        photo: shape (row, col), any real dtype.
+        valid: shape (row, col), bool: pixels that count; others are drawn in one dark colour.
+        truth: shape (row, col), bool: true boundary lines.
+        predicted: shape (row, col), bool: predicted boundary lines.
+
+    Returns:
+        Shape (row, col, 3), uint8; the longer side has about 640 pixels.
+    """
+    low, high = np.percentile(photo[valid], (0.5, 99.5)) if valid.any() else (0, 1)
+    grey = np.clip((photo.astype(np.float64) - low) / max(high - low, 1e-9), 0, 1) * 255
+    side = max(photo.shape)
+    shrink, grow = -(-side // _SIDE_PX), max(1, round(_SIDE_PX / side))
+    image = np.repeat(_blocks(np.where(valid, grey, 0), shrink).mean(axis=(1, 3))[..., None], 3, axis=2)
+    image[~_blocks(valid, shrink).any(axis=(1, 3))] = _OUTSIDE
+    image = image.repeat(grow, axis=0).repeat(grow, axis=1)
+    for lines, colour, reach in ((truth, _TRUE, 3), (predicted, _PREDICTED, 1)):
+        reduced = _blocks(lines & valid, shrink).any(axis=(1, 3))
+        image[_widened(reduced.repeat(grow, axis=0).repeat(grow, axis=1), reach)] = colour
+    drawn: npt.NDArray[np.uint8] = np.rint(image).astype(np.uint8)
+    return drawn
+
+
+def _blocks(values: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Square blocks of an image, shape (row, size, col, size); those at two edges repeat its last pixels."""
+    rows, cols = (-length % size for length in values.shape)
+    whole = np.pad(values, ((0, rows), (0, cols)), mode="edge")
+    return whole.reshape(whole.shape[0] // size, size, whole.shape[1] // size, size)
+
+
+def _widened(lines: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """Lines and all pixels within `reach` rows and columns of them."""
+    for axis in (0, 1):
+        wide = lines.copy()
+        for shift in range(1, reach + 1):
+            ahead, behind = [slice(None)] * 2, [slice(None)] * 2
+            ahead[axis], behind[axis] = slice(shift, None), slice(None, -shift)
+            wide[tuple(ahead)] |= lines[tuple(behind)]
+            wide[tuple(behind)] |= lines[tuple(ahead)]
+        lines = wide
+    return lines

@@ -34,6 +34,7 @@ def train(settings: TrainSettings) -> None:
         WeightsError: the pretrained weights do not fit.
     """
     from geocore.devices import open_place
+    from geocore.report import write_report
     from geocore.runs import Run, default_run_name
     from snowpack_sam2.data import load_dataset
 
@@ -57,6 +58,8 @@ def train(settings: TrainSettings) -> None:
                 logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
             else:
                 _fit(settings, dataset, place, run)
+                if place.is_main:
+                    write_report(run.folder)
         if place.is_main:
             print(f"evaluate it: snowpack-evaluate --run {folder}")
 
