@@ -29,7 +29,8 @@ def main() -> NoReturn:
 def evaluate(settings: EvaluateSettings) -> None:
     """Write `evaluation-<split>.json` into the run folder, print it as a table, and rewrite the report with pictures.
 
-    Thresholds and baseline settings are chosen on the validation split only.
+    Thresholds and baseline settings are chosen on the validation split only. Scores on another data set are kept apart, as
+    `evaluation-<split>-<8 digits of its hash>.json`.
 
     Raises:
         CheckpointError: the run has no usable checkpoint.
@@ -84,7 +85,9 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    evaluation.save(settings.run / f"evaluation-{settings.split}.json")
+    # Scores on other data stand beside those of the run's own split.
+    other = "" if dataset.hash == checkpoint.card["data_hash"] else f"-{dataset.hash[:8]}"
+    evaluation.save(settings.run / f"evaluation-{settings.split}{other}.json")
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in dataset.notes:
