@@ -78,6 +78,17 @@ def test_evaluate_writes_model_untrained_and_baseline(
     assert report.count("data:image/png") == 1 and "rank 1 of 1" in report
 
 
+def test_scores_on_other_data_stand_beside_the_own_ones(trained: Path, tmp_path: Path, run_command: Command) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    (tmp_path / "run/evaluation-test.json").write_text("kept")
+    words = ["--data", trained / "raw", "--out", tmp_path / "other", "--pit", "^(.+)_", "--nodata", "0"]
+    assert run_command(prepare, *words, "--split.seed", "1") == 0
+    assert run_command(evaluate, "--run", tmp_path / "run", "--data", tmp_path / "other", "--device.device", "cpu") == 0
+    assert (tmp_path / "run/evaluation-test.json").read_text() == "kept"
+    (other,) = (tmp_path / "run").glob("evaluation-test-*.json")
+    assert json.loads(other.read_text())["data_hash"].startswith(other.stem[-8:])
+
+
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, run_command: Command) -> None:
     raw = trained / "raw"

@@ -29,8 +29,8 @@ def main() -> NoReturn:
 def evaluate(settings: EvaluateSettings) -> None:
     """Write `evaluation-<split>.json` into the run folder, print it as a table, and rewrite the report with pictures.
 
-    Thresholds and baseline settings are chosen on the validation split only. Scores on another data set are kept apart, as
-    `evaluation-<split>-<8 digits of its hash>.json`.
+    Thresholds and baseline settings are chosen on the validation split only. Scores on another data set are kept apart,
+    as `evaluation-<split>-<8 digits of its hash>.json`.
 
     Raises:
         CheckpointError: the run has no usable checkpoint.
