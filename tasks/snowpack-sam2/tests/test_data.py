@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,20 @@ def test_photographs_of_one_name_would_overwrite_each_other(raw: Path, tmp_path:
 
 def test_window_of_a_mask(raw: Path) -> None:
     assert np.array_equal(read_mask(raw / "pit0_0_mask.tif", Window(18, 0, 4, 40)), _ids()[18:22])
+
+
+@pytest.mark.real
+@pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA is not set")
+def test_published_tiles_are_paired_and_called_not_independent(tmp_path: Path) -> None:
+    pairs = Path(os.environ["GEOCORE_DATA"]) / "snowpack" / "pairs"
+    dataset = describe(PrepareSettings(data=pairs, out=tmp_path, image_suffix="_nir", nodata=0))
+    assert len(dataset.samples) == 14
+    assert list(dataset.notes) == [NOT_INDEPENDENT]
+    photos = Photos(dataset, "train")
+    for index in range(len(photos.samples)):
+        lines, labelled = photos.truth(index)
+        valid = photos.scene(index).read(photos.scene(index).grid.window)[PHOTO].valid[0]
+        assert lines.shape == (849, 850)
+        # The black corners of turned tiles are neither wall nor labelled.
+        assert not (labelled & ~valid).mean() > 0.001
+        assert lines.mean() < 0.02
