@@ -14,6 +14,7 @@ import pytest
 import rasterio
 
 from geocore.checkpoints import load_checkpoint
+from geocore.files import sha256_file, sha256_json
 from geocore.grid import Grid
 from geocore.rasters import open_raster, write_raster
 from snowpack_sam2 import evaluate, predict, prepare, train
@@ -87,6 +88,25 @@ def test_scores_on_other_data_stand_beside_the_own_ones(trained: Path, tmp_path:
     assert (tmp_path / "run/evaluation-test.json").read_text() == "kept"
     (other,) = (tmp_path / "run").glob("evaluation-test-*.json")
     assert json.loads(other.read_text())["data_hash"].startswith(other.stem[-8:])
+
+
+def test_pretrained_weights_that_are_gone_cost_only_the_untrained_scores(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    card = tmp_path / "run/checkpoints/step-000002/card.json"
+    content = json.loads(card.read_text())
+    content["config"]["model"]["weights"] = str(tmp_path / "gone.pt")
+    card.write_text(json.dumps(content))
+    state = tmp_path / "run/checkpoints/step-000002/state.json"
+    written = json.loads(state.read_text())["content"]
+    written["files"]["card.json"] = sha256_file(card)
+    state.write_text(json.dumps({"content": written, "sha256": sha256_json(written)}))
+    assert run_command(evaluate, "--run", tmp_path / "run", "--device.device", "cpu") == 0
+    assert "gone.pt" in capsys.readouterr().err
+    scores = json.loads((tmp_path / "run/evaluation-test.json").read_text())
+    assert scores["untrained"] is None
+    assert scores["model"]
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -5,6 +5,7 @@ uv run snowpack-evaluate --run RUN
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NoReturn
 
 from geocore.commands import command
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from snowpack_sam2.config import TrainSettings
     from snowpack_sam2.data import Photos
     from snowpack_sam2.model import BoundaryNet
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> NoReturn:
@@ -40,6 +43,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
+    from geocore.errors import WeightsError
     from geocore.evaluation import Evaluation, bootstrap_interval
     from geocore.report import write_report
     from geocore.runs import installed_versions
@@ -57,7 +61,13 @@ def evaluate(settings: EvaluateSettings) -> None:
         threshold, counts = _model_counts(network, trained, held_out, photos, place)
         panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
         seed_everything(trained.training.seed)
-        _, untrained = _model_counts(build_model(dataset, trained.model).eval(), trained, held_out, photos, place)
+        untrained = None
+        try:
+            fresh = build_model(dataset, trained.model).eval()
+        except WeightsError as error:
+            logger.warning("no untrained scores: %s", error)
+        else:
+            untrained = named(total(_model_counts(fresh, trained, held_out, photos, place)[1]))
     baseline = _baseline_counts(held_out, photos)
     protocol = {
         **dataset.protocol,
@@ -74,7 +84,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         samples=len(photos.samples),
         primary=PRIMARY,
         model=named(total(counts)),
-        untrained=named(total(untrained)),
+        untrained=untrained,
         baselines={"change_points": named(total(baseline))},
         per_group={
             pit: named(total(part for part, of in zip(counts, pits, strict=True) if of == pit))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib.metadata
 import io
 import json
 import logging
@@ -71,6 +72,7 @@ def predict(settings: PredictSettings) -> None:
         "min_length_px": settings.min_length_px,
         "cm_per_px": settings.cm_per_px,
         "precision": settings.device.precision,
+        "version": importlib.metadata.version("snowpack-sam2"),
     }
     parts = settings.output / ".done"
     for photo in photos:
