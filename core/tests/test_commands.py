@@ -134,6 +134,21 @@ def test_flags_of_every_kind():
     assert not load_settings(Toy, ["--tracking.tensorboard", "false"]).tracking.tensorboard
 
 
+class _WithShort(Settings):
+    image: Path = operational(..., "scene", short="-i")
+    bands: list[str] = deciding([], "bands", short="-b")
+    nodata: float | None = deciding(None, "value of invalid pixels")
+
+
+def test_short_flags():
+    loaded = load_settings(_WithShort, ["-i", "a.tif", "--nodata", "-9999", "-b", "1", "2", "--bands", "3", "-b=4"])
+    assert (loaded.image, loaded.bands, loaded.nodata) == (Path("a.tif"), ["1", "2", "3", "4"], -9999)
+    with pytest.raises(SettingsError, match="unexpected argument '-x'"):
+        load_settings(_WithShort, ["-x", "1", "-i", "a.tif"])
+    with pytest.raises(SettingsError, match="lacks its value"):
+        load_settings(_WithShort, ["-i", "-b", "1"])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geocore.errors import DataError
-from geocore.splits import leak_report, split_by_group
+from geocore.errors import DataError, SettingsError
+from geocore.splits import blocks, leak_report, split_by_group
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -79,3 +80,27 @@ def test_splits_made_here_do_not_leak() -> None:
     for group, split in zip(groups, splits, strict=True):
         members[group].add(split)
     assert all(len(found) == 1 for found in members.values())
+
+
+@pytest.mark.parametrize("shape", [(251, 251), (100, 1000), (64, 65), (3, 500)])
+@pytest.mark.parametrize("buffer_px", [0, 1, 8])
+def test_blocks_cover_a_scene_but_for_the_strips_between_them(shape: tuple[int, int], buffer_px: int) -> None:
+    found = blocks(shape, 84, buffer_px)
+    used = np.zeros(shape, int)
+    for block in found:
+        used[block.slices] += 1
+    assert used.max() == 1
+    rows, cols = (max(1, round(length / 84)) for length in shape)
+    assert len(found) == rows * cols
+    for axis, count in ((0, rows), (1, cols)):
+        empty = np.flatnonzero(~used.astype(bool).any(axis=1 - axis))
+        assert len(empty) == buffer_px * (count - 1)
+        # Never at the border.
+        assert not {0, shape[axis] - 1} & set(empty.tolist())
+    sides = [block.width for block in found] if cols > 1 else [84]
+    assert max(sides) - min(sides) <= buffer_px + 1
+
+
+def test_a_strip_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(SettingsError, match="buffer_px = 90"):
+        blocks((300, 300), 30, 90)

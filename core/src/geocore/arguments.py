@@ -38,6 +38,8 @@ class Option:
     """Whether None is a value."""
     choices: tuple[Any, ...]
     """Allowed values of a Literal, else empty."""
+    short: str | None = None
+    """Second flag, such as -o."""
 
     @property
     def key(self) -> str:
@@ -93,7 +95,10 @@ def options(settings: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator
             kind = "many"
         elif origin in (dict, Mapping):
             kind = "pairs"
-        yield Option(path, kind, optional, get_args(annotation) if origin is Literal else ())
+        extra = info.json_schema_extra
+        short = extra.get("short") if isinstance(extra, dict) else None
+        choices = get_args(annotation) if origin is Literal else ()
+        yield Option(path, kind, optional, choices, str(short) if short else None)
 
 
 def _suggest(name: str, allowed: Sequence[str]) -> str:
@@ -116,6 +121,7 @@ def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -
         SettingsError: a flag is unknown, lacks its value, or a word belongs to no flag.
     """
     known = {"--" + option.key.replace("_", "-"): option for option in options(settings)}
+    shorts = {option.short: flag for flag, option in known.items() if option.short}
     negative = {}
     for flag, option in known.items():
         if option.kind == "flag":
@@ -125,15 +131,15 @@ def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -
     while position < len(words):
         word = words[position]
         flag, equals, attached = word.partition("=")
-        flag = flag.replace("_", "-")
-        if not word.startswith("--"):
+        flag = shorts.get(flag) or flag.replace("_", "-")
+        if not flag.startswith("--"):
             raise SettingsError(f"unexpected argument {word!r}: settings are given as --name value; see --help")
         if flag not in known and flag not in negative:
             hint = _suggest(flag, list(known))
             raise SettingsError(f"unknown option {word.partition('=')[0]}: {hint}see --help for all options")
         position += 1
         given = [attached] if equals else []
-        while not equals and position < len(words) and not words[position].startswith("--"):
+        while not equals and position < len(words) and not _is_flag(words[position], shorts):
             given.append(words[position])
             position += 1
         option = known.get(flag) or negative[flag]
@@ -141,6 +147,11 @@ def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -
         if option.kind == "many" and isinstance(value, list) and values.origins.get(option.key) == flag:
             value = [*_lookup(values.nested, option.path), *value]  # `--input a --input b` reads like `--input a b`
         values.put(option.path, value, flag)
+
+
+def _is_flag(word: str, shorts: Mapping[str, str]) -> bool:
+    # Only a short flag that exists: -9999 is a value.
+    return word.startswith("--") or word.partition("=")[0] in shorts
 
 
 def _flag_value(flag: str, option: Option, given: list[str], negated: bool) -> Any:

@@ -66,7 +66,8 @@ class RasterSource:
             self._alpha = alpha
             self._dtype = np.result_type(*(_dtype(dataset.dtypes[index - 1]) for index in self._indexes))
             self._nodata = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
-            self._mask_indexes = _mask_indexes(dataset, self._indexes)
+            with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
+                self._mask_indexes = _mask_indexes(dataset, self._indexes)
             self.shape: tuple[int, int] = dataset.shape
             self.grid = grid_of(dataset)
             self.layer = Layer(

@@ -29,6 +29,7 @@ def deciding(
     lt: float | None = None,
     le: float | None = None,
     min_length: int | None = None,
+    short: str | None = None,
 ) -> Any:
     """Declare a setting that decides the result.
 
@@ -40,19 +41,20 @@ def deciding(
         lt: exclusive upper bound.
         le: inclusive upper bound.
         min_length: fewest characters or entries.
+        short: second, short flag on the command line, such as "-o".
 
     Returns:
         The field declaration, to be assigned in a class body. Typed as `Any` like pydantic's own `Field`.
     """
     return Field(
         default,
-        description=help,
+        description=help if short is None else f"{help} (short: {short})",
         gt=gt,
         ge=ge,
         lt=lt,
         le=le,
         min_length=min_length,
-        json_schema_extra={"role": "deciding"},
+        json_schema_extra=_extra("deciding", short),
     )
 
 
@@ -65,6 +67,7 @@ def operational(
     lt: float | None = None,
     le: float | None = None,
     min_length: int | None = None,
+    short: str | None = None,
 ) -> Any:
     """Declare a setting that may change between two starts of one run: where, how fast and how loudly it runs.
 
@@ -72,14 +75,18 @@ def operational(
     """
     return Field(
         default,
-        description=help,
+        description=help if short is None else f"{help} (short: {short})",
         gt=gt,
         ge=ge,
         lt=lt,
         le=le,
         min_length=min_length,
-        json_schema_extra={"role": "operational"},
+        json_schema_extra=_extra("operational", short),
     )
+
+
+def _extra(role: str, short: str | None) -> dict[str, JsonValue]:
+    return {"role": role} if short is None else {"role": role, "short": short}
 
 
 def deciding_values(settings: Settings) -> dict[str, JsonValue]:

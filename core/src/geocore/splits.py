@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 
-from geocore.errors import DataError
+from geocore.errors import DataError, SettingsError
+from geocore.grid import Window
 
 _ATTEMPTS = 32
 
@@ -55,6 +57,24 @@ def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int
     return [best[group] for group in groups]
 
 
+def blocks(shape: tuple[int, int], block_px: int, buffer_px: int) -> list[Window]:
+    """Cut a scene into blocks of near-equal size with an unused strip between neighbours.
+
+    Args:
+        shape: rows and columns of the scene in pixels.
+        block_px: edge of a block in pixels, about: the scene is shared out evenly among as many as come closest.
+        buffer_px: width of the strip between two blocks in pixels; it is taken from both, and never at the border.
+
+    Returns:
+        Windows row by row; one without a strip when the scene holds no second block.
+
+    Raises:
+        SettingsError: the strip leaves nothing of a block.
+    """
+    axes = [_stretches(length, block_px, buffer_px) for length in shape]
+    return [Window(top, left, bottom - top, right - left) for top, bottom in axes[0] for left, right in axes[1]]
+
+
 def leak_report(
     names: Sequence[str], splits: Sequence[str], groups: Sequence[str], hashes: Sequence[Collection[str]]
 ) -> list[str]:
@@ -86,6 +106,21 @@ def leak_report(
             where = _listed([f"{names[i]} ({splits[i]})" for i in samples])
             lines.append(f"identical input {content[:12]} in several splits: {where}")
     return lines
+
+
+def _stretches(length: int, block_px: int, buffer_px: int) -> list[tuple[int, int]]:
+    """First and last pixel, exclusive, of each block along an axis."""
+    count = max(1, round(length / block_px))
+    edges = [length * i // count for i in range(count + 1)]
+    stretches = [
+        (first + (buffer_px - buffer_px // 2 if i else 0), stop - (buffer_px // 2 if i < count - 1 else 0))
+        for i, (first, stop) in enumerate(pairwise(edges))
+    ]
+    if min(stop - first for first, stop in stretches) < 1:
+        raise SettingsError(
+            f"buffer_px = {buffer_px}: leaves nothing of blocks of {block_px} pixels; lower it or take larger blocks"
+        )
+    return stretches
 
 
 def _draw(seed: int, attempt: int, group: str) -> bytes:

@@ -1,0 +1,194 @@
+"""Outlines of every format, burnt and traced back, measured and written; against geopandas and PROJ called directly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyproj
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
+
+from geocore import polygons
+from geocore.errors import DataError, SettingsError
+from geocore.grid import Grid, Window
+from geocore.polygons import measures, polygonise, rasterise, read_outlines, write_polygons
+from geocore.rasters import open_raster
+
+UTM = "EPSG:32652"
+TRANSFORM = (10.0, 0.0, 500000.0, 0.0, -10.0, 7976930.0)
+GRID = Grid(40, 50, TRANSFORM, UTM, length_unit="m")
+SQUARES = [box(500100, 7976700, 500200, 7976800), box(500210, 7976700, 500250, 7976740)]
+BOW_TIE = Polygon([(500300, 7976600), (500400, 7976700), (500400, 7976600), (500300, 7976700)])
+
+
+def write(path: Path, shapes: list[object], crs: str | None = UTM, **options: object) -> Path:
+    table = geopandas.GeoDataFrame({"n": range(len(shapes))}, geometry=shapes, crs=crs)
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    else:
+        table.to_file(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.parquet"])
+def test_outlines_of_every_format(tmp_path: Path, name: str) -> None:
+    found = read_outlines(write(tmp_path / name, SQUARES), UTM)
+    assert (found.repaired, found.dropped) == (0, 0)
+    assert all(a.equals(b) for a, b in zip(found.geometries, SQUARES, strict=True))
+
+
+def test_outlines_in_another_crs_are_moved(tmp_path: Path) -> None:
+    degrees = list(geopandas.GeoSeries(SQUARES, crs=UTM).to_crs("EPSG:4326"))
+    found = read_outlines(write(tmp_path / "a.geojson", degrees, "EPSG:4326"), UTM)
+    # GeoJSON holds 7 digits or more: a centimetre.
+    assert all(a.hausdorff_distance(b) < 0.02 for a, b in zip(found.geometries, SQUARES, strict=True))
+
+
+def test_bad_outlines_are_repaired_or_dropped_and_counted(tmp_path: Path) -> None:
+    nothing = [Polygon(), LineString([(0, 0), (1, 1)]), Point(1, 1), None]
+    high = Polygon([(500000, 7976500, 5), (500100, 7976500, 6), (500100, 7976600, 7)])
+    found = read_outlines(write(tmp_path / "a.parquet", [BOW_TIE, *nothing, *SQUARES, high]), UTM)
+    assert (found.repaired, found.dropped) == (1, 4)
+    assert [shape.is_valid for shape in found.geometries] == [True] * 4
+    # The two triangles of the bow tie.
+    assert found.geometries[0].area == pytest.approx(5000)
+    assert not found.geometries[-1].has_z
+
+
+def test_a_file_without_crs_is_taken_only_where_none_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.shp", SQUARES, None)
+    assert len(read_outlines(path, None).geometries) == 2
+    with pytest.raises(DataError, match="no CRS"):
+        read_outlines(path, UTM)
+
+
+def test_of_several_layers_the_one_with_polygons_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gpkg", [Point(1, 1)], layer="points")
+    write(path, SQUARES, layer="slumps")
+    assert len(read_outlines(path, UTM).geometries) == 2
+    write(path, SQUARES, layer="others")
+    with pytest.raises(DataError, match="slumps, others"):
+        read_outlines(path, UTM)
+
+
+def test_files_that_are_no_outlines(tmp_path: Path) -> None:
+    for name in ("a.gpkg", "a.shp", "a.geojson", "a.parquet"):
+        (tmp_path / name).write_text("not a vector file")
+        with pytest.raises(DataError, match=f"{name}: cannot be read as outlines"):
+            read_outlines(tmp_path / name, UTM)
+    with pytest.raises(DataError, match="no such file"):
+        read_outlines(tmp_path / "absent.gpkg", UTM)
+
+
+def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(polygons.importlib, "import_module", absent)
+    with pytest.raises(SettingsError, match=r'pip install "geocore\[polygons\]"'):
+        read_outlines(tmp_path / "a.gpkg", UTM)
+
+
+def test_pixels_whose_centre_is_inside_are_burnt_and_small_shapes_stay_on_top() -> None:
+    large, small = box(500100, 7976700, 500200, 7976800), box(500126, 7976726, 500154, 7976754)
+    ids = rasterise([small, large], GRID)
+    assert ids.dtype == np.uint32
+    assert (ids == 1).sum() == 4  # centres at 500125 and 500155 lie outside, 500135 and 500145 inside
+    assert (ids > 0).sum() == 100
+    assert rasterise([], GRID).sum() == 0
+    with pytest.raises(DataError, match="georeference"):
+        rasterise([small], Grid(4, 4))
+
+
+MASKS = st.integers(1, 9).flatmap(
+    lambda rows: st.integers(1, 9).flatmap(
+        lambda cols: st.lists(st.booleans(), min_size=rows * cols, max_size=rows * cols).map(
+            lambda values: np.array(values).reshape(rows, cols)
+        )
+    )
+)
+
+
+@given(MASKS.filter(lambda mask: mask.any()), st.integers(0, 5), st.integers(0, 5))
+def test_a_traced_mask_burns_to_itself(mask: np.ndarray, row: int, col: int) -> None:
+    window = Window(row, col, *mask.shape)
+    shape = polygonise(mask, TRANSFORM, window)
+    assert shape.is_valid
+    assert shape.geom_type in ("Polygon", "MultiPolygon")
+    assert shape.area == 100 * mask.sum()
+    expected = np.zeros(GRID.shape, bool)
+    expected[window.slices] = mask
+    assert np.array_equal(rasterise([shape], GRID) == 1, expected)
+
+
+def test_ids_follow_the_order_given() -> None:
+    many = [box(500000 + 10 * i, 7976920, 500010 + 10 * i, 7976930) for i in range(3)]
+    assert rasterise(many, GRID, "uint8")[0, :4].tolist() == [1, 2, 3, 0]
+
+
+def test_measures_on_a_projected_crs() -> None:
+    hole = Polygon(SQUARES[0].exterior.coords, [box(500120, 7976720, 500140, 7976740).exterior.coords])
+    areas, perimeters, lats, lons = measures([hole, MultiPolygon(SQUARES)], UTM)
+    assert areas.tolist() == [10000 - 400, 10000 + 1600]
+    assert perimeters.tolist() == [400 + 80, 400 + 160]
+    lon, lat = pyproj.Transformer.from_crs(UTM, "EPSG:4326", always_xy=True).transform(
+        [hole.centroid.x, MultiPolygon(SQUARES).centroid.x], [hole.centroid.y, MultiPolygon(SQUARES).centroid.y]
+    )
+    assert lats.tolist() == pytest.approx(lat)
+    assert lons.tolist() == pytest.approx(lon)
+
+
+def test_measures_in_feet_degrees_and_nowhere() -> None:
+    foot = 1200 / 3937
+    areas, perimeters, *_ = measures([box(0, 0, 100, 100)], "EPSG:2225")
+    assert areas[0] == pytest.approx(10000 * foot**2)
+    assert perimeters[0] == pytest.approx(400 * foot)
+    degree = box(129.0, 71.0, 129.1, 71.05)
+    areas, perimeters, lats, lons = measures([degree, shapely.reverse(degree)], "EPSG:4326")
+    area, perimeter = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(degree)
+    assert areas.tolist() == pytest.approx([abs(area)] * 2)
+    assert perimeters.tolist() == pytest.approx([perimeter] * 2)
+    assert (lats[0], lons[0]) == pytest.approx((71.025, 129.05))
+    assert all(np.isnan(values).all() for values in measures([degree], None))
+
+
+def test_polygons_are_written_with_the_same_rows_in_both_formats(tmp_path: Path) -> None:
+    columns = {"id": np.array([1, 4294967294], np.int64), "score": np.array([0.5, 1.0]), "name": ["a", "b"]}
+    gpkg, parquet = tmp_path / "a.gpkg", tmp_path / "a.parquet"
+    write_polygons(gpkg, parquet, [SQUARES[0], MultiPolygon(SQUARES)], columns, "EPSG:3413", layer="slumps")
+    for table in (geopandas.read_file(gpkg, layer="slumps"), geopandas.read_parquet(parquet)):
+        assert table.crs.to_epsg() == 3413
+        assert table["id"].tolist() == [1, 4294967294]
+        assert table["score"].tolist() == [0.5, 1.0]
+        assert table["name"].tolist() == ["a", "b"]
+        assert table.geometry.geom_type.unique().tolist() == ["MultiPolygon"]
+        assert table.geometry.area.tolist() == [10000, 11600]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gpkg", "a.parquet"]
+
+
+def test_no_polygons_leave_files_with_columns(tmp_path: Path) -> None:
+    columns = {"id": np.zeros(0, np.int64), "score": np.zeros(0), "flag": np.zeros(0, bool), "name": []}
+    write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", [], columns, UTM, layer="slumps")
+    for table in (geopandas.read_file(tmp_path / "a.gpkg"), geopandas.read_parquet(tmp_path / "a.parquet")):
+        assert len(table) == 0
+        assert [*table.columns] == ["id", "score", "flag", "name", "geometry"]
+        assert (table["id"].dtype, table["score"].dtype) == (np.int64, np.float64)
+
+
+@pytest.mark.real
+@pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA names no folder of real data")
+@pytest.mark.parametrize("expert", ["01", "03", "05"])
+def test_outlines_of_experts_burn_as_published(expert: str) -> None:
+    """Masks of the same outlines, made with GDAL by the centre rule, the largest outline first."""
+    folder = Path(os.environ["GEOCORE_DATA"]) / "thaw-slump"
+    with open_raster(folder / f"masks/Bykovsky_S2_expert_{expert}_instances.tif") as scene:
+        grid, burnt = scene.grid, scene.read(scene.grid.window)["image"].values[0]
+    found = read_outlines(folder / f"labels/expert_{expert}/Bykovsky_digitized.shp", grid.crs)
+    largest_first = sorted(found.geometries, key=lambda shape: -shape.area)
+    assert np.array_equal(rasterise(largest_first, grid), burnt)
