@@ -1,0 +1,183 @@
+"""Areas: the scenes of a data set, or blocks of them, with what is true there; read window by window."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from geocore.datasets import Dataset, Sample
+from geocore.errors import DataError, SceneError
+from geocore.grid import Window
+from geocore.rasters import RasterSource, open_raster
+from geocore.scenes import Layer, Scene
+from slumps_detectron2.labels import IGNORED, UNLABELLED
+
+IMAGE: Final = "image"
+"""Layer of a scene."""
+INSTANCES: Final = "instances"
+"""Label that holds ids."""
+CLASSES: Final = "classes"
+"""Label that holds class values, where there are several or the only one is not 1."""
+EXPERT: Final = "expert_"
+"""What labels with the ids of one expert begin with."""
+
+logger = logging.getLogger(__name__)
+
+
+def open_scene(
+    path: Path, layer: Layer | None = None, *, bands: Sequence[str] | None = None, nodata: float | None = None
+) -> Scene:
+    """Open a GeoTIFF as a scene of the one layer `image`.
+
+    Args:
+        path: the file.
+        layer: what a data set or a model expects: its bands are read by name, in its order, and its nodata value is
+            applied.
+        bands: names or numbers, from 1, of the bands to read, in this order; with `layer`, those that stand for its
+            bands. None: all, or the layer's by name.
+        nodata: takes the place of the file's nodata value, where no layer is given.
+
+    Raises:
+        SceneError: the file cannot be read or lacks a band, or bands without names are not as many as the layer's.
+    """
+    if layer is None:
+        return open_raster(path, layer=IMAGE, bands=_named(path, bands), nodata=nodata)
+    if bands is None:
+        bands = layer.bands.names
+        _check_numbered(path, layer)
+    elif len(bands) != len(layer.bands):
+        raise SceneError(
+            f"{path}: {len(bands)} bands are given ({', '.join(bands)}), but {len(layer.bands)} are needed "
+            f"({', '.join(layer.bands.names)}): give one for each, in this order"
+        )
+    source = RasterSource(path, layer=IMAGE, bands=bands, nodata=layer.nodata)
+    # The bands of an explicit map stand for the layer's.
+    source.layer = dataclasses.replace(source.layer, bands=layer.bands)
+    return Scene(path.stem, source.grid, {IMAGE: source})
+
+
+def _named(path: Path, bands: Sequence[str] | None) -> list[str] | None:
+    """Numbers replaced by the names in the file, so that another file may hold the bands in another order."""
+    if bands is None:
+        return None
+    with open_raster(path, layer=IMAGE) as scene:
+        names = scene.layers[IMAGE].bands.names
+    return [
+        names[int(band) - 1] if band not in names and band.isdecimal() and 1 <= int(band) <= len(names) else band
+        for band in bands
+    ]
+
+
+def _check_numbered(path: Path, layer: Layer) -> None:
+    """Numbers tell nothing of a band, and any file has a band 1: the file has to have no others."""
+    if not all(name.isdecimal() for name in layer.bands.names):
+        return
+    with open_raster(path, layer=IMAGE) as whole:
+        found = len(whole.layers[IMAGE].bands)
+    if found != len(layer.bands):
+        raise SceneError(
+            f"{path}: {found} bands, but {len(layer.bands)} without names are needed: say which ones with --bands"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is true in a window."""
+
+    ids: npt.NDArray[np.uint32]
+    """Shape (row, col), uint32: object, 0 where there is none or nothing is known."""
+    classes: npt.NDArray[np.uint8] | None
+    """Shape (row, col), uint8: class value, 0 as in `ids`; None where every object has class 1."""
+    labelled: npt.NDArray[np.bool_]
+    """Shape (row, col), bool: not ignored, within the area, and the scene valid in all of its bands."""
+
+
+class Areas:
+    """The areas of one split; files are opened once, reading is safe for several threads."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Take the samples of a split.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        self.dataset = dataset
+        self.samples: list[Sample] = dataset.split(split)
+        self.layer = dataset.layers[IMAGE]
+        self._scenes: dict[str, Scene] = {}
+        self._opening = threading.Lock()
+
+    @property
+    def experts(self) -> list[str]:
+        """Names of the labels of experts that every area has."""
+        common = set.intersection(*(set(sample.labels) for sample in self.samples))
+        return sorted(name for name in common if name.startswith(EXPERT))
+
+    def scene(self, index: int) -> Scene:
+        """The scene that an area lies in."""
+        path = self.samples[index].inputs[IMAGE]
+        with self._opening:
+            if path not in self._scenes:
+                # Numbers of bands are those of the data set's own files.
+                self._scenes[path] = open_scene(self.dataset.path(path), self.layer, bands=self.layer.bands.names)
+            return self._scenes[path]
+
+    def window(self, index: int) -> Window:
+        """Pixels of the scene that belong to an area."""
+        values = self.samples[index].attributes
+        try:
+            row, col, height, width = (int(values[key]) for key in ("row", "col", "height", "width"))
+        except (KeyError, ValueError) as error:
+            raise DataError(
+                f"sample {self.samples[index].id!r}: attributes lack whole numbers row, col, height and width; "
+                "prepare the data again"
+            ) from error
+        return Window(row, col, height, width)
+
+    def truth(self, index: int, window: Window | None = None) -> Truth:
+        """What is true in an area.
+
+        Args:
+            index: of the area.
+            window: pixels of the scene; what lies outside the area is not labelled. None: the area.
+        """
+        ids: npt.NDArray[np.uint32] = self._read(index, INSTANCES, window)
+        labelled = ids != IGNORED
+        ids[~labelled] = 0
+        classes = None
+        if CLASSES in self.samples[index].labels:
+            classes = self._read(index, CLASSES, window)
+            classes[(ids == 0) | (classes == UNLABELLED)] = 0
+        return Truth(ids, classes, labelled)
+
+    def expert(self, index: int, name: str) -> npt.NDArray[np.uint32]:
+        """Ids of the objects that one expert drew in an area, shape (row, col), uint32; 0 elsewhere."""
+        ids: npt.NDArray[np.uint32] = self._read(index, name, None)
+        ids[ids == IGNORED] = 0
+        return ids
+
+    def _read(self, index: int, label: str, window: Window | None) -> npt.NDArray[Any]:
+        """Values of a label; ignored outside the area."""
+        path, area = self.samples[index].labels[label], self.window(index)
+        with self._opening:
+            if path not in self._scenes:
+                self._scenes[path] = open_raster(self.dataset.path(path), layer=label)
+            scene = self._scenes[path]
+        window = window or area
+        inside = window.intersection(area)
+        if inside == window:
+            whole: npt.NDArray[Any] = scene.read(window)[label].values[0]
+            return whole
+        values = np.full(window.shape, UNLABELLED if label == CLASSES else IGNORED, scene.layers[label].dtype)
+        if inside is not None:
+            place = inside.shifted(-window.row, -window.col)
+            values[place.slices] = scene.read(inside)[label].values[0]
+        return values

@@ -1,0 +1,96 @@
+"""Where a label raster or an outline lies on the pixels of a scene."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Final
+
+from geocore.errors import DataError
+from geocore.grid import Grid, Window, same_crs
+
+_TOLERANCE_PX: Final = 0.05
+"""How far a corner of a label raster may lie from a corner of the scene's pixels."""
+
+
+def covered(path: Path, label: Grid, scene: Grid, *, like: bool) -> Window:
+    """Pixels of the scene that a label raster covers.
+
+    Raises:
+        DataError: the grids do not fit.
+    """
+    if label.transform is None or scene.transform is None:
+        if label.shape != scene.shape:
+            raise DataError(
+                f"{path}: {_size(label)}, but the scene has {_size(scene)}: without a georeference in both, label and "
+                "scene must match pixel by pixel (--like needs one, too); crop one, or georeference both"
+            )
+        return scene.window
+    if (label.crs is None) != (scene.crs is None) or (
+        label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs)
+    ):
+        raise DataError(
+            f"{path}: its coordinate reference system is {_crs(label)}, that of the scene {_crs(scene)}: they must be "
+            "the same; warp the label onto the scene (gdalwarp -r near), or give outlines, which are reprojected"
+        )
+    down, right = offset(label, scene)
+    for row, col in corners(label):
+        found = _pixel(scene, *position(label, row, col))
+        if not math.dist(found, (row + down, col + right)) <= _TOLERANCE_PX:
+            raise DataError(
+                f"{path}: its pixels are {_pixels(label)}, those of the scene {_pixels(scene)}: they must coincide; "
+                "warp the label onto the scene (gdalwarp -r near), or give outlines"
+            )
+    placed = Window(down, right, *label.shape)
+    common = placed.intersection(scene.window)
+    if common is None:
+        raise DataError(f"{path}: shares no pixel with the scene: label and scene must overlap; check the pair")
+    if placed != scene.window and not like:
+        what = "a part of the scene only" if common == placed else "other pixels than the scene"
+        raise DataError(
+            f"{path}: {_size(label)} that cover {what} ({_size(scene)}): give --like to clip the scene to its label"
+        )
+    return common
+
+
+def offset(label: Grid, scene: Grid) -> tuple[int, int]:
+    """Row and column of the scene nearest to the label's first pixel."""
+    if label.transform is None or scene.transform is None:
+        return 0, 0
+    row, col = _pixel(scene, *position(label, 0, 0))
+    return round(row), round(col)
+
+
+def position(grid: Grid, row: float, col: float) -> tuple[float, float]:
+    """(x, y) of a pixel's upper left corner, in units of the CRS; the grid has a transform."""
+    assert grid.transform is not None
+    a, b, c, d, e, f = grid.transform
+    return a * col + b * row + c, d * col + e * row + f
+
+
+def _pixel(grid: Grid, x: float, y: float) -> tuple[float, float]:
+    """(row, col) of a place: the inverse of `position`."""
+    assert grid.transform is not None
+    a, b, c, d, e, f = grid.transform
+    determinant = a * e - b * d
+    return (a * (y - f) - d * (x - c)) / determinant, (e * (x - c) - b * (y - f)) / determinant
+
+
+def corners(grid: Grid) -> list[tuple[int, int]]:
+    """(row, col) of the four corners, in the order of a ring."""
+    return [(0, 0), (0, grid.width), (grid.height, grid.width), (grid.height, 0)]
+
+
+def _size(grid: Grid) -> str:
+    return f"{grid.height} x {grid.width} px"
+
+
+def _crs(grid: Grid) -> str:
+    return "none" if grid.crs is None else f"{grid.crs[:60]}"
+
+
+def _pixels(grid: Grid) -> str:
+    assert grid.transform is not None
+    a, b, c, d, e, f = grid.transform
+    turned = f", turned by {math.degrees(math.atan2(d, a)):.3g} degrees" if b or d else ""
+    return f"{math.hypot(a, d):.10g} x {math.hypot(b, e):.10g} wide from ({c:.10g}, {f:.10g}){turned}"

@@ -1,0 +1,277 @@
+"""The data set: pairs become areas with splits and statistics; the only module that knows names of files and labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.errors import DataError
+from geocore.files import sha256_file
+from geocore.manifests import Scalar
+from geocore.normalisation import BandCounts, Statistics
+from geocore.samples import built_in_sample
+from geocore.scenes import Layer
+from geocore.splits import leak_report
+from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
+from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
+from slumps_detectron2.cuts import Tiles, collate, cut
+from slumps_detectron2.divisions import Plot, assign, plots_of
+from slumps_detectron2.label_rasters import SceneLabels, parts_of, write_labels
+from slumps_detectron2.labels import IGNORED, UNLABELLED
+from slumps_detectron2.pairs import ScenePair, find_pairs
+
+__all__ = [
+    "CLASSES",
+    "IGNORED",
+    "IMAGE",
+    "INSTANCES",
+    "UNLABELLED",
+    "Areas",
+    "Tiles",
+    "Truth",
+    "class_values",
+    "collate",
+    "cut",
+    "describe",
+    "find_scenes",
+    "load_dataset",
+    "open_scene",
+]
+
+SCENE_EXTENSIONS: Final = (".tif", ".tiff", ".vrt")
+_PRODUCTS: Final = ("_instances", "_classes", "_prob", "_pred")
+"""What names of rasters made from a scene have behind its own."""
+
+
+def describe(settings: PrepareSettings) -> Dataset:
+    """Write the label rasters of all scenes below `settings.out` and describe the data set that they make.
+
+    Pixels that a scene has no data for are ignored in its label raster, so that training and scoring need not read the
+    scene to know them. Statistics cover the valid pixels of the training areas.
+
+    Raises:
+        DataError: pairs, bands or labels do not fit together, there is too little to split, the training areas have no
+            slump, or no tile can be cut from them.
+        SceneError: a scene cannot be read or lacks a band.
+    """
+    pairs = find_pairs(settings)
+    _check_classes(settings)
+    layer: Layer | None = None
+    samples: list[Sample] = []
+    plots: list[Plot] = []
+    notes: list[str] = []
+    kinds: set[str] = set()
+    for pair in pairs:
+        with open_scene(pair.image, bands=settings.bands, nodata=settings.nodata) as scene:
+            found = scene.layers[IMAGE]
+            layer = layer or found
+            _check_layer(pair.image, found, pairs[0].image, layer)
+
+            def path_of(label: str, name: str = pair.name) -> Path:
+                return settings.out / "labels" / f"{name}_{label}.tif"
+
+            labels = write_labels(pair, scene, settings, path_of)
+        its_plots, its_notes = plots_of(pair, labels, settings.split)
+        samples += _samples(pair, labels, its_plots, settings.out)
+        plots += its_plots
+        notes += labels.notes + its_notes
+        kinds.add(labels.kind)
+        del labels
+    assert layer is not None
+    splits, split_notes = assign(plots, settings.split)
+    samples = [dataclasses.replace(sample, split=split) for sample, split in zip(samples, splits, strict=True)]
+    dataset = Dataset(
+        root=settings.out,
+        task=TASK,
+        samples=samples,
+        layers={IMAGE: layer},
+        labels=_label_specs(samples, settings.class_names),
+        protocol=_protocol(settings, kinds),
+        notes=[*notes, *split_notes],
+    )
+    # Before the statistics, which take longer.
+    tiles = sum(map(len, Tiles(dataset, "train").windows))
+    return dataclasses.replace(
+        dataset,
+        statistics=_statistics(Areas(dataset, "train")),
+        protocol={**dataset.protocol, "training_tiles": tiles},
+        notes=[*dataset.notes, *(f"leak: {line}" for line in _leaks(samples))],
+    )
+
+
+def _samples(pair: ScenePair, labels: SceneLabels, plots: Sequence[Plot], out: Path) -> list[Sample]:
+    """A sample for each area of a scene; files are hashed once."""
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+
+    image = relative(pair.image)
+    names = {label: relative(path) for label, path in labels.paths.items()}
+    hashes = {path: sha256_file(out / path) for path in (image, *names.values())}
+    samples = []
+    for plot in plots:
+        place: dict[str, Any] = dataclasses.asdict(plot.window) | {"slumps": plot.slumps}
+        samples.append(Sample(plot.name, plot.group, "", {IMAGE: image}, names, place, hashes))
+    return samples
+
+
+def _label_specs(samples: Sequence[Sample], class_names: Mapping[int, str]) -> dict[str, LabelSpec]:
+    specs = {INSTANCES: LabelSpec(INSTANCES, dict(class_names), IGNORED)}
+    for name in sorted({name for sample in samples for name in sample.labels} - {INSTANCES}):
+        classes = {0: "background", **class_names} if name == CLASSES else {}
+        specs[name] = LabelSpec(name, classes, UNLABELLED if name == CLASSES else IGNORED)
+    return specs
+
+
+def _protocol(settings: PrepareSettings, kinds: Iterable[str]) -> dict[str, Scalar | None]:
+    split, cut = settings.split, settings.cut
+    return {
+        "tile_px": cut.size,
+        "stride_px": cut.stride,
+        "negatives": cut.negatives,
+        "least_slump_px": cut.least_slump_px,
+        "least_valid": cut.least_valid,
+        "split_by": split.by,
+        "split_seed": split.seed,
+        "block_px": split.block_px if split.by == "block" else None,
+        "buffer_px": split.buffer_px if split.by == "block" else None,
+        "label_kind": ", ".join(sorted(kinds)),
+    }
+
+
+def _statistics(areas: Areas) -> Statistics:
+    """Of the valid pixels of some areas, read part by part."""
+    counts = BandCounts(areas.layer)
+    for index in range(len(areas.samples)):
+        for part in parts_of(areas.window(index)):
+            patch = areas.scene(index).read(part)[IMAGE]
+            counts.update(patch.values, patch.valid)
+    return Statistics({IMAGE: counts.finish()})
+
+
+def _leaks(samples: Sequence[Sample]) -> list[str]:
+    """What splits share; blocks of one scene are different ground though they lie in one file."""
+    places = [f"{sample.attributes['row']},{sample.attributes['col']}" for sample in samples]
+    return leak_report(
+        names=[sample.id for sample in samples],
+        splits=[sample.split for sample in samples],
+        groups=[sample.group for sample in samples],
+        hashes=[
+            [f"{sample.hashes[sample.inputs[IMAGE]]} at {place}"] for sample, place in zip(samples, places, strict=True)
+        ],
+    )
+
+
+def load_dataset(folder: Path | None) -> Dataset:
+    """A prepared data set whose files are what they were, or the built-in sample.
+
+    Args:
+        folder: made by `slumps-prepare`; None: the sample, made on first use and kept in the user's cache.
+
+    Raises:
+        DataError: a file is missing or has changed.
+    """
+    if folder is None:
+        return _sample_dataset()
+    dataset = Dataset.load(folder)
+    # Leaks were told when the splits were made; blocks of one scene share its file and do not leak by that.
+    leaks = set(dataset.leaks())
+    problems = [line for line in validate(dataset, contents=False) if line not in leaks]
+    if not problems:
+        hashes = {path: digest for sample in dataset.samples for path, digest in sample.hashes.items()}
+        problems = [
+            f"{path} has changed since the data set was prepared"
+            for path, digest in hashes.items()
+            if sha256_file(dataset.path(path)) != digest
+        ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{folder}: {problems[0]}{more}: prepare the data again")
+    return dataset
+
+
+def _sample_dataset() -> Dataset:
+    from slumps_detectron2 import areas, coverage, cuts, divisions, experts, label_rasters, labels, pairs, sample
+
+    def build(folder: Path) -> None:
+        settings = PrepareSettings(
+            data=sample.write_sample(folder / "scenes"),
+            out=folder,
+            label_kind="instances",
+            ignore=IGNORED,
+            split=SplitSettings(by="region", train=0.6, val=0.2),
+            cut=CutSettings(size=192, stride=96, negatives=0.5, least_slump_px=20),
+        )
+        describe(settings).save(folder)
+
+    modules = (areas, coverage, cuts, divisions, experts, label_rasters, labels, pairs, sample)
+    code = [sha256_file(path) for path in (__file__, *(str(module.__file__) for module in modules))]
+    return Dataset.load(built_in_sample(TASK, code, build))
+
+
+def class_values(dataset: Dataset) -> list[int]:
+    """Values of the kinds of objects, ascending."""
+    return sorted(dataset.labels[INSTANCES].classes)
+
+
+def find_scenes(inputs: Sequence[Path]) -> list[Path]:
+    """Scenes among files and folders; in a folder, rasters that were made from another one there do not count.
+
+    Raises:
+        DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
+    """
+    found: dict[str, Path] = {}
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"{path}: not found: --input takes scenes or folders of them; check the path")
+        scenes = [path] if path.is_file() else _scenes_in(path)
+        if not scenes:
+            raise DataError(f"{path}: no scene ({', '.join(SCENE_EXTENSIONS)}): check the path")
+        for scene in scenes:
+            if found.setdefault(scene.stem, scene).resolve() != scene.resolve():
+                raise DataError(f"{scene} and {found[scene.stem]} share a name and so their products: rename one")
+    return list(found.values())
+
+
+def _scenes_in(folder: Path) -> list[Path]:
+    files = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in SCENE_EXTENSIONS and file.is_file() and not file.name.startswith(".")
+    ]
+    stems = {file.stem for file in files}
+    made = {f"{stem}{ending}" for stem in stems for ending in _PRODUCTS}
+    return [file for file in files if file.stem not in made]
+
+
+def _check_classes(settings: PrepareSettings) -> None:
+    names = settings.class_names
+    if settings.label_kind != "classes" and set(names) != {1}:
+        raise DataError(
+            f"class_names lists {', '.join(map(str, sorted(names)))} with label_kind {settings.label_kind}: only "
+            "rasters of classes tell kinds of objects apart; give --label-kind classes, or name 1 alone"
+        )
+    if settings.ignore in names:
+        raise DataError(
+            f"ignore = {settings.ignore}: is the class {names[settings.ignore]!r} in class_names; change one"
+        )
+
+
+def _check_layer(path: Path, found: Layer, first_path: Path, first: Layer) -> None:
+    if found.bands.names != first.bands.names:
+        problem = f"bands {', '.join(found.bands.names)}, but {first_path.name} has {', '.join(first.bands.names)}"
+        remedy = "choose bands that all have with --bands"
+    elif found.dtype != first.dtype:
+        problem, remedy = f"{found.dtype}, but {first_path.name} is {first.dtype}", "convert one"
+    elif repr(found.nodata) != repr(first.nodata):
+        problem = f"nodata {found.nodata}, but {first_path.name} has {first.nodata}"
+        remedy = "say with --nodata which value is invalid in all"
+    elif [(b.scale, b.offset) for b in found.bands] != [(b.scale, b.offset) for b in first.bands]:
+        problem, remedy = f"scale or offset of its bands differ from those of {first_path.name}", "convert one"
+    else:
+        return
+    raise DataError(f"{path}: {problem}: all scenes of a data set must be alike; {remedy}")

@@ -1,0 +1,85 @@
+"""From a network and an area to objects: tiles, sightings, merged instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geocore.grid import Window
+from geocore.inference import map_region
+from geocore.settings import TilingSettings
+from geocore.tiles import Region, Tiling
+from slumps_detectron2.instances import Instance, instances_of, merge
+from slumps_detectron2.scores import MappedArea
+from slumps_detectron2.sightings import SightingCollector
+
+if TYPE_CHECKING:
+    from geocore.devices import Place
+    from geocore.scenes import Patch, Scene
+    from slumps_detectron2.areas import Areas
+    from slumps_detectron2.model import SlumpNet
+
+TILES_PER_BATCH = 4
+"""Part of the result: another batch shape may round differently."""
+
+
+def map_area(
+    network: SlumpNet, scene: Scene, area: Window, *, tiling: TilingSettings, place: Place
+) -> tuple[list[Instance], np.ndarray]:
+    """Find the objects of an area.
+
+    The tiles see the scene beyond the area's border, where there is any; objects are cut to the area.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        scene: where the area lies.
+        area: pixels of the scene.
+        tiling: size and overlap of the tiles, pixels.
+        place: device and precision.
+
+    Returns:
+        Objects in pixels of the area, whatever their score; probability, shape (row, col), uint8, 0-100, 255 where
+        invalid.
+    """
+    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    region = Region("all", Window(0, 0, *area.shape))
+    probability = np.zeros(area.shape, np.uint8)
+
+    def read(scene: Scene, window: Window) -> dict[str, Patch]:
+        return scene.read(window.shifted(area.row, area.col))
+
+    def emit(row: int, rows: np.ndarray) -> None:
+        probability[row : row + len(rows)] = rows
+
+    collector = SightingCollector(region, tiles, area.shape, emit=emit)
+    sightings = map_region(
+        network.detect,
+        scene,
+        region,
+        tiles,
+        collector,
+        read=read,
+        place=place,
+        batch_size=TILES_PER_BATCH,
+        shape=area.shape,
+    )
+    return merge(sightings, tiles, area.shape), probability
+
+
+def map_areas(network: SlumpNet, areas: Areas, *, tiling: TilingSettings, place: Place) -> Iterator[MappedArea]:
+    """Objects found and true of every area of a split."""
+    for index in range(len(areas.samples)):
+        found, _ = map_area(network, areas.scene(index), areas.window(index), tiling=tiling, place=place)
+        yield compared(areas, index, found)
+
+
+def compared(areas: Areas, index: int, found: Sequence[Instance]) -> MappedArea:
+    """Put what was found in an area beside its truth."""
+    truth: Any = areas.truth(index)
+    true = instances_of(truth.ids, ignored=None, classes=truth.classes)
+    # Ids may have gaps where an area holds a part of a scene.
+    present = np.unique(truth.ids[truth.ids > 0])
+    ids = np.where(truth.ids > 0, np.searchsorted(present, truth.ids) + 1, 0).astype(np.uint32)
+    return MappedArea(found, true, ids, truth.labelled)

@@ -1,0 +1,188 @@
+"""What a mapped scene becomes: probability, instances and classes as rasters, and polygons with attributes.
+
+Everything here needs the whole scene: objects are joined over tiles and regions, chosen by score and area, numbered,
+and painted block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from geocore.cogs import BLOCK_PX, RasterWriter
+from geocore.errors import DataError
+from geocore.grid import Grid, Window
+from geocore.planes import Plane, join_planes
+from geocore.polygons import measures, polygonise, write_polygons
+from geocore.rasters import open_raster
+from geocore.scenes import Scene
+from slumps_detectron2.instances import Instance, paint
+
+ENDINGS: Final = ("_prob.tif", "_instances.tif", "_pred.tif", ".gpkg", ".parquet")
+PROBABILITY: Final = Plane("probability", "uint8")
+PERCENT_NODATA: Final = 255
+INSTANCE_NODATA: Final = 4294967295
+CLASS_NODATA: Final = 255
+_COLOURS = ((214, 39, 40), (31, 119, 180), (255, 127, 14), (44, 160, 44), (148, 103, 189), (140, 86, 75))
+"""Red, green, blue, 0-255, of the classes in order; then from the start."""
+
+
+def product_paths(folder: Path, name: str) -> list[Path]:
+    """The files of a scene: probability, instances, classes, GeoPackage, GeoParquet."""
+    return [folder / f"{name}{ending}" for ending in ENDINGS]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which objects are kept."""
+
+    threshold: float
+    """Lowest score."""
+    min_area_m2: float = 0.0
+    """Minimum mapping unit."""
+
+    def of(self, instances: Sequence[Instance], grid: Grid) -> list[Instance]:
+        """The objects that are kept, in their order.
+
+        Raises:
+            DataError: an area is asked for, but the scene has no georeference.
+        """
+        kept = [instance for instance in instances if instance.score >= self.threshold]
+        if not self.min_area_m2:
+            return kept
+        if grid.transform is None or grid.length_unit == "px":
+            raise DataError(
+                f"min_area_m2 = {self.min_area_m2:g}: the scene has no georeference in m or degrees; give 0"
+            )
+        return [instance for instance in kept if _area_m2(instance, grid) >= self.min_area_m2]
+
+
+def write_products(
+    folder: Path,
+    name: str,
+    grid: Grid,
+    parts: Sequence[tuple[Window, Path]],
+    instances: Sequence[Instance],
+    class_names: dict[int, str],
+) -> dict[str, Any]:
+    """Write all products of a scene; each file appears whole or not at all.
+
+    Args:
+        folder: where to.
+        name: of the scene.
+        grid: of the scene.
+        parts: regions of the scene with the folders that hold their plane `probability`.
+        instances: the kept objects; their ids are 1, 2, ... in this order.
+        class_names: class value -> name.
+
+    Returns:
+        Number of objects and their area, for the record of the run.
+
+    Raises:
+        StorageError: the disk is full or closed.
+    """
+    prob, ids, pred, gpkg, parquet = product_paths(folder, name)
+    band = ["slump probability, %"]
+    with RasterWriter(prob, grid=grid, count=1, dtype="uint8", nodata=PERCENT_NODATA, band_names=band) as writer:
+        join_planes(parts, PROBABILITY.name, writer.write)
+    with open_raster(prob) as scene:
+        _write_rasters(ids, pred, scene, grid, instances, class_names)
+        attributes = _attributes(scene, grid, instances, class_names)
+    transform = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    shapes = [polygonise(instance.mask, transform, instance.window) for instance in instances]
+    areas, perimeters, lats, lons = measures(shapes, grid.crs)
+    columns: dict[str, Any] = {
+        "id": np.arange(1, len(instances) + 1, dtype=np.int64),
+        **attributes,
+        "area_m2": areas,
+        "perimeter_m": perimeters,
+        "centroid_lat": lats,
+        "centroid_lon": lons,
+        "scene": [name] * len(instances),
+    }
+    write_polygons(gpkg, parquet, shapes, columns, grid.crs, layer="slumps")
+    known = np.asarray(areas, np.float64)
+    return {"objects": len(instances), "area_m2": float(known.sum()) if np.isfinite(known).all() else None}
+
+
+def _write_rasters(
+    ids: Path, pred: Path, probability: Scene, grid: Grid, instances: Sequence[Instance], class_names: dict[int, str]
+) -> None:
+    """Instances and classes, a row of blocks at a time."""
+    labels = np.array([0, *(instance.label for instance in instances)], np.uint8)
+    names = {0: "background", **class_names}
+    colours = {label: _COLOURS[index % len(_COLOURS)] for index, label in enumerate(sorted(class_names))}
+    with (
+        RasterWriter(
+            ids,
+            grid=grid,
+            count=1,
+            dtype="uint32",
+            nodata=INSTANCE_NODATA,
+            band_names=["instance"],
+            overviews="nearest",
+        ) as of_ids,
+        RasterWriter(
+            pred,
+            grid=grid,
+            count=1,
+            dtype="uint8",
+            nodata=CLASS_NODATA,
+            band_names=["class"],
+            colours={0: (0, 0, 0), **colours},
+            class_names=names,
+        ) as of_classes,
+    ):
+        for row in range(0, grid.height, BLOCK_PX):
+            window = Window(row, 0, min(BLOCK_PX, grid.height - row), grid.width)
+            painted = paint(instances, window)
+            valid = next(iter(probability.read(window).values())).valid[0]
+            of_ids.write(np.where(valid, painted, np.uint32(INSTANCE_NODATA))[np.newaxis], row)
+            of_classes.write(np.where(valid, labels[painted], np.uint8(CLASS_NODATA))[np.newaxis], row)
+
+
+def _attributes(
+    probability: Scene, grid: Grid, instances: Sequence[Instance], class_names: dict[int, str]
+) -> dict[str, Any]:
+    """Class, score, probability under the object, and whether the object reaches what is not known."""
+    count = len(instances)
+    mean, highest = np.zeros(count), np.zeros(count)
+    touches = np.zeros(count, bool)
+    for index, instance in enumerate(instances):
+        window = instance.window
+        # One pixel more on each side; what lies outside the scene is invalid.
+        wide = Window(window.row - 1, window.col - 1, window.height + 2, window.width + 2)
+        patch = next(iter(probability.read(wide).values()))
+        under = patch.values[0, 1:-1, 1:-1][instance.mask].astype(np.float64) / 100
+        mean[index], highest[index] = under.mean(), under.max()
+        touches[index] = bool((_grown(instance.mask) & ~patch.valid[0]).any())
+    return {
+        "class": [class_names[instance.label] for instance in instances],
+        "score": np.array([instance.score for instance in instances], np.float64),
+        "mean_probability": mean,
+        "max_probability": highest,
+        "touches_nodata": touches,
+    }
+
+
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask with its eight neighbours, one pixel larger on each side."""
+    rows, cols = mask.shape
+    grown = np.zeros((rows + 2, cols + 2), bool)
+    for down in range(3):
+        for right in range(3):
+            grown[down : down + rows, right : right + cols] |= mask
+    return grown
+
+
+def _area_m2(instance: Instance, grid: Grid) -> float:
+    """Sum of the object's pixel areas; a geographic pixel shrinks towards the poles."""
+    if grid.length_unit != "degree":
+        return instance.pixels * grid.pixel_area_m2()
+    per_row = np.count_nonzero(instance.mask, axis=1)
+    return float(sum(n * grid.pixel_area_m2(instance.window.row + row) for row, n in enumerate(per_row.tolist()) if n))

@@ -1,0 +1,129 @@
+"""Train a Mask R-CNN that finds slumps.
+
+uv run slumps-train                                   # built-in sample, CPU, minutes
+uv run slumps-train --data DATASET --recipe scenes
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from geocore.commands import command
+from slumps_detectron2.config import TASK, TrainSettings
+
+if TYPE_CHECKING:
+    from geocore.datasets import Dataset
+    from geocore.devices import Place
+    from geocore.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """Entry point of `slumps-train`."""
+    command(train, TrainSettings, prog="slumps-train", recipes="slumps_detectron2", sample_recipe="sample")
+
+
+def train(settings: TrainSettings) -> None:
+    """Train or resume, then print how to evaluate.
+
+    Raises:
+        DataError: the data set is missing or lacks a split.
+        RunError: the run folder belongs to other settings or other data.
+        WeightsError: the pretrained weights do not fit.
+    """
+    from geocore.devices import open_place
+    from geocore.report import write_report
+    from geocore.runs import Run, default_run_name
+    from slumps_detectron2.data import load_dataset
+
+    with open_place(settings.device) as place:
+        if settings.data is None:
+            logger.info("no --data: training on the built-in sample")
+        if place.is_main:
+            load_dataset(settings.data)  # makes the sample once, for all processes
+        place.barrier()
+        dataset = load_dataset(settings.data)
+        folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
+        with Run.open(
+            folder,
+            settings=settings,
+            data_hash=dataset.hash,
+            task=TASK,
+            main=place.is_main,
+            tensorboard=settings.tracking.tensorboard,
+        ) as run:
+            if run.finished:
+                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+            else:
+                _fit(settings, dataset, place, run)
+                if place.is_main:
+                    write_report(run.folder)
+        if place.is_main:
+            print(f"evaluate it: slumps-evaluate --run {folder}")
+
+
+def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+    from torch import Tensor, nn
+
+    from geocore.augmentations import compose
+    from geocore.devices import seed_everything
+    from geocore.loading import Batches, GridSampler
+    from geocore.training import fit
+    from slumps_detectron2.cuts import CutRule
+    from slumps_detectron2.data import IMAGE, Areas, Tiles, class_values, collate
+    from slumps_detectron2.loss import detection_losses
+    from slumps_detectron2.mapping import map_areas
+    from slumps_detectron2.model import build_model
+    from slumps_detectron2.scores import PRIMARY, all_scores, choose_threshold
+
+    seed_everything(settings.training.seed)
+    network = build_model(dataset, settings.model, tile_px=CutRule.of(dataset).tile_px)
+    tiles, held_out = Tiles(dataset, "train"), Areas(dataset, "val")
+    augment = compose(augmentations(settings), seed=settings.training.seed)
+
+    def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        inputs = batch["inputs"]
+        tile = {"inputs": network.preprocessing(inputs), "valid": network.preprocessing.masks(inputs)}
+        tile = augment(tile | {"targets": batch["targets"], "keys": batch["keys"]})
+        objects = tile["targets"]["objects"]
+        return detection_losses(model(tile["inputs"][IMAGE], objects), len(objects), settings.loss)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        mapped = list(map_areas(network, held_out, tiling=settings.tiling, place=place))
+        threshold = settings.score_threshold or choose_threshold(mapped)
+        return all_scores(mapped, threshold, class_values(dataset)) | {"threshold": threshold}
+
+    batches = Batches(
+        GridSampler(tiles.windows, seed=settings.training.seed),
+        tiles.read,
+        batch_size=settings.training.batch_size,
+        collate=collate,
+        rank=place.rank,
+        world_size=place.world_size,
+        pin_memory=place.device.type == "cuda",
+    )
+    fit(
+        network,
+        batches,
+        step,
+        validate,
+        training=settings.training,
+        optimiser=settings.optimiser,
+        schedule=settings.schedule,
+        place=place,
+        run=run,
+        card=network.card(),
+        primary=PRIMARY,
+    )
+
+
+def augmentations(settings: TrainSettings) -> list[Any]:
+    """The changes to training tiles, for the network and its baseline alike."""
+    from geocore.augmentations import Augmentation, Bias, Flip, Gain, Noise, Rot90
+
+    chosen = settings.augmentation
+    # A mirror image half of the time and a quarter turn make all eight positions equally frequent.
+    moves: list[Augmentation] = [Flip(0.5, 0.0), Rot90()] if chosen.turn else []
+    return [*moves, Gain(1 - chosen.gain, 1 + chosen.gain), Bias(chosen.bias), Noise(chosen.noise)]

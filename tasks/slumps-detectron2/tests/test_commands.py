@@ -1,0 +1,226 @@
+"""Each command end to end on a small sample, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import requires
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+
+from geocore.rasters import open_raster
+from slumps_detectron2 import evaluate, predict, prepare, train
+from slumps_detectron2.products import product_paths
+from slumps_detectron2.sample import write_sample
+
+SMALL = [
+    *("--model.depth", "18", "--model.anchors-px", "8", "16", "32", "64", "96"),
+    *("--tiling.size", "96", "--tiling.overlap", "32", "--training.steps", "2", "--training.batch-size", "2"),
+    *("--training.validate-every", "2", "--baseline.steps", "2", "--baseline.batch-size", "2"),
+    *("--device.device", "cpu", "--device.threads", "1"),
+]
+CUT = ["--cut.size", "96", "--cut.stride", "96", "--split.train", "0.4", "--split.val", "0.3"]
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs an entry point in this process, as the console script would, and gives its exit code."""
+
+    def run(module: object, *words: object) -> int:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])  # type: ignore[attr-defined]
+        with pytest.raises(SystemExit) as stopped:
+            module.main()  # type: ignore[attr-defined]
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw scenes, a data set and a short run, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("slumps")
+    write_sample(folder / "raw", seed=3, scenes=6, shape=(176, 192))
+    patch = pytest.MonkeyPatch()
+    words = {
+        prepare: [
+            *("--data", folder / "raw/pairs.csv", "--out", folder / "dataset"),
+            *("--label-kind", "instances", "--ignore", "4294967295", *CUT),
+        ],
+        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+    }
+    for module, given in words.items():
+        patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
+        with pytest.raises(SystemExit) as stopped:
+            module.main()
+        assert stopped.value.code == 0
+    patch.undo()
+    return folder
+
+
+def scenes_of(folder: Path) -> list[Path]:
+    return [path for path in sorted((folder / "raw").glob("*.tif")) if not path.stem.endswith("_instances")]
+
+
+def errors_of(captured: str) -> list[str]:
+    assert "Traceback" not in captured
+    return [line for line in captured.splitlines() if line.startswith("error:")]
+
+
+def test_evaluate_writes_model_untrained_and_baseline(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(evaluate, "--run", trained / "run", "--resamples", "20", "--device.device", "cpu") == 0
+    assert "ap50 *" in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test.json").read_text())
+    assert written["primary"] == "ap50"
+    for scores in (written["model"], written["untrained"], written["baselines"]["u-net"]):
+        assert {"ap50", "ap75", "map", "object_f1_10", "object_f1_30", "object_f1_50", "pixel_iou"} <= set(scores)
+    report = (trained / "run/report.html").read_text()
+    assert "Scores on test" in report and "data:image/png" in report
+    # The baseline is trained once.
+    before = (trained / "run/baseline/finished.json").stat().st_mtime_ns
+    assert run_command(evaluate, "--run", trained / "run", "--resamples", "0", "--device.device", "cpu") == 0
+    assert (trained / "run/baseline/finished.json").stat().st_mtime_ns == before
+
+
+def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command: Command) -> None:
+    words = ["--run", trained / "run", "--input", *scenes_of(trained), "--output", tmp_path, "--threshold", "0.05"]
+    assert run_command(predict, *words, "--device.device", "cpu") == 0
+    for scene in scenes_of(trained):
+        assert all(path.exists() for path in product_paths(tmp_path, scene.stem))
+        with open_raster(scene) as source, open_raster(tmp_path / f"{scene.stem}_prob.tif") as probability:
+            assert probability.grid == source.grid
+            valid = source.read(source.grid.window)["image"].valid.all(axis=0)
+            percent = probability.read(probability.grid.window)["image"]
+            assert np.array_equal(percent.valid[0], valid)
+            assert percent.values[0][valid].max(initial=0) <= 100
+        with rasterio.open(tmp_path / f"{scene.stem}_instances.tif") as source:
+            ids = source.read(1)
+            assert np.array_equal(ids == 4294967295, ~valid)
+        table = geopandas.read_file(tmp_path / f"{scene.stem}.gpkg")
+        assert table["id"].tolist() == np.unique(ids[valid & (ids > 0)]).tolist() == list(range(1, len(table) + 1))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["failed"] == {}
+    assert not list((tmp_path / ".parts").iterdir())
+
+
+def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
+    trained: Path, tmp_path: Path, run_command: Command
+) -> None:
+    """On a CPU with one thread, in regions of one size."""
+    scene = scenes_of(trained)[0]
+    words = ["--run", trained / "run", "--input", scene, "--threshold", "0.05", "--region-px", "256"]
+    words += ["--device.device", "cpu", "--device.threads", "1", "--output"]
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert run_command(predict, *words, tmp_path / "b", "--workers", "2") == 0
+    paths, others = product_paths(tmp_path / "a", scene.stem), product_paths(tmp_path / "b", scene.stem)
+    for path, other in zip(paths, others, strict=True):
+        if path.suffix == ".tif":
+            assert path.read_bytes() == other.read_bytes()
+    assert geopandas.read_parquet(paths[4]).equals(geopandas.read_parquet(others[4]))
+    times = [path.stat().st_mtime_ns for path in paths]
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert [path.stat().st_mtime_ns for path in paths] == times
+    content = paths[1].read_bytes()
+    paths[1].unlink()
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert paths[1].read_bytes() == content
+
+
+def test_finished_run_says_so_and_another_setting_is_refused(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
+    assert run_command(train, *words) == 0
+    assert "slumps-evaluate --run" in capsys.readouterr().out
+    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_bad_scene_is_named_and_the_others_are_mapped(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, other = scenes_of(trained)[:2]
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(other.read_bytes()[: other.stat().st_size // 2])
+    few = tmp_path / "few.tif"
+    with rasterio.open(other) as source:
+        profile = source.profile | {"count": 2}
+        with rasterio.open(few, "w", **profile) as target:
+            target.write(source.read([1, 2]))
+            target.descriptions = source.descriptions[:2]
+    words = ["--run", trained / "run", "--input", good, cut, few, "--output", tmp_path / "maps"]
+    assert run_command(predict, *words, "--device.device", "cpu") == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "cut" in line and "few" in line and "has no band" in line
+    assert (tmp_path / "maps" / f"{good.stem}.gpkg").exists()
+    assert sorted(json.loads((tmp_path / "maps/run.json").read_text())["failed"]) == ["cut", "few"]
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (["--tiling.overlap", "1"], "overlap"),
+        (["--model.anchors-px", "8", "16"], "five"),
+        (["--model.anchor-px", "8"], "anchors"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--recipe", "nothing"], "nothing"),
+        (["--model.weights", "absent.pt"], "absent.pt"),
+    ],
+)
+def test_bad_setting_gives_one_line(
+    trained: Path,
+    tmp_path: Path,
+    run_command: Command,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    needle: str,
+) -> None:
+    given = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL, *words]
+    assert run_command(train, *given) == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert needle in line
+
+
+def test_run_of_another_task_is_refused(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    folder = tmp_path / "run/checkpoints/step-000002"
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(card | {"task": "floods"}))
+    assert run_command(evaluate, "--run", tmp_path / "run") == 2
+    assert run_command(predict, "--run", tmp_path / "none", "--input", scenes_of(trained)[0], "--output", tmp_path) == 2
+    assert len(errors_of(capsys.readouterr().err)) == 2
+
+
+def test_the_wheel_does_not_name_detectron2() -> None:
+    """It is not on PyPI, so nobody could install a wheel that asks for it."""
+    named = [requirement.split(">")[0].split(";")[0].strip() for requirement in requires("slumps-detectron2") or []]
+    assert "torchvision" in named
+    assert "detectron2" not in named
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "predict"])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['slumps-{verb}', '--help']\n"
+        f"from slumps_detectron2.{verb} import main\n"
+        "try:\n    main()\nexcept SystemExit as stopped:\n    assert stopped.code == 0, stopped.code\n"
+        "heavy = {'torch', 'torchvision', 'rasterio', 'scipy', 'geopandas', 'pycocotools'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout

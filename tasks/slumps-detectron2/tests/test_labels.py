@@ -1,0 +1,375 @@
+"""Every form of label becomes ids on the scene's grid, and what cannot is refused in one line."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+from shapely.geometry import Point, Polygon, box
+
+from geocore.errors import DataError, UserError
+from geocore.grid import Grid, Window
+from geocore.rasters import open_raster, write_raster
+from slumps_detectron2.config import PrepareSettings
+from slumps_detectron2.experts import expert_names, majority
+from slumps_detectron2.labels import IGNORED, Labels, read_labels, without_gaps
+from slumps_detectron2.pairs import ScenePair
+
+CRS = "EPSG:32652"
+EAST, NORTH, PIXEL = 500_000.0, 8_000_000.0, 10.0
+SHAPE = (40, 50)
+
+
+def _grid(shape: tuple[int, int] = SHAPE, *, row: float = 0, col: float = 0, crs: str = CRS) -> Grid:
+    transform = (PIXEL, 0.0, EAST + PIXEL * col, 0.0, -PIXEL, NORTH - PIXEL * row)
+    return Grid(*shape, transform, crs, length_unit="m")
+
+
+GRID = _grid()
+
+
+def _settings(**changes: Any) -> PrepareSettings:
+    return PrepareSettings(**{"image": "scene.tif", "label": ["label.tif"], "out": "out"} | changes)
+
+
+def _raster(path: Path, values: np.ndarray, grid: Grid | None = None, nodata: float | None = None) -> Path:
+    grid = grid or _grid((values.shape[-2], values.shape[-1]))
+    write_raster(path, values, grid=grid, nodata=nodata, cog=False)
+    return path
+
+
+def _outlines(path: Path, shapes: list[Any], crs: str = CRS) -> Path:
+    frame = geopandas.GeoDataFrame({"name": [str(i) for i in range(len(shapes))]}, geometry=shapes, crs=CRS).to_crs(crs)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_file(path)
+    return path
+
+
+def _square(row: float, col: float, height: float, width: float) -> Polygon:
+    """Pixels of the grid as a map polygon."""
+    left, top = EAST + PIXEL * col, NORTH - PIXEL * row
+    return box(left, top - PIXEL * height, left + PIXEL * width, top)
+
+
+def _two_slumps(value: int = 255, dtype: str = "uint8") -> np.ndarray:
+    """One slump of two parts that touch at a corner, and another one."""
+    values = np.zeros(SHAPE, dtype)
+    values[5:8, 5:8] = value
+    values[8:10, 8:10] = value
+    values[20:25, 30:35] = value
+    return values
+
+
+def test_zero_and_255_are_a_binary_mask_of_components_joined_at_corners(tmp_path: Path) -> None:
+    labels = read_labels(_raster(tmp_path / "a.tif", _two_slumps()), GRID, _settings())
+    assert (labels.kind, labels.count, labels.window) == ("binary", 2, GRID.window)
+    assert labels.ids.dtype == np.uint32
+    expected = np.where(_two_slumps() > 0, 1, 0)
+    expected[20:25, 30:35] = 2
+    assert np.array_equal(labels.ids, expected)
+
+
+@pytest.mark.parametrize("value", [1, 7, 255])
+def test_binary_takes_any_value_but_zero(tmp_path: Path, value: int) -> None:
+    path = _raster(tmp_path / "a.tif", _two_slumps(value))
+    assert read_labels(path, GRID, _settings(label_kind="binary")).count == 2
+
+
+def test_255_is_ignored_only_where_that_is_declared(tmp_path: Path) -> None:
+    values = _two_slumps(1)
+    values[30:] = 255
+    path = _raster(tmp_path / "a.tif", values)
+    declared = read_labels(path, GRID, _settings(label_kind="binary", ignore=255))
+    assert (declared.ids[30:] == IGNORED).all() and declared.count == 2
+    assert read_labels(path, GRID, _settings(label_kind="binary")).count == 3
+    # Without a kind, 255 that is ignored does not make a mask of what is left.
+    with pytest.raises(DataError, match=r"holds 0, 1, 255.*--label-kind"):
+        read_labels(path, GRID, _settings(ignore=255))
+
+
+def test_mask_of_nothing_but_ignored_pixels_and_background_needs_no_kind(tmp_path: Path) -> None:
+    labels = read_labels(_raster(tmp_path / "a.tif", _two_slumps(255)), GRID, _settings(ignore=255))
+    assert labels.count == 0
+    assert np.array_equal(labels.ids == IGNORED, _two_slumps() == 255)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int32", "int64", "uint64"])
+def test_ids_keep_their_objects_whatever_their_values(tmp_path: Path, dtype: str) -> None:
+    high = int(np.iinfo(dtype).max) - 3
+    values = np.zeros(SHAPE, dtype)
+    values[2:4, 2:4] = high
+    values[2:4, 4:6] = 3  # touches the former and stays apart
+    values[4:6, 2:4] = high - 1
+    values[20, 20] = values[30, 40] = 100  # one object of two parts
+    labels = read_labels(_raster(tmp_path / "a.tif", values), GRID, _settings(label_kind="instances"))
+    assert labels.count == 4
+    assert (labels.ids[2:4, 4:6] == 1).all()
+    assert labels.ids[20, 20] == labels.ids[30, 40] == 2
+    assert (labels.ids[4:6, 2:4] == 3).all() and (labels.ids[2:4, 2:4] == 4).all()
+
+
+def test_id_255_is_an_object(tmp_path: Path) -> None:
+    values = np.arange(SHAPE[0] * SHAPE[1], dtype=np.uint16).reshape(SHAPE) % 300
+    labels = read_labels(_raster(tmp_path / "a.tif", values), GRID, _settings(label_kind="instances"))
+    assert np.array_equal(labels.ids, values)
+
+
+def test_declared_value_among_ids_is_ignored_and_told(tmp_path: Path) -> None:
+    values = np.array([[254, 255, 256, 0]], np.uint16)
+    labels = read_labels(
+        _raster(tmp_path / "a.tif", values), _grid((1, 4)), _settings(label_kind="instances", ignore=255)
+    )
+    assert labels.ids.tolist() == [[1, IGNORED, 2, 0]]
+    assert "lies among the ids" in labels.notes[0]
+
+
+def test_classes_make_components_of_each_value(tmp_path: Path) -> None:
+    values = np.zeros(SHAPE, np.uint16)
+    values[5:8, 5:8], values[5:8, 8:10], values[20:22, 20:22] = 4, 9, 4
+    values[0] = 300
+    settings = _settings(label_kind="classes", class_names={4: "active", 9: "stable"}, ignore=300)
+    labels = read_labels(_raster(tmp_path / "a.tif", values), GRID, settings)
+    assert labels.count == 3
+    assert np.unique(labels.ids[5:8, 5:8]).size == np.unique(labels.ids[5:8, 8:10]).size == 1
+    assert labels.ids[5, 7] != labels.ids[5, 8]
+    assert labels.classes is not None and labels.classes.dtype == np.uint8
+    assert (labels.classes[5, 7], labels.classes[5, 8], labels.classes[0, 0], labels.classes[39, 0]) == (4, 9, 255, 0)
+    assert (labels.ids[0] == IGNORED).all()
+
+
+def test_one_class_of_value_1_needs_no_second_raster(tmp_path: Path) -> None:
+    path = _raster(tmp_path / "a.tif", _two_slumps(1))
+    labels = read_labels(path, GRID, _settings(label_kind="classes"))
+    assert labels.count == 2 and labels.classes is None
+
+
+def test_palette_image_is_read_by_value(tmp_path: Path) -> None:
+    write_raster(tmp_path / "a.tif", _two_slumps(1), grid=GRID, colours={0: (0, 0, 0), 1: (255, 0, 0)}, cog=False)
+    assert read_labels(tmp_path / "a.tif", GRID, _settings(label_kind="binary")).count == 2
+
+
+def _damaged(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """A label that cannot be used, and settings with which it is read."""
+    path, values = folder / "a.tif", _two_slumps(1)
+    match kind:
+        case "kind":
+            return _raster(path, values), {}
+        case "float":
+            return _raster(path, _two_slumps().astype(np.float32)), {"label_kind": "binary"}
+        case "bands":
+            return _raster(path, np.stack([values] * 3)), {"label_kind": "binary"}
+        case "class":
+            return _raster(path, _two_slumps(7)), {"label_kind": "classes"}
+        case "negative":
+            return _raster(path, _two_slumps(-9999, "int16")), {"label_kind": "instances"}
+        case "nodata":
+            return _raster(path, _two_slumps(255), nodata=255), {}
+        case "crs":
+            return _raster(path, values, _grid(crs="EPSG:32653")), {"label_kind": "binary"}
+        case "no crs":
+            return _raster(path, values, Grid(*SHAPE, GRID.transform)), {"label_kind": "binary"}
+        case "half a pixel":
+            return _raster(path, values, _grid(row=0.5)), {"label_kind": "binary"}
+        case "pixel size":
+            grid = Grid(*SHAPE, (20.0, 0.0, EAST, 0.0, -20.0, NORTH), CRS)
+            return _raster(path, values, grid), {"label_kind": "binary", "like": True}
+        case "part":
+            return _raster(path, values[:30], _grid((30, 50), row=4)), {"label_kind": "binary"}
+        case "elsewhere":
+            return _raster(path, values, _grid(row=1000)), {"label_kind": "binary", "like": True}
+        case "shape":
+            return _raster(path, values[:30], Grid(30, 50)), {"label_kind": "binary", "like": True}
+        case "no raster":
+            path.write_text("nothing")
+            return path, {}
+        case _:
+            raise ValueError(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("kind", r"holds 0, 1: .*--label-kind binary, classes or instances"),
+        ("float", r"1 bands of float32: a label raster has one band of integers"),
+        ("bands", r"3 bands of uint8"),
+        ("class", r"holds 7, but the classes are 1 slump"),
+        ("negative", r"holds -9999: .*--ignore -9999"),
+        ("nodata", r"255 occurs and is the file's nodata value: say --ignore 255"),
+        ("crs", r"reference system is EPSG:32653, that of the scene EPSG:32652.*gdalwarp"),
+        ("no crs", r"reference system is none, that of the scene EPSG:32652"),
+        (
+            "half a pixel",
+            r"10 x 10 wide from \(500000, 7999995\), those of the scene 10 x 10 wide from \(500000, 8000000",
+        ),
+        ("pixel size", r"20 x 20 wide"),
+        ("part", r"30 x 50 px that cover a part of the scene only \(40 x 50 px\): give --like"),
+        ("elsewhere", r"shares no pixel with the scene"),
+        ("shape", r"30 x 50 px, but the scene has 40 x 50 px"),
+        ("no raster", r"cannot be opened as a raster"),
+    ],
+)
+def test_label_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, kind: str, message: str) -> None:
+    path, changes = _damaged(kind, tmp_path)
+    with pytest.raises(UserError, match=message) as refused:
+        read_labels(path, GRID, _settings(**changes))
+    assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_like_gives_the_part_that_the_label_covers(tmp_path: Path) -> None:
+    # Less than the tolerance of a twentieth of a pixel off.
+    path = _raster(tmp_path / "a.tif", _two_slumps()[:, :45], _grid((40, 45), row=3.96, col=-10))
+    labels = read_labels(path, GRID, _settings(like=True))
+    assert labels.window == Window(4, 0, 36, 35)
+    assert np.array_equal(labels.ids > 0, _two_slumps()[:36, 10:45] > 0)
+
+
+def test_pictures_match_pixel_by_pixel(tmp_path: Path) -> None:
+    path = _raster(tmp_path / "a.tif", _two_slumps(), Grid(*SHAPE))
+    assert read_labels(path, Grid(*SHAPE), _settings()).count == 2
+    assert read_labels(path, GRID, _settings()).count == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "crs"),
+    [
+        *((ending, crs) for ending in (".gpkg", ".shp", ".parquet") for crs in (CRS, "EPSG:4326")),
+        (".geojson", "EPSG:4326"),
+    ],
+)
+def test_outlines_of_any_format_and_crs_become_ids(tmp_path: Path, ending: str, crs: str) -> None:
+    path = _outlines(tmp_path / f"a{ending}", [_square(5, 5, 3, 4), _square(5, 9, 3, 4)], crs)
+    labels = read_labels(path, GRID, _settings())
+    assert (labels.kind, labels.count, labels.notes) == ("outlines", 2, ())
+    assert (labels.ids[5:8, 5:9] == 1).all() and (labels.ids[5:8, 9:13] == 2).all()
+    assert np.count_nonzero(labels.ids) == 24
+
+
+def test_what_happens_to_outlines_is_counted(tmp_path: Path) -> None:
+    bow = Polygon([(EAST + x, NORTH - y) for x, y in ((100, 100), (160, 160), (160, 100), (100, 160))])
+    sliver = _square(30.1, 30.1, 0.2, 0.2)
+    path = _outlines(tmp_path / "a.gpkg", [sliver, bow, _square(5, 5, 3, 4), _square(500, 5, 3, 3)])
+    labels = read_labels(path, GRID, _settings())
+    assert labels.count == 2
+    assert labels.ids[5, 5] == 2 and labels.ids[11, 10] == 1
+    text = " / ".join(labels.notes)
+    assert "1 of 4 outlines repaired" in text
+    assert "1 of 4 outlines outside the scene" in text
+    assert "1 of 4 outlines lost" in text
+
+
+def test_points_are_dropped_and_counted(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame(geometry=[Point(EAST + 5, NORTH - 5), _square(5, 5, 3, 4)], crs=CRS)
+    frame.to_parquet(tmp_path / "a.parquet")
+    labels = read_labels(tmp_path / "a.parquet", GRID, _settings())
+    assert labels.count == 1 and "1 of 2 outlines dropped" in labels.notes[0]
+
+
+def test_outlines_elsewhere_leave_background(tmp_path: Path) -> None:
+    labels = read_labels(_outlines(tmp_path / "a.gpkg", [_square(500, 5, 3, 3)]), GRID, _settings())
+    assert labels.count == 0 and not labels.ids.any()
+    assert "counts as background" in labels.notes[-1]
+
+
+def test_outlines_need_a_georeference_and_have_no_class(tmp_path: Path) -> None:
+    path = _outlines(tmp_path / "a.gpkg", [_square(5, 5, 3, 4)])
+    with pytest.raises(DataError, match="outlines need a georeference"):
+        read_labels(path, Grid(*SHAPE), _settings())
+    with pytest.raises(DataError, match="outlines have no class"):
+        read_labels(path, GRID, _settings(label_kind="classes", class_names={1: "active", 2: "stable"}))
+
+
+def test_half_of_the_experts_decide(tmp_path: Path) -> None:
+    shapes = {"anna": (0, 10), "ben": (5, 10), "cem": (9, 20), "dora": (40, 45)}
+    paths = []
+    for name, (start, stop) in shapes.items():
+        values = np.zeros(SHAPE, np.uint8)
+        values[3, start:stop] = 255
+        if name == "dora":
+            values[30] = 9
+        paths.append(_raster(tmp_path / f"{name}.tif", values))
+    kept: dict[str, Labels] = {}
+    settings = _settings(label_kind="binary", ignore=9)
+    labels = majority(paths, GRID, settings, lambda path, drawn: kept.update({path.stem: drawn}))
+    assert set(kept) == set(shapes)
+    assert np.flatnonzero(labels.ids[3]).tolist() == [5, 6, 7, 8, 9]
+    assert (labels.kind, labels.count) == ("majority", 1)
+    # One expert looked away from row 30; the three others found nothing there.
+    assert not labels.ids[30].any()
+
+
+def test_pixels_that_no_expert_looked_at_are_ignored_and_others_decide_alone(tmp_path: Path) -> None:
+    first, second = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    first[0], first[1] = 9, 9
+    second[0], second[1] = 9, 255
+    paths = [_raster(tmp_path / "a.tif", first), _raster(tmp_path / "b.tif", second)]
+    labels = majority(paths, GRID, _settings(label_kind="binary", ignore=9), lambda path, drawn: None)
+    assert (labels.ids[0] == IGNORED).all() and (labels.ids[1] == 1).all() and not labels.ids[2:].any()
+
+
+def test_experts_must_look_at_the_same_ground(tmp_path: Path) -> None:
+    paths = [_raster(tmp_path / "a.tif", _two_slumps()), _raster(tmp_path / "b.tif", _two_slumps()[:30])]
+    with pytest.raises(DataError, match="cover different pixels"):
+        majority(paths, GRID, _settings(like=True), lambda path, drawn: None)
+    settings = _settings(label_kind="classes", class_names={1: "active", 2: "stable"})
+    with pytest.raises(DataError, match="one kind of object only"):
+        majority(paths, GRID, settings, lambda path, drawn: None)
+
+
+def test_experts_are_called_by_file_or_folder() -> None:
+    def names(*labels: str) -> list[str]:
+        return expert_names(ScenePair(Path("east.tif"), tuple(map(Path, labels)), "east"))
+
+    assert names("east_anna.gpkg", "ben.tif") == ["expert_anna", "expert_ben"]
+    assert names("/x/expert_01/drawn.shp", "/x/expert_02/drawn.shp") == ["expert_01", "expert_02"]
+    with pytest.raises(DataError, match="two labels are called 'x'"):
+        names("/x/drawn.shp", "/x/drawn.gpkg")
+
+
+def test_gaps_in_ids_are_closed_in_place() -> None:
+    ids = np.array([[0, 2, IGNORED], [5, 2, 0]], np.uint32)
+    assert without_gaps(ids, 5) == 2
+    assert ids.tolist() == [[0, 1, IGNORED], [2, 1, 0]]
+
+
+def _real() -> Path:
+    return Path(os.environ["GEOCORE_DATA"]) / "thaw-slump"
+
+
+real = pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA is not set")
+
+
+@pytest.mark.real
+@real
+def test_published_masks_need_a_kind_only_where_it_is_not_clear() -> None:
+    with open_raster(next(_real().glob("raster/S2_*.tif"))) as scene:
+        grid = scene.grid
+    binary = read_labels(_real() / "masks/Bykovsky_S2_majority_binary255.tif", grid, _settings())
+    assert binary.count == 4 and np.count_nonzero(binary.ids) == 887
+    ids = _real() / "masks/Bykovsky_S2_majority_instances.tif"
+    with pytest.raises(DataError, match=r"holds 0, 1, 2, 3, 4: .*--label-kind"):
+        read_labels(ids, grid, _settings())
+    given = read_labels(ids, grid, _settings(label_kind="instances"))
+    assert given.count == 4 and np.array_equal(given.ids > 0, binary.ids > 0)
+
+
+@pytest.mark.real
+@real
+def test_ten_experts_give_the_published_majority() -> None:
+    with open_raster(next(_real().glob("raster/S2_*.tif"))) as scene:
+        grid = scene.grid
+    drawn: dict[str, np.ndarray] = {}
+    paths = sorted(_real().glob("labels/*/*.shp"))
+    labels = majority(paths, grid, _settings(), lambda path, expert: drawn.update({path.parent.name: expert.ids > 0}))
+    published = read_labels(_real() / "masks/Bykovsky_S2_majority_binary255.tif", grid, _settings())
+    assert len(drawn) == 10
+    assert np.array_equal(labels.ids, published.ids)
+    for name in ("expert_01", "expert_03", "expert_05"):
+        raster = _real() / f"masks/Bykovsky_S2_{name}_instances.tif"
+        theirs = read_labels(raster, grid, _settings(label_kind="instances"))
+        assert np.array_equal(drawn[name], theirs.ids > 0)

@@ -1,0 +1,116 @@
+"""The command itself: what it prints, and one line for bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from geocore.grid import Grid
+from geocore.rasters import write_raster
+from slumps_detectron2.data import load_dataset
+
+SHAPE = (96, 96)
+
+
+def _run(*words: object) -> subprocess.CompletedProcess[str]:
+    code = "from slumps_detectron2.prepare import main; main()"
+    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False)
+
+
+def _grid(shape: tuple[int, int] = SHAPE, crs: str = "EPSG:32652") -> Grid:
+    return Grid(*shape, (10.0, 0.0, 508_920.0, 0.0, -10.0, 7_976_930.0), crs, length_unit="m")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    values = np.random.default_rng(0).integers(1, 9000, (3, *SHAPE), np.uint16)
+    mask = np.zeros(SHAPE, np.uint8)
+    for row, col in ((4, 4), (4, 40), (40, 40), (70, 8), (70, 70)):
+        mask[row : row + 12, col : col + 12] = 255
+    write_raster(tmp_path / "scene.tif", values, grid=_grid(), nodata=0, band_names=["red", "green", "nir"], cog=False)
+    write_raster(tmp_path / "mask.tif", mask, grid=_grid(), cog=False)
+    return tmp_path
+
+
+_CUT = [
+    "--split.by",
+    "block",
+    "--split.block-px",
+    "32",
+    "--split.buffer-px",
+    "4",
+    "--cut.size",
+    "32",
+    "--cut.stride",
+    "8",
+]
+
+
+def test_one_pair_by_short_flags(pair: Path) -> None:
+    words = ["-i", pair / "scene.tif", "-l", pair / "mask.tif", "-o", pair / "out", "-b", "nir", "-b", "1", *_CUT]
+    done = _run(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    dataset = load_dataset(pair / "out")
+    assert dataset.layers["image"].bands.names == ("nir", "red")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == str(pair / "out/dataset.yaml")
+    count = {split: len(dataset.split(split)) for split in ("train", "val", "test")}
+    assert sum(count.values()) == 9
+    tiles = dataset.protocol["training_tiles"]
+    assert lines[-4].startswith(f"train: {count['train']} areas with ") and lines[-4].endswith(
+        f"{tiles} training tiles"
+    )
+    assert lines[-3].startswith(f"val: {count['val']} areas with ")
+
+
+def test_notes_are_printed(pair: Path) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:16, 4:16] = 255
+    write_raster(pair / "mask.tif", mask, grid=_grid(), cog=False)
+    table = pair / "pairs.csv"
+    for number in range(3):
+        (pair / f"s{number}.tif").write_bytes((pair / "scene.tif").read_bytes())
+    table.write_text("image,label\n" + "".join(f"s{number}.tif,mask.tif\n" for number in range(3)))
+    done = _run("--data", table, "--out", pair / "out", "--cut.size", "32", "--cut.stride", "8")
+    assert done.returncode == 0
+    assert "note: leak: identical input" in done.stdout
+
+
+@pytest.mark.parametrize("harm", ["crs", "size", "float", "background", "no table", "both", "negative ignore"])
+def test_bad_input_is_one_line_and_exit_code_2(pair: Path, harm: str) -> None:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[4:20, 4:20] = 255
+    words = ["--image", pair / "scene.tif", "--label", pair / "mask.tif", "--out", pair / "out", *_CUT]
+    match harm:
+        case "crs":
+            write_raster(pair / "mask.tif", mask, grid=_grid(crs="EPSG:3413"), cog=False)
+            expected = "gdalwarp"
+        case "size":
+            write_raster(pair / "mask.tif", mask[:50], grid=_grid((50, 96)), cog=False)
+            expected = "--like"
+        case "float":
+            write_raster(pair / "mask.tif", mask.astype(np.float32), grid=_grid(), cog=False)
+            expected = "float32"
+        case "background":
+            write_raster(pair / "mask.tif", mask * 0, grid=_grid(), cog=False)
+            expected = "has no slump"
+        case "no table":
+            words = ["--data", pair / "pairs.csv", "--out", pair / "out"]
+            expected = "pairs.csv"
+        case "both":
+            words += ["--data", pair / "pairs.csv"]
+            expected = "either --data CSV, or both"
+        case _:
+            mask[0] = 7
+            write_raster(pair / "mask.tif", mask.astype(np.int16) - 7, grid=_grid(), cog=False)
+            words += ["--label-kind", "binary", "--ignore", "-3"]
+            expected = "give --ignore -7"
+    done = _run(*words)
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1 and expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (pair / "out" / "dataset.yaml").exists()

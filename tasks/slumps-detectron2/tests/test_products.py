@@ -1,0 +1,136 @@
+"""Rasters and polygons of a mapped scene, read back by other programs' libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rasterio import features
+
+from geocore.errors import DataError
+from geocore.grid import Grid, Window
+from geocore.planes import PlaneWriter
+from slumps_detectron2.instances import Instance
+from slumps_detectron2.products import PROBABILITY, Selection, product_paths, write_products
+
+SHAPE = (700, 640)
+GRID = Grid(*SHAPE, (3.0, 0.0, -600000.0, 0.0, -3.0, 1200000.0), "EPSG:3413", length_unit="m")
+NAMES = {1: "slump", 4: "gully"}
+
+
+def parts_of(folder: Path, probability: np.ndarray) -> list[tuple[Window, Path]]:
+    """Two regions, one below the other."""
+    parts = []
+    for window in (Window(0, 0, 400, SHAPE[1]), Window(400, 0, 300, SHAPE[1])):
+        part = folder / f"part-{window.row}"
+        with PlaneWriter(part, window, [PROBABILITY]) as planes:
+            planes.write(window.row, {"probability": probability[window.slices]})
+        parts.append((window, part))
+    return parts
+
+
+def objects() -> list[Instance]:
+    ring = np.ones((20, 20), bool)
+    ring[5:10, 5:10] = False
+    return [
+        Instance(Window(100, 50, 20, 20), ring, 0.9, 1),
+        Instance(Window(390, 300, 30, 10), np.ones((30, 10), bool), 0.6, 4),
+        Instance(Window(600, 110, 9, 9), np.eye(9, dtype=bool), 0.7, 1),
+    ]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    probability = np.zeros(SHAPE, np.uint8)
+    for instance in objects():
+        probability[instance.window.slices][instance.mask] = round(100 * instance.score)
+    probability[300:310, 390:420] = 40  # nothing was kept here
+    probability[600:620, :110] = 255
+    summary = write_products(tmp_path, "tundra", GRID, parts_of(tmp_path, probability), objects(), NAMES)
+    assert summary == {"objects": 3, "area_m2": (375 + 300 + 9) * 9.0}
+    return tmp_path
+
+
+def test_rasters(written: Path) -> None:
+    prob, ids, pred, _, _ = product_paths(written, "tundra")
+    expected = np.zeros(SHAPE, np.uint32)
+    for number, instance in enumerate(objects(), start=1):
+        expected[instance.window.slices][instance.mask] = number
+    with rasterio.open(ids) as source:
+        assert (source.dtypes, source.nodata) == (("uint32",), 4294967295)
+        assert source.transform.to_gdal() == (-600000.0, 3.0, 0.0, 1200000.0, 0.0, -3.0)
+        values = source.read(1)
+    invalid = np.zeros(SHAPE, bool)
+    invalid[600:620, :110] = True
+    assert np.array_equal(values[~invalid], expected[~invalid])
+    assert (values[invalid] == 4294967295).all()
+    with rasterio.open(pred) as source:
+        assert (source.dtypes, source.nodata) == (("uint8",), 255)
+        assert source.tags()["CLASS_4"] == "gully" and source.tags()["CLASS_0"] == "background"
+        assert source.overviews(1)
+        classes = source.read(1)
+    assert np.array_equal(classes[~invalid], np.array([0, 1, 4, 1])[expected][~invalid])
+    assert (classes[invalid] == 255).all()
+    with rasterio.open(prob) as source:
+        assert (source.dtypes, source.nodata) == (("uint8",), 255)
+        assert source.read(1)[305, 400] == 40
+
+
+@pytest.mark.parametrize("ending", [".gpkg", ".parquet"])
+def test_polygons(written: Path, ending: str) -> None:
+    path = written / f"tundra{ending}"
+    table = geopandas.read_file(path) if ending == ".gpkg" else geopandas.read_parquet(path)
+    assert table.crs.to_epsg() == 3413
+    assert table["id"].tolist() == [1, 2, 3]
+    assert table["class"].tolist() == ["slump", "gully", "slump"]
+    assert table["score"].tolist() == [0.9, 0.6, 0.7]
+    assert table["mean_probability"].tolist() == pytest.approx([0.9, 0.6, 0.7])
+    assert table["max_probability"].tolist() == pytest.approx([0.9, 0.6, 0.7])
+    assert table["area_m2"].tolist() == [375 * 9.0, 300 * 9.0, 9 * 9.0]
+    # Outer edge and hole of the ring; a staircase of single pixels.
+    assert table["perimeter_m"].tolist() == [(80 + 20) * 3.0, 80 * 3.0, 36 * 3.0]
+    assert table["touches_nodata"].tolist() == [False, False, True]
+    assert table["scene"].tolist() == ["tundra"] * 3
+    assert table.geometry.is_valid.all()
+    degrees = table.geometry.centroid.to_crs("EPSG:4326")
+    assert table["centroid_lat"].tolist() == pytest.approx(degrees.y.tolist(), abs=1e-7)
+    assert table["centroid_lon"].tolist() == pytest.approx(degrees.x.tolist(), abs=1e-7)
+    # Burnt again, the polygons give the instances.
+    with rasterio.open(written / "tundra_instances.tif") as source:
+        ids, transform = source.read(1), source.transform
+    burnt = features.rasterize(
+        zip(table.geometry, table["id"], strict=True), SHAPE, transform=transform, dtype="uint32"
+    )
+    known = ids != 4294967295
+    assert np.array_equal(burnt[known], ids[known])
+
+
+def test_objects_at_the_border_are_flagged(tmp_path: Path) -> None:
+    probability = np.full(SHAPE, 50, np.uint8)
+    edge = Instance(Window(0, 10, 5, 5), np.ones((5, 5), bool), 0.5, 1)
+    inner = Instance(Window(1, 30, 5, 5), np.ones((5, 5), bool), 0.5, 1)
+    write_products(tmp_path, "border", GRID, parts_of(tmp_path, probability), [edge, inner], NAMES)
+    assert geopandas.read_parquet(tmp_path / "border.parquet")["touches_nodata"].tolist() == [True, False]
+
+
+def test_a_scene_without_objects_has_all_products(tmp_path: Path) -> None:
+    summary = write_products(tmp_path, "empty", GRID, parts_of(tmp_path, np.zeros(SHAPE, np.uint8)), [], NAMES)
+    assert summary == {"objects": 0, "area_m2": 0.0}
+    assert all(path.exists() for path in product_paths(tmp_path, "empty"))
+    assert len(geopandas.read_file(tmp_path / "empty.gpkg")) == 0
+    assert "area_m2" in geopandas.read_parquet(tmp_path / "empty.parquet").columns
+
+
+def test_minimum_mapping_unit_and_threshold() -> None:
+    assert [part.label for part in Selection(0.65).of(objects(), GRID)] == [1, 1]
+    assert [part.pixels for part in Selection(0.1, 300 * 9.0).of(objects(), GRID)] == [375, 300]
+    assert [part.pixels for part in Selection(0.1, 300 * 9.0 + 0.1).of(objects(), GRID)] == [375]
+    # One degree in a thousand at 70 degrees north: 38.4 m by 111.6 m a pixel.
+    degrees = Grid(*SHAPE, (0.001, 0.0, 120.0, 0.0, -0.001, 70.0), "EPSG:4326", length_unit="degree")
+    assert len(Selection(0.1, 1.2e6).of(objects(), degrees)) == 2
+    assert len(Selection(0.1, 1.5e6).of(objects(), degrees)) == 1
+    with pytest.raises(DataError, match="no georeference"):
+        Selection(0.1, 1.0).of(objects(), Grid(*SHAPE))
