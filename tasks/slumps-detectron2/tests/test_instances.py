@@ -161,7 +161,7 @@ def test_an_object_of_which_more_than_half_lies_in_better_ones_is_dropped() -> N
 
 
 def test_of_equal_scores_the_larger_object_stays_whatever_the_order() -> None:
-    part, all_of_it = block(2, 2, 2, 2, 0.5), block(0, 0, 6, 6, 0.5)
+    part, all_of_it = block(1, 2, 3, 2, 0.5), block(2, 0, 6, 6, 0.5)
     for order in ([part, all_of_it], [all_of_it, part]):
         assert [kept.window for kept in disjoint(order, SHAPE)] == [all_of_it.window]
 

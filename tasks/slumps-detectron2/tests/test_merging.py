@@ -15,7 +15,7 @@ from scipy import ndimage
 from geocore.grid import Window
 from geocore.tiles import Tiling, regions, tiles_of
 from slumps_detectron2.instances import Instance, components, instances_of, merge, paint, renumbered
-from slumps_detectron2.merging import TileGrid, vote
+from slumps_detectron2.merging import TileGrid, groups, vote
 from slumps_detectron2.sightings import Sighting, SightingCollector, TileOutput
 
 Ids = npt.NDArray[np.uint32]
@@ -191,13 +191,27 @@ def test_a_tile_that_sees_two_as_one_does_not_join_them(heights: tuple[int, int]
 
 
 def test_links_need_half_of_the_union_within_the_shared_pixels() -> None:
-    # Far apart outside the shared columns, equal in them: one object. Tile 0 sees 10 rows, tile 1 fewer.
-    for rows, objects in ((10, 1), (5, 1), (4, 2)):
+    # Far apart outside the shared columns, equal in them: one object. Tile 0 sees 20 rows, tile 1 fewer.
+    for rows, objects in ((20, 1), (10, 1), (9, 2)):
         sightings = [
-            sighting(0, 0, 10, 30, (0, 0), score=0.5),
+            sighting(0, 0, 20, 30, (0, 0), score=0.5),
             sighting(0, 20, rows, 30, (0, 1), score=0.5),
         ]
         assert len(merge(sightings, PAIR, PAIR_SHAPE)) == objects
+    # Of one size, shifted by 4 rows: IoU 8 / 16, and 7 / 15.
+    for rows, objects in ((12, 1), (11, 2)):
+        sightings = [sighting(0, 0, rows, 30, (0, 0)), sighting(4, 20, rows, 30, (0, 1))]
+        assert len(merge(sightings, PAIR, PAIR_SHAPE)) == objects
+
+
+@pytest.mark.parametrize("tiles", [((0, 0), (1, 1)), ((0, 1), (1, 0)), ((0, 1), (1, 1)), ((1, 0), (1, 1))])
+def test_tiles_link_in_every_direction(tiles: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    # The object lies where all four tiles look; two of them missed it.
+    sightings = [sighting(21, 21, 8, 8, tile, score=score) for tile, score in zip(tiles, (0.4, 0.8), strict=True)]
+    found = merge(sightings, PAIR, (50, 50))
+    assert [instance.window for instance in found] == [Window(21, 21, 8, 8)]
+    # Half of the mean of 0.4 and 0.8.
+    assert found[0].score == pytest.approx(0.3, rel=1e-6)
 
 
 def test_objects_that_do_not_meet_in_shared_pixels_stay_apart() -> None:
@@ -212,9 +226,7 @@ def test_one_tile_is_never_joined_to_itself() -> None:
         sighting(4, 15, 10, 15, (0, 0), score=0.9),
         sighting(2, 20, 10, 15, (0, 1), score=0.9),
     ]
-    found = merge(sightings, PAIR, PAIR_SHAPE)
-    assert len(found) == 2
-    assert found[0].score != found[1].score
+    assert groups(sightings, TileGrid(PAIR, PAIR_SHAPE)) == [[0, 2], [1]]
 
 
 def test_classes_are_kept_apart() -> None:
@@ -259,9 +271,21 @@ def test_pixels_are_voted_by_the_tiles_that_look_weighted_by_their_place() -> No
     expected[10:, 10:20] = shared * 200 >= 127.5
     assert 0 < expected[10:, 10:20].sum() < 100
     np.testing.assert_array_equal(mask, expected)
-    # Weights under the masks: 20 rows of tile 0 and 10 of tile 1.
+    # Weights under the masks: 20 rows of tile 0 and 10 of tile 1; at other pixels of the object a tile saw nothing.
     first, second = 20 * float(mine[10:].sum(dtype=float)), 10 * float(theirs[:20].sum(dtype=float))
-    assert score == pytest.approx((first * 0.4 + second * 0.8) / (first + second), rel=1e-12)
+    whole = max(first + second, float(mask.sum()))
+    assert score == pytest.approx((first * 0.4 + second * 0.8) / whole, rel=1e-12)
+
+
+def test_a_tile_that_covers_an_object_and_does_not_see_it_lowers_its_score() -> None:
+    grid = TileGrid(PAIR, PAIR_SHAPE)
+    mine, _ = PAIR.weights(50)
+    # In the shared columns, from 20 to 30, tile 1 sees nothing.
+    for col in (0, 20, 25):
+        _, mask, score = vote([sighting(0, col, 10, 5, (0, 0), score=0.9)], grid)
+        assert mask.all()
+        assert score == pytest.approx(0.9 * float(mine[col : col + 5].mean(dtype=float)), rel=1e-6)
+    assert score < 0.2
 
 
 @settings(deadline=None, max_examples=40)
@@ -276,7 +300,8 @@ def test_masks_of_255_win_every_vote(size: int, share: float, length: int, score
     window, mask, mean = vote(members, TileGrid(tiling, shape))
     assert window == Window(0, 0, *shape)
     assert mask.all()
-    assert mean == pytest.approx(score, rel=1e-12) and 0 <= mean <= 1
+    # The weights of all tiles, float32, add up to 1 within a few roundings.
+    assert mean == pytest.approx(score, rel=1e-6) and 0 <= mean <= 1
 
 
 def test_a_vote_in_strips_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ one tile together is refused: a tile that saw two neighbours apart keeps them ap
 
 **Vote.** At each pixel the mask probabilities of the tiles that cover it and have a sighting in the group are
 averaged with the weights of `Tiling.weights` (row weight x column weight: a tile's middle counts most). A pixel
-belongs to the object where the mean is at least one half.
+belongs to the object where the mean is at least one half. The score is the mean of the tiles' scores, weighted by the
+sum of each tile's weights under its mask; a tile that covers the object and has no sighting of it counts with 0. A
+fragment seen at the border of one tile, where the others see nothing, therefore ranks low.
 
 Two adjacent pixels always lie together in some tile when tiles overlap, and tiles that agree on a shared pixel of an
 object agree on all pixels they share. So tiles that show the truth give back the truth: objects of any size and shape,
@@ -120,10 +122,8 @@ def vote(members: Sequence[Sighting], grid: TileGrid) -> tuple[Window, BoolArray
 
     Returns:
         A window of the scene; the mask in it, shape (row, col), bool, empty where no pixel reaches one half; and the
-        mean of the scores, weighted by the sum of each tile's weights under its mask.
+        score.
     """
-    if len(members) == 1:
-        return members[0].window, members[0].mask >= HALF, members[0].score
     row, col = (min(getattr(s.window, name) for s in members) for name in ("row", "col"))
     row_stop, col_stop = (max(getattr(s.window, name) for s in members) for name in ("row_stop", "col_stop"))
     window = Window(row, col, row_stop - row, col_stop - col)
@@ -136,7 +136,9 @@ def vote(members: Sequence[Sighting], grid: TileGrid) -> tuple[Window, BoolArray
     for sighting in members:
         rows, cols = grid.weights(sighting.tile, sighting.window)
         shares.append(float(rows @ (sighting.mask >= HALF) @ cols))
-    score = sum(share * sighting.score for share, sighting in zip(shares, members, strict=True)) / sum(shares)
+    seen = sum(share * sighting.score for share, sighting in zip(shares, members, strict=True))
+    # The weights of all tiles add up to 1 at a pixel. Masks that reach beyond what was voted do not add to the score.
+    score = seen / max(sum(shares), float(np.count_nonzero(mask)))
     # The mean of equal scores may leave 0-1 by a rounding.
     return window, mask, min(max(score, 0.0), 1.0)
 
