@@ -93,8 +93,18 @@ def keys_from_settings(settings: ModelSettings, keys: Keys, effort: Effort) -> K
             "IN_FEATURES": levels,
             "BATCH_SIZE_PER_IMAGE": effort.samples,
         },
-        "ROI_BOX_HEAD": {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "POOLER_RESOLUTION": 7},
-        "ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 4, "POOLER_RESOLUTION": 14},
+        "ROI_BOX_HEAD": {
+            "NAME": "FastRCNNConvFCHead",
+            "NUM_FC": 2,
+            "FC_DIM": 4 * settings.width,
+            "POOLER_RESOLUTION": 7,
+        },
+        "ROI_MASK_HEAD": {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "NUM_CONV": 4,
+            "CONV_DIM": settings.width,
+            "POOLER_RESOLUTION": 14,
+        },
     }
 
 

@@ -107,7 +107,9 @@ class ModelSettings(Settings):
         "group", "normalisation in the ResNet; pretrained weights need frozen-batch or batch"
     )
     yaml: Path | None = deciding(None, "detectron2 configuration whose architecture keys are taken over (detectron2)")
-    width: int = deciding(256, "channels of the feature pyramid, a multiple of 32; pretrained weights need 256", ge=32)
+    width: int = deciding(
+        256, "channels of the feature pyramid and the heads, a multiple of 32; pretrained weights need 256", ge=32
+    )
     anchors_px: list[int] = deciding(
         [32, 64, 128, 256, 512], "edge of the anchors on the five levels of the pyramid, ascending, pixels"
     )

@@ -21,7 +21,9 @@ from torchvision.models import resnet
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
 from geocore.errors import SettingsError
@@ -82,11 +84,17 @@ class TorchvisionDetector(nn.Module):
             box_nms_thresh=settings.nms_iou,
             box_detections_per_img=settings.detections_per_tile,
         )
+        # The heads are as wide as the pyramid; at 256 channels they are those of the paper.
+        width, heads = settings.width, self.net.roi_heads
+        heads.box_head = TwoMLPHead(width * 7**2, 4 * width)
+        heads.box_predictor = FastRCNNPredictor(4 * width, classes + 1)
+        heads.mask_head = MaskRCNNHeads(width, (width,) * 4, 1)
+        heads.mask_predictor = MaskRCNNPredictor(width, width, classes + 1)
         # torchvision starts mask logits at random values of order 1: from 0 the first steps are calmer.
-        nn.init.normal_(self.net.roi_heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
-        nn.init.zeros_(self.net.roi_heads.mask_predictor.mask_fcn_logits.bias)
+        nn.init.normal_(heads.mask_predictor.mask_fcn_logits.weight, std=0.001)
+        nn.init.zeros_(heads.mask_predictor.mask_fcn_logits.bias)
         # Boxes are computed in the type of what the heads return, and bfloat16 would round them to several pixels.
-        for head in (self.net.rpn.head, self.net.roi_heads.box_predictor, self.net.roi_heads.mask_predictor):
+        for head in (self.net.rpn.head, heads.box_predictor, heads.mask_predictor):
             head.register_forward_hook(_in_float32)
 
     def card(self) -> dict[str, Any]:
