@@ -149,6 +149,13 @@ def test_short_flags():
         load_settings(_WithShort, ["-i", "-b", "1"])
 
 
+def test_short_flags_are_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        command(lambda settings: None, _WithShort, prog="toy", argv=["--help"])
+    shown = capsys.readouterr().out
+    assert "(short: -i)" in shown and "(short: -b)" in shown
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -10,12 +10,12 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 
 from geocore import polygons
-from geocore.errors import DataError, SettingsError
+from geocore.errors import DataError, SettingsError, StorageError
 from geocore.grid import Grid, Window
 from geocore.polygons import measures, polygonise, rasterise, read_outlines, write_polygons
 from geocore.rasters import open_raster
@@ -77,13 +77,42 @@ def test_of_several_layers_the_one_with_polygons_is_read(tmp_path: Path) -> None
         read_outlines(path, UTM)
 
 
+def test_polygons_in_a_layer_of_mixed_geometries_are_found_behind_one_of_points(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gpkg", [Point(1, 1)], layer="points")
+    write(path, [*SQUARES, LineString([(0, 0), (1, 1)])], layer="mixed")
+    found = read_outlines(path, UTM)
+    assert (len(found.geometries), found.repaired, found.dropped) == (2, 0, 1)
+
+
+def test_what_a_projection_spoils_is_repaired_or_dropped(tmp_path: Path) -> None:
+    # Straight in degrees, its lower edge becomes a chord that crosses the two upper ones; the cap becomes a line.
+    bent, cap = Polygon([(-105, 60), (15, 60), (15, 62), (-45, 62), (-105, 62)]), box(-180, 60, 180, 90)
+    found = read_outlines(write(tmp_path / "bent.gpkg", [bent, cap], "EPSG:4326"), "EPSG:3413")
+    assert (len(found.geometries), found.repaired, found.dropped) == (1, 1, 1)
+    assert found.geometries[0].is_valid and found.geometries[0].area > 0
+    # A transverse Mercator projection has no place for points 90 degrees from its meridian.
+    path = write(tmp_path / "far.gpkg", [box(129.0, 71.0, 129.1, 71.1), box(38.9, -0.1, 39.1, 0.1)], "EPSG:4326")
+    found = read_outlines(path, "+proj=tmerc +approx +lon_0=129 +k=0.9996 +x_0=500000 +ellps=WGS84")
+    assert (len(found.geometries), found.dropped) == (1, 1)
+    assert np.isfinite(found.geometries[0].bounds).all()
+
+
 def test_files_that_are_no_outlines(tmp_path: Path) -> None:
     for name in ("a.gpkg", "a.shp", "a.geojson", "a.parquet"):
         (tmp_path / name).write_text("not a vector file")
         with pytest.raises(DataError, match=f"{name}: cannot be read as outlines"):
             read_outlines(tmp_path / name, UTM)
+    (tmp_path / "a.csv").write_text("id,name\n1,slump\n")
+    with pytest.raises(DataError, match=r"a.csv: holds no geometries"):
+        read_outlines(tmp_path / "a.csv", UTM)
     with pytest.raises(DataError, match="no such file"):
         read_outlines(tmp_path / "absent.gpkg", UTM)
+
+
+def test_a_file_of_no_outlines_is_read(tmp_path: Path) -> None:
+    for name, crs in (("a.gpkg", UTM), ("a.shp", UTM), ("a.parquet", UTM), ("a.geojson", "EPSG:4326")):
+        found = read_outlines(write(tmp_path / name, [], crs), UTM)
+        assert (found.geometries, found.repaired, found.dropped) == ([], 0, 0)
 
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +145,7 @@ MASKS = st.integers(1, 9).flatmap(
 
 
 @given(MASKS.filter(lambda mask: mask.any()), st.integers(0, 5), st.integers(0, 5))
+@settings(deadline=None)
 def test_a_traced_mask_burns_to_itself(mask: np.ndarray, row: int, col: int) -> None:
     window = Window(row, col, *mask.shape)
     shape = polygonise(mask, TRANSFORM, window)
@@ -130,6 +160,8 @@ def test_a_traced_mask_burns_to_itself(mask: np.ndarray, row: int, col: int) -> 
 def test_ids_follow_the_order_given() -> None:
     many = [box(500000 + 10 * i, 7976920, 500010 + 10 * i, 7976930) for i in range(3)]
     assert rasterise(many, GRID, "uint8")[0, :4].tolist() == [1, 2, 3, 0]
+    with pytest.raises(ValueError, match="256 ids"):
+        rasterise(many[:1] * 256, GRID, "uint8")
 
 
 def test_measures_on_a_projected_crs() -> None:
@@ -155,6 +187,12 @@ def test_measures_in_feet_degrees_and_nowhere() -> None:
     assert areas.tolist() == pytest.approx([abs(area)] * 2)
     assert perimeters.tolist() == pytest.approx([perimeter] * 2)
     assert (lats[0], lons[0]) == pytest.approx((71.025, 129.05))
+    # A hole counts as one whichever way its ring runs.
+    hole = box(129.02, 71.01, 129.04, 71.02)
+    inside = abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(hole)[0])
+    for ring in (hole.exterior, shapely.reverse(hole.exterior)):
+        areas, *_ = measures([Polygon(degree.exterior, [ring])], "EPSG:4326")
+        assert areas[0] == pytest.approx(abs(area) - inside)
     assert all(np.isnan(values).all() for values in measures([degree], None))
 
 
@@ -179,6 +217,30 @@ def test_no_polygons_leave_files_with_columns(tmp_path: Path) -> None:
         assert len(table) == 0
         assert [*table.columns] == ["id", "score", "flag", "name", "geometry"]
         assert (table["id"].dtype, table["score"].dtype) == (np.int64, np.float64)
+        assert table["flag"].dtype == bool
+    import pyarrow.parquet
+
+    # In the files: pandas shows text and a column of no type alike.
+    assert str(pyarrow.parquet.read_schema(tmp_path / "a.parquet").field("name").type) in ("string", "large_string")
+
+
+def test_columns_have_a_value_for_each_polygon(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="column id has 3 values for 2 polygons"):
+        write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2, 3]}, UTM, layer="slumps")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = geopandas.GeoDataFrame.to_file
+
+    def full(self: geopandas.GeoDataFrame, path: Path, **options: object) -> None:
+        whole(self, path, **options)
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(geopandas.GeoDataFrame, "to_file", full)
+    with pytest.raises(StorageError, match="no space left"):
+        write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, UTM, layer="slumps")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
 @pytest.mark.real

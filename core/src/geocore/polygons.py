@@ -36,19 +36,20 @@ class Outlines:
     repaired: int
     """How many were not valid, such as those that cross themselves, and were made so."""
     dropped: int
-    """How many were empty or held no area, such as lines and points."""
+    """How many were empty, held no area, such as lines and points, or have no place in the CRS."""
 
 
 def read_outlines(path: Path, crs: str | None) -> Outlines:
     """Read polygons, repair them and bring them to a CRS.
 
     Args:
-        path: GeoPackage, Shapefile, GeoJSON or GeoParquet; of several layers the only one with polygons is read.
+        path: GeoPackage, Shapefile, GeoJSON or GeoParquet; of several layers the only one with polygons is read, and
+            where none has polygons alone, the only one of mixed geometries.
         crs: of the result; None takes coordinates as they are.
 
     Raises:
-        DataError: the file is missing or no vector file, has several layers with polygons, or states no CRS while one
-            is asked for.
+        DataError: the file is missing, no vector file or a table without geometries, has several layers with polygons,
+            or states no CRS while one is asked for.
         SettingsError: the extra is not installed.
     """
     geopandas, shapely = _library("geopandas"), _library("shapely")
@@ -66,19 +67,22 @@ def read_outlines(path: Path, crs: str | None) -> Outlines:
         raise DataError(
             f"{path}: cannot be read as outlines ({reason}); give GeoPackage, Shapefile, GeoJSON or GeoParquet"
         ) from error
-    shapes = shapely.force_2d(np.asarray(getattr(table, "geometry", []), dtype=object))
-    invalid = ~shapely.is_valid(shapes) & ~shapely.is_missing(shapes)
-    shapes = [_polygonal(shape) for shape in np.where(invalid, shapely.make_valid(shapes), shapes)]
-    kept = [shape for shape in shapes if shape is not None]
-    repaired = sum(bool(bad) and shape is not None for bad, shape in zip(invalid, shapes, strict=True))
-    if crs is not None and kept:
+    if not isinstance(table, geopandas.GeoDataFrame):
+        raise DataError(f"{path}: holds no geometries; give a vector file of outlines")
+    shapes = geopandas.GeoSeries(shapely.force_2d(np.asarray(table.geometry, dtype=object)), crs=table.crs)
+    if crs is not None and len(shapes):
         if table.crs is None:
             raise DataError(
                 f"{path}: states no CRS, and the raster has one; write it into the file (a .prj for a Shapefile)"
             )
         if not same_crs(table.crs.to_wkt(), crs):
-            moved = geopandas.GeoSeries(kept, crs=table.crs).to_crs(parse_crs(crs))
-            kept = list(moved.array)
+            shapes = shapes.to_crs(parse_crs(crs))
+    # After the move, which can spoil a shape, and only what has a place: the repair cannot handle infinity.
+    finite = np.where(np.isfinite(shapely.bounds(shapes.array)).all(axis=1), shapes.array, None)
+    invalid = ~shapely.is_valid(finite) & ~shapely.is_missing(finite)
+    shapes = [_polygonal(shape) for shape in np.where(invalid, shapely.make_valid(finite), finite)]
+    kept = [shape for shape in shapes if shape is not None]
+    repaired = sum(bool(bad) and shape is not None for bad, shape in zip(invalid, shapes, strict=True))
     return Outlines(kept, repaired, len(shapes) - len(kept))
 
 
@@ -96,7 +100,10 @@ def rasterise(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32")
 
     Raises:
         DataError: the grid has no transform.
+        ValueError: the type cannot hold the ids.
     """
+    if len(geometries) > np.iinfo(dtype).max:
+        raise ValueError(f"{len(geometries)} ids do not fit {dtype}")
     if grid.transform is None:
         raise DataError("outlines need a georeference, and the raster has none; give a label raster instead")
     shapely = _library("shapely")
@@ -203,18 +210,19 @@ def write_polygons(
     Raises:
         StorageError: the disk is full or closed.
         SettingsError: the extra is not installed.
+        ValueError: a column has more or fewer values than there are polygons.
     """
     geopandas, shapely = _library("geopandas"), _library("shapely")
     many = [shape if shape.geom_type == "MultiPolygon" else shapely.MultiPolygon([shape]) for shape in geometries]
+    for name, values in attributes.items():
+        if len(values) != len(many):  # pandas would fill up whichever is shorter
+            raise ValueError(f"column {name} has {len(values)} values for {len(many)} polygons")
     columns = {name: _column(values) for name, values in attributes.items()}
     table = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(many, crs=crs), crs=crs)
     with atomic_path(parquet) as temporary:
         table.to_parquet(temporary)
     with atomic_path(gpkg) as temporary:
-        # GDAL goes by the ending.
-        named = temporary.with_name(f"{temporary.name}.gpkg")
-        table.to_file(named, layer=layer, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
-        named.rename(temporary)
+        table.to_file(temporary, layer=layer, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
 
 
 def _column(values: Any) -> Any:
@@ -242,13 +250,15 @@ def _parts(shape: Geometry) -> Iterable[Geometry]:
 def _layer(path: Path) -> str | None:
     """The layer to read; None leaves it to the reader."""
     pyogrio = _library("pyogrio")
-    found = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind and "Polygon" in kind]
+    kinds = {str(name): str(kind) for name, kind in pyogrio.list_layers(path) if kind is not None}
+    layers = [name for name, kind in kinds.items() if "Polygon" in kind]
+    # "Unknown" is what OGR calls a layer of mixed geometries.
+    layers = layers or [name for name, kind in kinds.items() if "Unknown" in kind or "Collection" in kind]
     if len(layers) > 1:
         raise DataError(
             f"{path}: layers {', '.join(layers)} all hold polygons: save the one that is meant in a file of its own"
         )
-    return layers[0] if layers else (found[0] if found else None)
+    return next(iter(layers or kinds), None)
 
 
 def _library(name: Literal["geopandas", "shapely", "pyogrio"]) -> Any:
