@@ -22,6 +22,19 @@ def test_cosine_passes_its_known_points():
     assert learning_rate_factor(500, 110, schedule) == pytest.approx(0.1)
 
 
+def test_cosine_starts_anew_after_so_many_steps():
+    schedule = ScheduleSettings(kind="cosine", warmup_steps=2, restart_every=20, final_share=0.1)
+    once = ScheduleSettings(kind="cosine", final_share=0.1)
+    for step in range(2, 70):
+        assert learning_rate_factor(step, 70, schedule) == pytest.approx(
+            learning_rate_factor((step - 2) % 20, 20, once)
+        )
+    assert learning_rate_factor(42, 70, schedule) == 1.0
+    assert learning_rate_factor(500, 70, schedule) == learning_rate_factor(69, 70, schedule)
+    with pytest.raises(ValueError, match="only a cosine starts anew"):
+        ScheduleSettings(kind="poly", restart_every=20)
+
+
 def test_poly_follows_its_power():
     schedule = ScheduleSettings(kind="poly", power=2.0)
     factors = [learning_rate_factor(step, 4, schedule) for step in range(5)]

@@ -194,6 +194,31 @@ def test_patience_ends_a_run_and_the_same_command_does_not_train_on(tmp_path):
     assert (again.steps, again.best_step, again.stopped_early) == (8, 4, True)
 
 
+def test_sgd_is_the_recurrence_of_its_definition(tmp_path):
+    """velocity = momentum velocity + gradient + decay weights; weights -= rate velocity. CPU, float32, one thread."""
+    rate, momentum, decay, steps = 0.05, 0.8, 0.1, 5
+    chosen = {"name": "sgd", "learning_rate": rate, "momentum": momentum, "weight_decay": decay, "clip_norm": None}
+    seen = []
+
+    def step(model, batch):
+        seen.append(batch)
+        return one_loss(model, batch)
+
+    model = network()
+    train(tmp_path, settings(steps=steps, optimiser=chosen, schedule={"kind": "constant"}), model=model, step=step)
+    other = network()
+    velocity = [torch.zeros_like(value) for value in other.parameters()]
+    for batch in seen[:steps]:
+        ((total, count),) = one_loss(other.train(), batch).values()
+        gradients = torch.autograd.grad(total / count, list(other.parameters()))
+        with torch.no_grad():
+            for weights, gradient, speed in zip(other.parameters(), gradients, velocity, strict=True):
+                speed.mul_(momentum).add_(gradient + decay * weights)
+                weights -= rate * speed
+    for name, value in other.named_parameters():
+        torch.testing.assert_close(model.get_parameter(name), value, rtol=1e-5, atol=1e-6)
+
+
 def test_parameter_groups_keep_their_own_rate_and_frozen_parts_stay(tmp_path):
     model = network()
     model[0].requires_grad_(False)
@@ -329,7 +354,7 @@ def poisoned(at, what):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path, monkeypatch, on_device, value):
     # The kernel's own check, meant for accelerators, also works on a CPU.
-    monkeypatch.setattr(training, "skips_on_device", lambda adamw, place: on_device)
+    monkeypatch.setattr(training, "skips_on_device", lambda optimiser, place: on_device)
     model, calm = network(), network()
     with pytest.raises(TrainingError, match=r"loss 'height' is (nan|inf) at step 6: it must be finite") as caught:
         train(tmp_path / "a", settings(log_every=6), model=model, step=poisoned(6, value))
@@ -342,8 +367,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path,
     assert result.steps == STEPS
 
 
-def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "skips_on_device", lambda adamw, place: True)
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tmp_path, monkeypatch, optimiser):
+    monkeypatch.setattr(training, "skips_on_device", lambda optimiser, place: True)
     model = network()
     states = []
     bad = poisoned(4, math.nan)
@@ -353,7 +379,8 @@ def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tm
         return bad(model, batch)
 
     with pytest.raises(TrainingError, match="at step 4"):
-        train(tmp_path, settings(log_every=6, checkpoint_every=100), model=model, step=step)
+        chosen = settings(log_every=6, checkpoint_every=100, optimiser={"name": optimiser, "learning_rate": 0.01})
+        train(tmp_path, chosen, model=model, step=step)
     assert len(states) == 6, "the loop runs on until losses are read"
     assert not torch.equal(states[2], states[3])
     assert torch.equal(states[3], states[4])
@@ -389,19 +416,21 @@ def stopping(at, number=signal.SIGTERM):
     return step
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, number, channels_last):
+def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, number, channels_last, optimiser):
     place = Place(torch.device("cpu"), channels_last=channels_last)
     before = signal.getsignal(number)
-    train(tmp_path / "whole", place=place)
+    chosen = settings(optimiser={"name": optimiser, "learning_rate": 0.01})
+    train(tmp_path / "whole", chosen, place=place)
     with pytest.raises(Stopped) as caught:
-        train(tmp_path / "cut", step=stopping(5, number), place=place)
+        train(tmp_path / "cut", chosen, step=stopping(5, number), place=place)
     assert caught.value.signum == number
     assert signal.getsignal(number) is before
     assert load_checkpoint(tmp_path / "cut" / "checkpoints").step == 5
     torch.rand(7)
-    train(tmp_path / "cut", place=place)
+    train(tmp_path / "cut", chosen, place=place)
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
     assert (tmp_path / "cut/checkpoints/best").read_text() == (tmp_path / "whole/checkpoints/best").read_text()
 

@@ -11,8 +11,9 @@ from geocore.settings import ScheduleSettings
 def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> float:
     """Return the factor on the learning rate for one optimiser step.
 
-    A linear warm-up to 1 over `warmup_steps`, then by `kind`: `cosine` falls to `final_share` along half a cosine
-    (Loshchilov and Hutter 2017, without restarts), `poly` along (1 - t)**power, `constant` stays at 1.
+    A linear warm-up to 1 over `warmup_steps`, then by `kind`: `cosine` falls to `final_share` along half a cosine, once
+    or anew every `restart_every` steps (Loshchilov and Hutter 2017), `poly` along (1 - t)**power, and `constant` stays
+    at 1.
 
     Args:
         step: 0 for the first step. At `steps` and beyond, the factor stays at its last value.
@@ -34,6 +35,8 @@ def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> f
     if schedule.kind == "constant":
         return 1.0
     if schedule.kind == "cosine":
+        if schedule.restart_every is not None:
+            t = (min(step, steps - 1) - warmup) % schedule.restart_every / schedule.restart_every
         remaining = 0.5 * (1.0 + math.cos(math.pi * t))
     elif schedule.kind == "poly":
         remaining = (1.0 - t) ** schedule.power

@@ -118,10 +118,11 @@ class TilingSettings(Settings):
 class OptimiserSettings(Settings):
     """The optimiser and what is done to gradients before its step."""
 
-    name: Literal["adamw"] = deciding("adamw", "algorithm")
+    name: Literal["adamw", "sgd"] = deciding("adamw", "algorithm")
     learning_rate: float = deciding(3e-4, "highest learning rate, reached after the warm-up", gt=0)
-    weight_decay: float = deciding(0.01, "decoupled weight decay", ge=0)
-    betas: tuple[float, float] = deciding((0.9, 0.999), "decay of the two gradient moments, each in [0, 1)")
+    weight_decay: float = deciding(0.01, "weight decay, decoupled in adamw, part of the gradient in sgd", ge=0)
+    betas: tuple[float, float] = deciding((0.9, 0.999), "decay of adamw's two gradient moments, each in [0, 1)")
+    momentum: float = deciding(0.9, "momentum of sgd", ge=0, lt=1)
     clip_norm: float | None = deciding(1.0, "largest gradient norm, None for no clipping", gt=0)
     fused: bool = operational(True, "one kernel for the whole update where the device has it")
 
@@ -137,8 +138,17 @@ class ScheduleSettings(Settings):
 
     kind: Literal["cosine", "poly", "constant"] = deciding("cosine", "curve after the warm-up")
     warmup_steps: int = deciding(0, "steps of linear rise from zero", ge=0)
+    restart_every: int | None = deciding(
+        None, "steps after which the cosine starts anew at the highest learning rate, None: one cosine", gt=0
+    )
     final_share: float = deciding(0.0, "share of the highest learning rate left at the last step, 0-1", ge=0, le=1)
     power: float = deciding(0.9, "exponent of the poly curve", gt=0)
+
+    @model_validator(mode="after")
+    def _only_a_cosine_restarts(self) -> Self:
+        if self.restart_every is not None and self.kind != "cosine":
+            raise ValueError(f"restart_every = {self.restart_every} with kind {self.kind}: only a cosine starts anew")
+        return self
 
 
 class DeviceSettings(Settings):

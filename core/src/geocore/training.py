@@ -107,7 +107,7 @@ def fit(
         validate: scores the model, every `validate_every` steps and at the end; sees the running mean of the weights
             when there is one. In a distributed run it has to return the score over all processes.
         training: length and rhythm.
-        optimiser: AdamW's settings.
+        optimiser: algorithm, learning rate and clipping.
         schedule: learning rate over the run.
         place: where it runs.
         run: open run folder; when it has checkpoints, training goes on from the last.
@@ -131,15 +131,15 @@ def fit(
     if place.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     seed_everything(training.seed + place.rank)
-    adamw = make_optimiser(model, parameter_groups, optimiser)
-    parameters = [parameter for group in adamw.param_groups for parameter in group["params"]]
+    updater = make_optimiser(model, parameter_groups, optimiser)
+    parameters = [parameter for group in updater.param_groups for parameter in group["params"]]
     parallel = _parallel(model, place, find_unused_parameters)
     average = MovingAverage(model, training.ema_decay) if training.ema_decay is not None else None
-    state = _State(model, adamw, average, batches, training, place, run, {**run.provenance, **card})
+    state = _State(model, updater, average, batches, training, place, run, {**run.provenance, **card})
     done = state.resume()
     # On an accelerator a loss that is not finite turns the update into nothing there and is noticed when losses are
     # next read, so that no step waits for the device. On a CPU reading costs nothing.
-    guarded = skips_on_device(adamw, place)
+    guarded = skips_on_device(updater, place)
 
     bars: Progress[int] = progress(training.steps, "training")
     with bars as bar, StopSignals(place) as signals, _memory_errors(training, place):
@@ -148,24 +148,24 @@ def fit(
         model.train()
         while done.step < training.steps and not _exhausted(done, training):
             rate = learning_rate_factor(done.step, training.steps, schedule)
-            for group in adamw.param_groups:
+            for group in updater.param_groups:
                 group["lr"] = group["initial_lr"] * rate
             losses = backward(parallel, step, micro_batches, accumulate=training.accumulate, place=place)
             norm = nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm) if optimiser.clip_norm else None
             done.step += 1
             meter.add(done.step, losses, norm)
             if guarded:
-                adamw.found_inf = meter.not_finite()  # type: ignore[attr-defined]
+                updater.found_inf = meter.not_finite()  # type: ignore[attr-defined]
             else:
                 meter.check()
-            adamw.step()
-            adamw.zero_grad(set_to_none=True)
+            updater.step()
+            updater.zero_grad(set_to_none=True)
             if average is not None:
                 average.update(done.step)
 
             last = done.step == training.steps
             if last or done.step % training.log_every == 0:
-                meter.write(done.step, adamw.param_groups[0]["lr"])
+                meter.write(done.step, updater.param_groups[0]["lr"])
             best = False
             if last or done.step % training.validate_every == 0:
                 meter.check()
@@ -188,7 +188,7 @@ class _State:
     """All that decides the next step, to be saved and resumed together."""
 
     model: nn.Module
-    adamw: torch.optim.AdamW
+    updater: torch.optim.Optimizer
     average: MovingAverage | None
     batches: BatchSource
     training: TrainingSettings
@@ -204,7 +204,7 @@ class _State:
             checkpoint = load_checkpoint(folder, for_training=True)
             load_strictly(self.model, checkpoint.model(ema=False), checkpoint.path)
             optimiser, source = checkpoint.training_state()
-            load_optimiser(self.adamw, optimiser)
+            load_optimiser(self.updater, optimiser)
             if self.average is not None:
                 self.average.load_state_dict(checkpoint.model(ema=True))
             self.batches.load_state_dict(source)
@@ -227,7 +227,7 @@ class _State:
                 step=done.step,
                 model=self.model.state_dict(),
                 ema=None if self.average is None else self.average.state_dict(),
-                optimiser=self.adamw.state_dict(),
+                optimiser=self.updater.state_dict(),
                 source=self.batches.state_dict(),
                 random=states,
                 progress=asdict(done),
