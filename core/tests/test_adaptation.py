@@ -48,3 +48,33 @@ def test_options_of_the_convolution_are_kept():
 def test_what_cannot_be_adapted_is_refused(conv, bands):
     with pytest.raises(ValueError):
         adaptation.adapt_first_conv(conv, bands)
+
+
+def _model():
+    return nn.ModuleDict(
+        {
+            "stem": nn.Conv2d(3, 4, 3),
+            "blocks": nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(2)),
+            "head": nn.Linear(4, 2),
+            "header": nn.Linear(4, 2),
+        }
+    )
+
+
+def test_layer_decay_groups_hold_every_trained_parameter_once():
+    model = _model()
+    model["stem"].bias.requires_grad_(False)
+    groups = adaptation.layer_decay_groups(
+        model, [["stem"], ["blocks.0"], ["blocks.1"], ["head"]], learning_rate=0.8, decay=0.5, weight_decay=0.1
+    )
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    trained = {name: rates[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(trained) == len(rates)
+    assert trained["stem.weight"] == (0.1, 0.1)
+    assert trained["blocks.0.0.weight"] == (0.2, 0.1)
+    assert trained["blocks.0.1.weight"] == (0.2, 0.0)
+    assert trained["blocks.1.0.bias"] == (0.4, 0.0)
+    assert trained["head.weight"] == trained["header.weight"] == (0.8, 0.1)
+    torch.optim.AdamW(groups)
+    with pytest.raises(ValueError, match="no parameter below neck"):
+        adaptation.layer_decay_groups(model, [["neck"]], learning_rate=1, decay=1, weight_decay=0)

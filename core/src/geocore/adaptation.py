@@ -1,8 +1,9 @@
-"""Fitting a pretrained model to data of other bands."""
+"""Fitting a pretrained model to other data: more bands, smaller steps in early layers."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -55,3 +56,46 @@ def adapt_first_conv(conv: nn.Conv2d, in_channels: int, *, source: Literal["mean
             adapted.bias.copy_(conv.bias)
     adapted.weight.requires_grad_(conv.weight.requires_grad)
     return adapted
+
+
+def layer_decay_groups(
+    model: nn.Module,
+    layers: Sequence[Sequence[str]],
+    *,
+    learning_rate: float,
+    decay: float,
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Parameter groups whose learning rate shrinks from the head down to the input.
+
+    The last layer and everything that is not named get the full rate, the one before it `decay` times that, and so on
+    (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT). Biases, norms and other vectors get no weight decay.
+
+    Args:
+        model: the model; frozen parameters are left out.
+        layers: names of modules or parameters, one group a layer, from the input to the output.
+        learning_rate: rate of the last layer.
+        decay: factor from a layer to the one before it, above 0, at most 1.
+        weight_decay: weight decay of matrices and filters.
+
+    Returns:
+        Groups for a torch optimiser, with `params`, `lr` and `weight_decay`.
+    """
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"decay = {decay}: must be above 0 and at most 1")
+    parameters = dict(model.named_parameters())
+    for name in (name for layer in layers for name in layer):
+        if not any(_covers(name, key) for key in parameters):
+            raise ValueError(f"no parameter below {name}: name modules of the model")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for key, parameter in parameters.items():
+        if not parameter.requires_grad:
+            continue
+        depth = next((i for i, layer in enumerate(layers) if any(_covers(n, key) for n in layer)), len(layers) - 1)
+        rate = learning_rate * decay ** max(0, len(layers) - 1 - depth)
+        groups.setdefault((rate, weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    return [{"params": held, "lr": rate, "weight_decay": shrink} for (rate, shrink), held in groups.items()]
+
+
+def _covers(name: str, key: str) -> bool:
+    return key == name or key.startswith(name + ".")
