@@ -1,0 +1,204 @@
+"""Decoded arrays on disk, mapped into memory: a tenth of a millisecond a window instead of unpacking a file each time.
+
+An entry is a folder with one `.npy` file per array and `entry.json`, which says what the entry was made from (the
+fingerprint) and what it holds. It appears whole or not at all. Nothing is pickled, and nothing pickled is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geocore.errors import DataError
+from geocore.files import atomic_path, sha256_file, storage_errors
+
+_MANIFEST = "entry.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a finished entry says about itself."""
+
+    fingerprint: str
+    """Hash of what decided the content."""
+    hashes: Mapping[str, str]
+    """Array -> SHA-256 of its file."""
+    facts: Mapping[str, Any]
+    """Whatever else the maker noted; JSON values."""
+
+
+class CachedArray:
+    """An array of an entry under construction, written from the first row to the last."""
+
+    def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: str) -> None:
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._file, self._next = file, 0
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        self._start = file.tell()
+
+    def write(self, values: NDArray[Any]) -> None:
+        """Append rows.
+
+        Args:
+            values: shape (..., rows, col), of the array's type; rows is the last axis but one.
+
+        Raises:
+            ValueError: type or shape do not fit, or more rows come than there are.
+            StorageError: the disk is full.
+        """
+        rows = values.shape[-2]
+        if values.dtype != self.dtype or values.shape != (*self.shape[:-2], rows, self.shape[-1]):
+            raise ValueError(f"{values.dtype} {values.shape} does not continue {self.dtype} {self.shape}")
+        if self._next + rows > self.shape[-2]:
+            raise ValueError(f"{rows} rows after {self._next} are more than {self.shape[-2]}")
+        stride = self.shape[-1] * self.dtype.itemsize
+        # Written, not mapped: a full disk ends a process that writes to a map, without a message.
+        with storage_errors(self._file.name):
+            for place, plane in enumerate(values.reshape(-1, rows, self.shape[-1])):
+                self._file.seek(self._start + (place * self.shape[-2] + self._next) * stride)
+                self._file.write(np.ascontiguousarray(plane).data)
+        self._next += rows
+
+    def finish(self) -> None:
+        """Check that all rows have come, and close the file."""
+        if self._next != self.shape[-2]:
+            raise ValueError(f"{self._next} rows of {self.shape[-2]} were written")
+        with storage_errors(self._file.name):
+            self._file.close()
+
+
+class NewEntry:
+    """An entry under construction."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.facts: dict[str, Any] = {}
+        """JSON values to keep beside the arrays."""
+        self.arrays: dict[str, CachedArray] = {}
+        self._folder, self._stack = folder, stack
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: str) -> CachedArray:
+        """Begin an array of two or more axes, to be written row by row.
+
+        Raises:
+            StorageError: the disk is full or closed.
+        """
+        if np.dtype(dtype).hasobject:
+            raise ValueError(f"array {name!r} holds Python objects, which would have to be pickled")
+        if name in self.arrays or Path(name).name != name or len(shape) < 2:
+            raise ValueError(f"array {name!r} of shape {shape}: needs a name of its own, no path, and two axes")
+        with storage_errors(self._folder):
+            file = self._stack.enter_context((self._folder / f"{name}.npy").open("wb"))
+            self.arrays[name] = CachedArray(file, shape, dtype)
+        return self.arrays[name]
+
+
+@contextmanager
+def new_entry(folder: Path, key: str, *, fingerprint: str) -> Iterator[NewEntry]:
+    """Make an entry piece by piece; it appears when the block ends, and replaces an older one.
+
+    Args:
+        folder: of the cache.
+        key: name of the entry.
+        fingerprint: hash of all that decides the content.
+
+    Raises:
+        StorageError: the disk is full or closed.
+        ValueError: an array lacks rows.
+    """
+    with atomic_path(folder / key) as temporary:
+        temporary.mkdir()
+        with ExitStack() as stack:
+            entry = NewEntry(temporary, stack)
+            yield entry
+            for array in entry.arrays.values():
+                array.finish()
+        hashes = {name: sha256_file(temporary / f"{name}.npy") for name in entry.arrays}
+        content = {"format": _FORMAT, "fingerprint": fingerprint, "hashes": hashes, "facts": entry.facts}
+        (temporary / _MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_cached(folder: Path, key: str, arrays: Mapping[str, NDArray[Any]], *, fingerprint: str) -> Path:
+    """Write an entry of arrays in memory, each of two or more axes.
+
+    Returns:
+        Folder of the entry.
+
+    Raises:
+        StorageError: the disk is full or closed.
+    """
+    with new_entry(folder, key, fingerprint=fingerprint) as entry:
+        for name, values in arrays.items():
+            entry.create(name, values.shape, values.dtype.str).write(values)
+    return folder / key
+
+
+def read_entry(folder: Path, key: str, *, fingerprint: str | None = None) -> Entry:
+    """What an entry says about itself; its arrays are not touched.
+
+    Args:
+        folder: of the cache.
+        key: name of the entry.
+        fingerprint: what it must have been made from; None takes any.
+
+    Raises:
+        DataError: there is no such entry, it was made from something else, or it is damaged.
+    """
+    path = folder / key / _MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']}")
+        entry = Entry(str(content["fingerprint"]), dict(content["hashes"]), dict(content["facts"]))
+    except FileNotFoundError as error:
+        raise DataError(f"{folder / key}: not in the cache: prepare the data again") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be understood ({error}): prepare the data again") from error
+    if fingerprint is not None and entry.fingerprint != fingerprint:
+        raise DataError(f"{folder / key}: was made from other data or settings: prepare the data again")
+    return entry
+
+
+def read_cached(folder: Path, key: str, name: str, *, fingerprint: str | None = None) -> np.memmap[Any, Any]:
+    """Map an array of an entry; nothing is read before it is looked at.
+
+    Args:
+        folder: of the cache.
+        key: name of the entry.
+        name: of the array.
+        fingerprint: what the entry must have been made from; None does not look.
+
+    Returns:
+        Shape and type as written, read-only.
+
+    Raises:
+        DataError: there is no such entry or array, it was made from something else, or it is damaged.
+    """
+    if fingerprint is not None:
+        read_entry(folder, key, fingerprint=fingerprint)
+    return map_array(folder / key / f"{name}.npy")
+
+
+def map_array(path: Path) -> np.memmap[Any, Any]:
+    """Map a `.npy` file, read-only.
+
+    Raises:
+        DataError: it is missing, cut off, or holds pickled objects.
+    """
+    try:
+        # Unlike `np.load` it reads nothing but .npy, and it refuses arrays of Python objects.
+        mapped: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not in the cache: prepare the data again") from error
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: cannot be mapped ({reason}): prepare the data again") from error
+    return mapped

@@ -1,0 +1,274 @@
+"""netCDF-4 files read window by window: what a file holds, and a layer made of its two-dimensional variables.
+
+Needs the extra `netcdf` (h5netcdf). Values stay as the file has them; `scale_factor` and `add_offset` become scale and
+offset of the band.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geocore.bands import Band, Bands
+from geocore.errors import SceneError
+from geocore.grid import Window
+from geocore.scenes import Layer, Patch, valid_mask
+
+_FILL_ATTRIBUTES = ("_FillValue", "missing_value")
+# What h5py and h5netcdf raise on damaged content, beside OSError.
+_DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What a file says about one variable."""
+
+    name: str
+    dimensions: tuple[str, ...]
+    """Names of its axes."""
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    """In this machine's byte order; `object` for text."""
+    attributes: Mapping[str, Any]
+
+
+class NetcdfFile:
+    """An open netCDF-4 file; a context manager, safe for several threads.
+
+    Raises:
+        SceneError: the file is missing, not netCDF-4, or damaged.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        try:
+            # A quarter of a second; readers of other formats must not pay for it.
+            import h5netcdf
+        except ImportError as error:
+            raise SceneError(f"{path}: reading netCDF needs h5netcdf: install geocore[netcdf]") from error
+        _check_signature(self.path)
+        try:
+            # Files that lack dimension scales still tell what they hold, so that a message can name it.
+            self._file = h5netcdf.File(self.path, "r", phony_dims="access")
+            self.attributes: Mapping[str, Any] = dict(self._file.attrs)
+            self.dimensions: Mapping[str, int] = {name: len(dim) for name, dim in self._file.dimensions.items()}
+            self.variables: Mapping[str, Variable] = {
+                name: Variable(name, tuple(item.dimensions), tuple(item.shape), _native(item.dtype), dict(item.attrs))
+                for name, item in self._file.variables.items()
+            }
+        except _DAMAGE as error:
+            raise _damaged(self.path, error) from error
+
+    def variable(self, name: str) -> Variable:
+        """What the file says about a variable.
+
+        Raises:
+            SceneError: there is none of this name.
+        """
+        found = self.variables.get(name)
+        if found is None:
+            raise SceneError(
+                f"{self.path}: no variable {name!r}: the file holds {_listed(list(self.variables))}; get a file that "
+                "has it, or do not ask for it"
+            )
+        return found
+
+    def read(self, name: str, window: Window | None = None) -> NDArray[Any]:
+        """Values of a variable in its own type and this machine's byte order.
+
+        Args:
+            name: of the variable.
+            window: pixels of its last two axes, fully inside; None reads all.
+
+        Returns:
+            Shape of the variable, or (..., window rows, window columns).
+
+        Raises:
+            SceneError: there is no such variable, or its content is damaged.
+        """
+        place = ... if window is None else (..., *window.slices)
+        self.variable(name)
+        try:
+            with self._lock:
+                values = np.asarray(self._file.variables[name][place])
+        except _DAMAGE as error:
+            raise _damaged(self.path, error, name) from error
+        return values.astype(_native(values.dtype), copy=False)
+
+    def text(self, name: str) -> list[str]:
+        """Elements of a one-dimensional variable of strings.
+
+        Raises:
+            SceneError: there is no such variable, it is no list of strings, or its content is damaged.
+        """
+        values = self.read(name)
+        if values.ndim != 1 or values.dtype.kind not in "OSUT":
+            raise SceneError(f"{self.path}: variable {name!r} must be a list of strings; get the file again")
+        return [item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in values.tolist()]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def open_netcdf(path: Path | str) -> Iterator[NetcdfFile]:
+    """Open a file for a while.
+
+    Raises:
+        SceneError: the file is missing, not netCDF-4, or damaged.
+    """
+    with NetcdfFile(path) as file:
+        yield file
+
+
+class NetcdfSource:
+    """A layer made of two-dimensional variables of one file, each a band with a mask of its own.
+
+    Opening reads names and shapes only; a window reads only its part.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        variables: Sequence[str],
+        *,
+        layer: str,
+        ratio: int = 1,
+        nodata: Mapping[str, float] | None = None,
+        vector_pairs: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Open the file.
+
+        Args:
+            path: netCDF-4 file.
+            variables: names in the order of the bands; all of one shape (row, col). Types may differ: values are read
+                in the smallest type that holds them all.
+            layer: name of the layer.
+            ratio: reference pixels per pixel, along an axis.
+            nodata: variable -> value of its invalid pixels, in place of the one that its attributes state. NaN and
+                infinity never are valid.
+            vector_pairs: pairs of variables that are the components of one vector.
+
+        Raises:
+            SceneError: the file cannot be read, lacks a variable, or the variables do not share one shape.
+        """
+        if not variables:
+            raise ValueError(f"layer {layer!r} needs at least one variable")
+        self._file = NetcdfFile(path)
+        try:
+            found = [self._file.variable(name) for name in variables]
+            for variable in found:
+                _check_shape(self._file.path, variable, found[0])
+        except SceneError:
+            self._file.close()
+            raise
+        self.shape: tuple[int, int] = (found[0].shape[0], found[0].shape[1])
+        self._nodata = [(nodata or {}).get(variable.name, _fill_value(variable)) for variable in found]
+        values = {repr(value) for value in self._nodata}
+        self.layer = Layer(
+            layer,
+            Bands(tuple(_band(variable) for variable in found), tuple(vector_pairs)),
+            np.result_type(*(variable.dtype for variable in found)).name,
+            ratio,
+            nodata=self._nodata[0] if len(values) == 1 else None,
+        )
+
+    def read(self, window: Window) -> Patch:
+        """Read a window of every variable.
+
+        Raises:
+            SceneError: the content is damaged.
+        """
+        shape = (len(self.layer.bands), *window.shape)
+        values, valid = np.empty(shape, self.layer.dtype), np.empty(shape, np.bool_)
+        for index, (name, nodata) in enumerate(zip(self.layer.bands.names, self._nodata, strict=True)):
+            own = self._file.read(name, window)
+            # In its own type, since a value may no longer equal its nodata value in a wider one.
+            valid[index] = valid_mask(own, nodata)
+            values[index] = own
+        return Patch(values, valid)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def _band(variable: Variable) -> Band:
+    attributes = variable.attributes
+    unit = attributes.get("units")
+    scale, offset = (float(attributes.get(key, default)) for key, default in (("scale_factor", 1), ("add_offset", 0)))
+    return Band(variable.name, None if unit is None else str(unit), scale, offset)
+
+
+def _fill_value(variable: Variable) -> float | None:
+    for key in _FILL_ATTRIBUTES:
+        if key in variable.attributes:
+            return float(np.asarray(variable.attributes[key]).ravel()[0])
+    return None
+
+
+def _check_shape(path: Path, variable: Variable, first: Variable) -> None:
+    sizes = " x ".join(map(str, variable.shape)) or "a single value"
+    if len(variable.shape) != 2 or 0 in variable.shape or variable.dtype.kind not in "buif":
+        raise SceneError(
+            f"{path}: variable {variable.name!r} is {sizes} of {variable.dtype}: a band must be rows x columns of "
+            "numbers; get the file again"
+        )
+    if variable.shape != first.shape:
+        raise SceneError(
+            f"{path}: variable {variable.name!r} is {sizes}, but {first.name!r} is {first.shape[0]} x "
+            f"{first.shape[1]}: the bands of a layer must have the same shape; get the file again"
+        )
+
+
+def _check_signature(path: Path) -> None:
+    """Tell apart what h5py reports in one and the same way: older netCDF, other formats, no file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise SceneError(
+            f"{path}: {error.strerror or error}: must be a readable netCDF file; check the path"
+        ) from error
+    if start[:3] == b"CDF":
+        raise SceneError(f"{path}: is netCDF-3: only netCDF-4 is read; convert it: nccopy -k nc4 IN OUT")
+    if start != b"\x89HDF\r\n\x1a\n":
+        held = "is empty" if not start else "is no netCDF file"
+        raise SceneError(f"{path}: {held}: must be netCDF-4; get the file again")
+
+
+def _damaged(path: Path, error: Exception, name: str | None = None) -> SceneError:
+    reason = (str(error).strip("'\" ").splitlines() or [type(error).__name__])[0]
+    if "truncated" in reason:
+        return SceneError(f"{path}: ends early: the file is incomplete; copy it or get it again")
+    where = "the file" if name is None else f"variable {name!r}"
+    return SceneError(f"{path}: {where} cannot be read ({reason}); the file is damaged: copy it or get it again")
+
+
+def _native(dtype: Any) -> np.dtype[Any]:
+    # Text comes as Python's `str` instead of a dtype.
+    return np.dtype(object) if dtype is str else np.dtype(dtype).newbyteorder("=")
+
+
+def _listed(names: Sequence[str], limit: int = 12) -> str:
+    rest = len(names) - limit
+    return (", ".join(names[:limit]) or "none") + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,241 @@
+"""The data set: which scenes train, choose and test, and what is read of them.
+
+Scenes stay where they are; `dataset.yaml` names them with their hashes, and the cache beside it holds their planes and
+charts on the working grid. Training reads the cache alone. Scoring reads planes from the cache and charts at 80 m from
+the scenes, untouched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from geocore.cache import Entry, read_entry
+from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.errors import DataError
+from geocore.files import sha256_file
+from geocore.jobs import Outcome
+from geocore.samples import built_in_sample
+from geocore.splits import split_by_group
+from seaice_multitask import caching, channels, charts, lattice, names, scenes, truth, working
+from seaice_multitask.caching import FOLDER, cache_scenes
+from seaice_multitask.channels import RADAR
+from seaice_multitask.charts import CLASS_NAMES, MASKED
+from seaice_multitask.config import TASK, PrepareSettings, WorkingSettings
+from seaice_multitask.names import find_scenes, read_list, scene_group, scene_id, scene_time
+from seaice_multitask.scenes import COARSE, SAR, open_scene
+from seaice_multitask.truth import read_charts
+from seaice_multitask.windows import Scenes, Windows
+from seaice_multitask.working import PLANES, planes_layer, reduce_chart, working_scene
+
+__all__ = [
+    "COARSE",
+    "PLANES",
+    "RADAR",
+    "SAR",
+    "Scenes",
+    "Windows",
+    "cache_scenes",
+    "describe",
+    "find_scenes",
+    "load_dataset",
+    "assign_splits",
+    "open_scene",
+    "planes_layer",
+    "read_charts",
+    "reduce_chart",
+    "scene_id",
+    "scene_time",
+    "working_scene",
+]
+
+_CODE: Final = (caching, channels, charts, lattice, names, scenes, truth, working)
+_SAMPLE_DOWNSCALE: Final = 5
+_SAMPLE_PATCH: Final = 64
+
+
+def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = None) -> Dataset:
+    """The data set of the scenes that are in the cache.
+
+    Args:
+        settings: as for `cache_scenes`.
+        outcomes: what that returned: scenes that failed are left out. None: fill the cache now; all must succeed.
+
+    Returns:
+        A sample for each scene: `planes` and the file of its charts, with the numbers of charted working pixels. Its
+        group is day and ice service, so that neighbouring frames of a pass stay together.
+
+    Raises:
+        DataError: no scene is left, a list cannot be used, or there are too few days for three splits.
+    """
+    found = find_scenes([settings.data])
+    if outcomes is None:
+        outcomes = cache_scenes(settings, found)
+        for outcome in outcomes:
+            if outcome.status == "failed":
+                raise DataError(outcome.message)
+    # Of all scenes, so that one that is repaired later moves no other to another split.
+    splits, notes = assign_splits(found, settings)
+    done = {outcome.key for outcome in outcomes if outcome.status != "failed"}
+    taken = [path for path in found if scene_id(path) in done and scene_id(path) in splits]
+    if not taken:
+        raise DataError(f"{settings.data}: no scene could be read, or none is on the lists; check the folder")
+    samples = []
+    for path in taken:
+        entry = read_entry(settings.out / FOLDER, scene_id(path))
+        samples.append(_sample(settings.out, scene_id(path), splits[scene_id(path)], entry))
+        empty = [name for name in CLASS_NAMES if entry.facts[f"{name}_px"] == 0]
+        if empty:
+            notes.append(f"{scene_id(path)}: nothing is charted in {', '.join(empty)}: it does not train them")
+    return Dataset(
+        root=settings.out,
+        task=TASK,
+        samples=samples,
+        layers={PLANES: planes_layer(settings.channels)},
+        labels={
+            name: LabelSpec(name, dict(enumerate(classes)), ignore=MASKED) for name, classes in CLASS_NAMES.items()
+        },
+        protocol={
+            **settings.working.model_dump(mode="json"),
+            "channels": " ".join(settings.channels),
+            "patch": settings.patch,
+            "split": "by list" if _lists(settings) else "by day and ice service",
+            "split_seed": settings.split.seed,
+        },
+        notes=notes,
+    )
+
+
+def assign_splits(found: Sequence[Path], settings: PrepareSettings) -> tuple[dict[str, str], list[str]]:
+    """Which scene is for what.
+
+    A scene on a list goes where the list says. Where the list to train on is there, what it names is also validated on
+    as far as no other list says so, and scenes on no list are left out; else they are drawn for the splits that have no
+    list.
+
+    Returns:
+        Scene -> split, of the scenes that are used, and remarks.
+
+    Raises:
+        DataError: a scene is on two lists that exclude each other, no scene of a list is there, or there are too few
+            days.
+    """
+    present = [scene_id(path) for path in found]
+    lists = {name: read_list(path) for name, path in _lists(settings).items()}
+    notes = []
+    for name, listed in lists.items():
+        missing = sorted(set(listed) - set(present))
+        if len(missing) == len(set(listed)):
+            raise DataError(
+                f"{name}: none of its {len(set(listed))} scenes is in {settings.data}; check list and folder"
+            )
+        if missing:
+            notes.append(f"{len(missing)} scenes of {name} are not there: {_listed(missing)}")
+    for name in ("train_list", "val_list"):
+        both = sorted(set(lists.get(name, ())) & set(lists.get("test_list", ())))
+        if both:
+            raise DataError(f"{_listed(both)}: on {name} and on test_list: what is tested on must stay unseen")
+    splits = dict.fromkeys(lists.get("test_list", ()), "test") | dict.fromkeys(lists.get("val_list", ()), "val")
+    share = settings.split
+    shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
+    open_splits = [name for name in shares if f"{name}_list" not in lists]
+    rest = [name for name in present if name not in splits]
+    if "train_list" in lists:
+        unlisted = [name for name in rest if name not in lists["train_list"]]
+        if unlisted:
+            notes.append(f"{len(unlisted)} scenes are on no list and left out: {_listed(unlisted)}")
+        rest = [name for name in rest if name in lists["train_list"]]
+        open_splits = ["train", *(name for name in open_splits if name == "val")]
+    if rest:
+        wanted = {name: shares[name] for name in open_splits}
+        drawn = split_by_group([scene_group(name) for name in rest], wanted, share.seed)
+        splits |= dict(zip(rest, drawn, strict=True))
+    return {name: splits[name] for name in present if name in splits}, notes
+
+
+def load_dataset(path: Path | None) -> Dataset:
+    """A prepared data set whose files are there and of the size that they had, or the built-in sample.
+
+    Args:
+        path: made by `seaice-prepare`; None: the sample.
+
+    Raises:
+        DataError: the folder holds no data set of this task, or a file is missing or has changed.
+    """
+    if path is None:
+        return sample_dataset()
+    dataset = Dataset.load(path)
+    if dataset.task != TASK or PLANES not in dataset.layers:
+        raise DataError(f"{path}: is a data set of {dataset.task!r}: give one made by seaice-prepare")
+    # Not their contents: hashing hundreds of gigabytes would take minutes at each start.
+    problems = validate(dataset, contents=False) or [
+        line for line in (_change(dataset, each) for each in dataset.samples) if line
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}: prepare the data again")
+    return dataset
+
+
+def sample_dataset() -> Dataset:
+    """The data set of the built-in sample, made on first use and kept in the user's cache."""
+    # What draws scenes is of no use to those who have some.
+    from seaice_multitask.sample import CODE, write_sample
+
+    def build(folder: Path) -> None:
+        write_sample(folder / "scenes", seed=0)
+        describe(_sample_settings(folder)).save(folder)
+
+    code = [sha256_file(path) for path in (*CODE, Path(__file__), *(Path(str(module.__file__)) for module in _CODE))]
+    return Dataset.load(built_in_sample(TASK, code, build))
+
+
+def _sample_settings(folder: Path) -> PrepareSettings:
+    working = WorkingSettings(downscale=_SAMPLE_DOWNSCALE)
+    return PrepareSettings(data=folder / "scenes", out=folder, working=working, patch=_SAMPLE_PATCH)
+
+
+def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
+    def relative(path: str) -> str:
+        return Path(os.path.relpath(path, root.resolve())).as_posix()
+
+    planes = f"{FOLDER}/{name}/{PLANES}.npy"
+    facts = entry.facts
+    counts: Mapping[str, int] = {f"{chart}_px": facts[f"{chart}_px"] for chart in CLASS_NAMES}
+    return Sample(
+        id=name,
+        group=scene_group(name),
+        split=split,
+        inputs={PLANES: planes},
+        labels=dict.fromkeys(CLASS_NAMES, relative(facts["charts"])),
+        attributes={
+            "lines": facts["lines"],
+            "samples": facts["samples"],
+            **counts,
+            "chart_file_bytes": facts["bytes"],
+            "made_from": entry.fingerprint,
+        },
+        hashes={planes: entry.hashes[PLANES], **{relative(path): digest for path, digest in facts["hashes"].items()}},
+    )
+
+
+def _change(dataset: Dataset, sample: Sample) -> str | None:
+    """What is no longer as it was, as far as a glance can tell."""
+    planes = dataset.path(sample.inputs[PLANES])
+    read_entry(planes.parents[1], planes.parent.name, fingerprint=str(sample.attributes["made_from"]))
+    source = next(iter(sample.labels.values()))
+    if dataset.path(source).stat().st_size != sample.attributes["chart_file_bytes"]:
+        return f"sample {sample.id!r}: {source}: has changed since the data set was prepared"
+    return None
+
+
+def _lists(settings: PrepareSettings) -> dict[str, Path]:
+    given = {"train_list": settings.train_list, "val_list": settings.val_list, "test_list": settings.test_list}
+    return {name: path for name, path in given.items() if path is not None}
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,264 @@
+"""From a network and a scene to classes, their probability and entropy, on the working grid and at 80 m.
+
+Classes of a working pixel are repeated over its 80 m pixels. For a regression that is the same as bringing its value to
+80 m by the nearest pixel and rounding there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from geocore.blending import VALID, DenseBlend, labels_of, percent_of
+from geocore.grid import Window
+from geocore.inference import map_region
+from geocore.planes import Plane
+from geocore.scenes import Scene
+from geocore.tiles import Region, Tiling
+from seaice_multitask.channels import RADAR
+from seaice_multitask.model import PLANES
+from seaice_multitask.scores import ChartCounts
+from seaice_multitask.winds import Winds
+
+if TYPE_CHECKING:
+    from geocore.devices import Place
+    from geocore.settings import TilingSettings
+    from seaice_multitask.config import OutputSettings
+    from seaice_multitask.data import Scenes
+    from seaice_multitask.model import SeaIceNet
+
+Chart = npt.NDArray[np.uint8]
+Forward = Callable[[Any], dict[str, Tensor]]
+
+INVALID: Final = 255
+"""Class, percentage and entropy of pixels without a prediction."""
+TILES_PER_BATCH: Final = 4
+"""Part of the result: another batch shape may round differently."""
+_MIRRORS: Final = ((False, False), (True, False), (False, True), (True, True))
+
+
+def class_plane(name: str) -> str:
+    """Name of the plane that holds the classes of an output."""
+    return f"{name}_class"
+
+
+def probability_plane(name: str) -> str:
+    """Name of the plane that holds the probability of the class, percent; only for outputs of kind classes."""
+    return f"{name}_probability"
+
+
+def entropy_plane(name: str) -> str:
+    """Name of the plane that holds the entropy, percent of that of equal shares; only for outputs of kind classes."""
+    return f"{name}_entropy"
+
+
+def planes_of(outputs: Mapping[str, OutputSettings]) -> list[Plane]:
+    """The planes of a mapped region, uint8, one band each."""
+    planes = []
+    for name, chosen in outputs.items():
+        planes.append(Plane(class_plane(name), "uint8"))
+        if chosen.kind == "classes":
+            planes += [Plane(probability_plane(name), "uint8"), Plane(entropy_plane(name), "uint8")]
+    return planes
+
+
+def map_rows(
+    network: SeaIceNet,
+    scene: Scene,
+    region: Region,
+    *,
+    tiling: TilingSettings,
+    place: Place,
+    emit: Callable[[int, dict[str, Chart]], None],
+    flips: bool = False,
+) -> None:
+    """Map a region and hand out its rows as they become finished.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        scene: on the working grid, with the layer `planes`.
+        region: working pixels of the scene.
+        tiling: size and overlap of the tiles, working pixels.
+        place: device and precision.
+        emit: called with the first row, counted from the scene's first, and for each of `planes_of` an array of shape
+            (rows, region width), uint8, 255 where invalid.
+        flips: average over the four mirror images.
+
+    Raises:
+        SceneError: the scene cannot be read.
+    """
+    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+
+    def finished(row: int, blended: dict[str, Tensor]) -> None:
+        emit(row, _described(blended, network.outputs))
+
+    channels = {name: head.channels for name, head in network.heads.items()}
+    map_region(
+        mirror_mean(network.predict, Winds(network.layer.bands)) if flips else network.predict,
+        scene,
+        region,
+        tiles,
+        DenseBlend(region, tiles, scene.grid.shape, channels, emit=finished),
+        read=Scene.read,
+        place=place,
+        batch_size=TILES_PER_BATCH,
+    )
+
+
+def map_scene(
+    network: SeaIceNet, scene: Scene, *, tiling: TilingSettings, place: Place, flips: bool = False
+) -> dict[str, Chart]:
+    """Classes of a whole scene.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        scene: on the working grid, with the layer `planes`.
+        tiling: size and overlap of the tiles, working pixels.
+        place: device and precision.
+        flips: average over the four mirror images.
+
+    Returns:
+        Output -> shape (row, col) of the working grid, uint8, 255 where invalid.
+    """
+    charts = {name: np.empty(scene.grid.shape, np.uint8) for name in network.outputs}
+
+    def emit(row: int, rows: dict[str, Chart]) -> None:
+        for name, chart in charts.items():
+            part = rows[class_plane(name)]
+            chart[row : row + len(part)] = part
+
+    region = Region("all", Window(0, 0, *scene.grid.shape))
+    map_rows(network, scene, region, tiling=tiling, place=place, emit=emit, flips=flips)
+    return charts
+
+
+def scene_counts(
+    network: SeaIceNet, scenes: Scenes, *, tiling: TilingSettings, place: Place, flips: bool = False
+) -> list[ChartCounts]:
+    """Counts of every scene of a split at 80 m, against charts that no working grid has touched.
+
+    Args:
+        network: as for `map_rows`.
+        scenes: a split.
+        tiling: size and overlap of the tiles, working pixels.
+        place: device and precision.
+        flips: average over the four mirror images.
+    """
+    counts = []
+    for index in range(len(scenes.samples)):
+        found = map_scene(network, scenes.scene(index), tiling=tiling, place=place, flips=flips)
+        counts.append(chart_counts(found, scenes.charts(index), network.working.downscale, network.outputs))
+    return counts
+
+
+def chart_counts(
+    found: Mapping[str, Chart], truth: Mapping[str, Chart], downscale: int, outputs: Mapping[str, OutputSettings]
+) -> ChartCounts:
+    """Count the pixels of a scene at 80 m.
+
+    Args:
+        found: output -> classes on the working grid, shape (row, col), uint8, 255 where invalid.
+        truth: output -> chart at 80 m, shape (line, sample), uint8.
+        downscale: 80 m pixels per working pixel along an axis.
+        outputs: what is compared.
+    """
+    counts = ChartCounts(outputs)
+    counts.update(
+        {name: truth[name] for name in outputs},
+        {name: at_80m(submitted(found[name]), downscale, truth[name].shape) for name in outputs},
+    )
+    return counts
+
+
+def submitted(classes: Chart) -> Chart:
+    """Classes as they are scored and handed in: 0, open water, where the network gave none.
+
+    The challenge scores every pixel that the reference charts, and 255 would count as a class there.
+    """
+    return np.where(classes == INVALID, np.uint8(0), classes)
+
+
+def at_80m(classes: Chart, downscale: int, shape: tuple[int, ...], row: int = 0) -> Chart:
+    """Repeat working pixels over the 80 m pixels that they stand for.
+
+    Args:
+        classes: shape (row, col), working pixels, uint8; its first row holds the line `row`.
+        downscale: 80 m pixels per working pixel along an axis.
+        shape: lines and samples of the result.
+        row: first line of the result, 80 m pixels counted from the scene's first.
+    """
+    skipped = row % downscale
+    lines = classes[: -(-(skipped + shape[0]) // downscale)].repeat(downscale, axis=0)[skipped : skipped + shape[0]]
+    return lines.repeat(downscale, axis=1)[:, : shape[1]]
+
+
+def usable(valid: npt.NDArray[np.bool_], names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Where a scene counts: the radar planes among those named, or all planes without one, are valid.
+
+    Args:
+        valid: shape (1 or plane, row, col), bool.
+        names: of the planes.
+
+    Returns:
+        Shape (row, col), bool.
+    """
+    deciding = [index for index, name in enumerate(names) if name in RADAR]
+    chosen = valid[deciding] if deciding and len(valid) > 1 else valid
+    mask: npt.NDArray[np.bool_] = np.logical_and.reduce(chosen)
+    return mask
+
+
+def mirror_mean(forward: Forward, winds: Winds) -> Forward:
+    """A forward that averages over the image and its mirror images, with the winds mirrored too."""
+
+    def mean(inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        given = inputs[PLANES]
+        total: dict[str, Tensor] = {}
+        for rows, cols in _MIRRORS:
+            axes = [axis for axis, flipped in ((-2, rows), (-1, cols)) if flipped]
+            planes = {
+                "values": winds.mirrored(given["values"].float(), rows=rows, cols=cols),
+                "valid": given["valid"].flip(axes),
+            }
+            for name, output in forward({PLANES: planes}).items():
+                back = output.flip(axes)
+                if name == VALID:
+                    total[name] = back
+                else:
+                    total[name] = total[name] + back / len(_MIRRORS) if name in total else back / len(_MIRRORS)
+        return total
+
+    return mean
+
+
+def _described(blended: Mapping[str, Tensor], outputs: Mapping[str, OutputSettings]) -> dict[str, Chart]:
+    """Classes, probability and entropy of finished rows.
+
+    Args:
+        blended: output -> shape (channel, rows, cols), float32; `valid`, shape (1, rows, cols), bool.
+        outputs: what the channels mean.
+
+    Returns:
+        As `map_rows` emits them.
+    """
+    valid = blended[VALID][0]
+    described: dict[str, Tensor] = {}
+    for name, chosen in outputs.items():
+        values = blended[name]
+        if chosen.kind == "regression":
+            # Halves go to the even class, as numpy's rint and torch's round have it.
+            classes = values[0].round().clamp(0, chosen.classes - 1).to(torch.uint8)
+        else:
+            classes = labels_of(values)
+            # Sums of weights differ from 1 by rounding, so that an entropy may exceed its greatest by as much.
+            entropy = torch.special.entr(values).sum(0) / math.log(chosen.classes)
+            described[probability_plane(name)] = percent_of(values.amax(0), valid)
+            described[entropy_plane(name)] = percent_of(entropy, valid)
+        described[class_plane(name)] = classes.masked_fill(~valid, INVALID)
+    return {name: plane.cpu().numpy() for name, plane in described.items()}

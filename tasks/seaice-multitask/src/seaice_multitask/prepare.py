@@ -1,0 +1,62 @@
+"""List scenes, divide them, and bring their planes and charts to the working grid.
+
+uv run seaice-prepare --data RAW --out DATASET --working.downscale 10 --patch 256
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from geocore.commands import command
+from seaice_multitask.config import PrepareSettings
+
+if TYPE_CHECKING:
+    from geocore.jobs import Outcome
+
+
+def main() -> NoReturn:
+    """Entry point of `seaice-prepare`."""
+    command(prepare, PrepareSettings, prog="seaice-prepare")
+
+
+def prepare(settings: PrepareSettings) -> None:
+    """Fill the cache, write dataset.yaml and say what is in it; the same command goes on where it was stopped.
+
+    Raises:
+        DataError: some scenes cannot be used: the others are done, and each of these has had its line.
+        SettingsError: a channel is unknown.
+    """
+    from collections import Counter
+
+    from geocore.errors import DataError
+    from geocore.progress import progress
+    from seaice_multitask.data import assign_splits, cache_scenes, describe, find_scenes, planes_layer, scene_id
+
+    planes_layer(settings.channels)  # an unknown channel would else fail every scene
+    found = find_scenes([settings.data])
+    used = assign_splits(found, settings)[0]
+    wanted = [path for path in found if scene_id(path) in used]
+    failed: list[Outcome] = []
+    with progress(len(wanted), "scenes") as bar:
+
+        def done(outcome: Outcome) -> None:
+            bar.advance()
+            if outcome.status == "failed":
+                failed.append(outcome)
+
+        outcomes = cache_scenes(settings, wanted, done)
+    for outcome in failed:
+        print(f"failed: {outcome.message}")
+    dataset = describe(settings, outcomes)
+    path = dataset.save()
+    for note in dataset.notes:
+        print(f"note: {note}")
+    for leak in dataset.leaks():
+        print(f"warning: {leak}")
+    counts = Counter(sample.split for sample in dataset.samples)
+    print(f"{path}: " + ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test")) + " scenes")
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(wanted)} scenes cannot be used and are not in {path}: the lines above say why; "
+            "mend or remove them, then run the same command again"
+        )

@@ -1,0 +1,127 @@
+"""Train a network for ice concentration, stage of development and floe size.
+
+uv run seaice-train                                             # built-in sample, CPU, minutes
+uv run seaice-train --recipe autoice-winner --data DATASET
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from geocore.commands import command
+from seaice_multitask.config import TASK, TrainSettings
+
+if TYPE_CHECKING:
+    from geocore.datasets import Dataset
+    from geocore.devices import Place
+    from geocore.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """Entry point of `seaice-train`."""
+    command(train, TrainSettings, prog="seaice-train", recipes="seaice_multitask", sample_recipe="sample")
+
+
+def train(settings: TrainSettings) -> None:
+    """Train or resume, then print how to evaluate.
+
+    Raises:
+        DataError: the data set is missing, lacks a split or one of the charts asked for.
+        RunError: the run folder belongs to other settings or other data.
+        SettingsError: the parts of the network do not fit together.
+    """
+    from geocore.devices import open_place
+    from geocore.report import write_report
+    from geocore.runs import Run, default_run_name
+    from seaice_multitask.data import load_dataset
+
+    with open_place(settings.device) as place:
+        if settings.data is None:
+            logger.info("no --data: training on the built-in sample")
+        if place.is_main:
+            load_dataset(settings.data)  # makes the sample once, for all processes
+        place.barrier()
+        dataset = load_dataset(settings.data)
+        folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
+        with Run.open(
+            folder,
+            settings=settings,
+            data_hash=dataset.hash,
+            task=TASK,
+            main=place.is_main,
+            tensorboard=settings.tracking.tensorboard,
+        ) as run:
+            if run.finished:
+                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+            else:
+                _fit(settings, dataset, place, run)
+                if place.is_main:
+                    write_report(run.folder)
+        if place.is_main:
+            print(f"evaluate it: seaice-evaluate --run {folder}")
+
+
+def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+    from torch import Tensor, nn
+
+    from geocore.augmentations import Flip, Rot90, compose
+    from geocore.devices import seed_everything
+    from geocore.loading import Batches, RandomWindowSampler
+    from geocore.training import fit
+    from seaice_multitask.cutmix import CutMix
+    from seaice_multitask.data import PLANES, Scenes, Windows
+    from seaice_multitask.loss import output_losses
+    from seaice_multitask.mapping import scene_counts
+    from seaice_multitask.model import build_model
+    from seaice_multitask.scores import PRIMARY, named, total
+    from seaice_multitask.winds import Winds
+
+    seed_everything(settings.training.seed)
+    network = build_model(dataset, settings)
+    names = tuple(settings.outputs)
+    windows, held_out = Windows(dataset, "train", names), Scenes(dataset, "val", names)
+    chosen = settings.augmentation
+    # A mirror image half of the time and a quarter turn make all eight positions equally frequent.
+    moves = [Flip(0.5, 0.0), Rot90()] if chosen.turn else []
+    bands = dataset.layers[PLANES].bands
+    winds = Winds(bands)
+    augment = compose([*moves, CutMix(chosen.cutmix)], seed=settings.training.seed, bands={PLANES: bands})
+
+    def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        given = batch["inputs"][PLANES]
+        # Winds turn in m/s: standardised ones are off by their mean.
+        moved = augment(batch | {"inputs": {PLANES: given | {"values": winds.physical(given["values"])}}})
+        planes = moved["inputs"][PLANES]
+        planes = network.planes({PLANES: planes | {"values": winds.standardised(planes["values"])}})
+        return output_losses(model(planes), moved["targets"], settings.outputs)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return named(total(scene_counts(network, held_out, tiling=settings.tiling, place=place)))
+
+    sampler = RandomWindowSampler(
+        windows.shapes, int(dataset.protocol["patch"] or 0), settings.draws_per_epoch, seed=settings.training.seed
+    )
+    batches = Batches(
+        sampler,
+        windows.read,
+        batch_size=settings.training.batch_size,
+        rank=place.rank,
+        world_size=place.world_size,
+        pin_memory=place.device.type == "cuda",
+    )
+    fit(
+        network,
+        batches,
+        step,
+        validate,
+        training=settings.training,
+        optimiser=settings.optimiser,
+        schedule=settings.schedule,
+        place=place,
+        run=run,
+        card=network.card(),
+        primary=PRIMARY,
+    )
