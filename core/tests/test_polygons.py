@@ -230,6 +230,13 @@ def test_columns_have_a_value_for_each_polygon(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.filterwarnings("error")
+def test_polygons_without_a_crs_are_written_quietly(tmp_path: Path) -> None:
+    write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, None, layer="slumps")
+    found = read_outlines(tmp_path / "a.gpkg", None).geometries
+    assert [shape.area for shape in found] == [shape.area for shape in SQUARES]
+
+
 def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = geopandas.GeoDataFrame.to_file
 

@@ -6,6 +6,7 @@ Needs the extra `geocore[polygons]` (geopandas, shapely, pyogrio, pyarrow), impo
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,9 @@ def write_polygons(
     table = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(many, crs=crs), crs=crs)
     with atomic_path(parquet) as temporary:
         table.to_parquet(temporary)
-    with atomic_path(gpkg) as temporary:
+    with atomic_path(gpkg) as temporary, warnings.catch_warnings():
+        # A scene without a CRS has outlines without one; whoever mapped it has been told.
+        warnings.filterwarnings("ignore", message=".*crs.* was not provided")
         table.to_file(temporary, layer=layer, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
 
 
