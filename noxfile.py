@@ -143,3 +143,20 @@ def newest(session: nox.Session) -> None:
         session.skip(f"the tests session ran on {NEWEST} already")
     _install(session, MEMBERS["geocore"])
     _suite(session, MEMBERS["geocore"])
+
+
+@nox.session(python="3.12", default=False)
+def parity(session: nox.Session) -> None:
+    """Compare floods-prithvi's backbones with those of terratorch, which lives in an environment of its own."""
+    wheels = Path(session.create_tmp()) / "wheels"
+    for name in closure("floods-prithvi", MEMBERS):
+        build = ["uv", "build", "--quiet", "--wheel", "--no-sources", "--package", name, "--out-dir", str(wheels)]
+        session.run_install(*build, env=UV_ENV, external=True)
+    python = str(Path(session.bin) / "python")
+    needs = ["terratorch==1.2.13", "geocore[polygons]", "floods-prithvi", "pytest"]
+    install = ["uv", "pip", "install", "--quiet", "--python", python, "--find-links", str(wheels), *needs]
+    session.run_install(*install, env=UV_ENV, external=True)
+    test = ROOT / MEMBERS["floods-prithvi"].folder / "tests" / "test_parity.py"
+    settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(test.parents[1]), "-p", "no:cacheprovider"]
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("pytest", *settings, "-m", "parity", str(test), *session.posargs, env=TEST_ENV)

@@ -1,0 +1,229 @@
+"""Chips and scenes as reflectance: which bands of a file stand for the six, what a number means, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from floods_prithvi.bands import choose_bands
+from floods_prithvi.config import SIX_BANDS
+from geocore.bands import Band, Bands
+from geocore.errors import DataError, SceneError
+from geocore.grid import Grid, Window, parse_crs
+from geocore.rasters import RasterSource, open_raster
+from geocore.scenes import Layer, Patch, Scene, valid_mask
+
+IMAGE: Final = "image"
+"""Layer of a scene."""
+IGNORED: Final = 255
+"""Target of pixels that neither train nor score."""
+
+Chart = npt.NDArray[np.uint8]
+
+_WAVELENGTHS_NM: Final = (490.0, 560.0, 665.0, 865.0, 1610.0, 2200.0)
+_GRID_TOLERANCE_PX: Final = 0.1
+_LABEL_RULE: Final = "a chip and its label must cover the same pixels"
+_BRIGHTEST: Final = 2.0
+"""Sunlit cloud reaches 1.7 in Sen1Floods11; stored numbers taken for reflectance lie in the hundreds."""
+_DARKEST: Final = 0.0005
+"""The darkest water is a hundred times brighter in blue."""
+_PROBE_PX: Final = 64
+
+
+def image_layer(times: Sequence[str] = ()) -> Layer:
+    """The layer `image`: six bands of reflectance, float32, missing pixels NaN.
+
+    Args:
+        times: a name for each date; none where there is one date.
+    """
+    bands = (Band(name, "1", wavelength_nm=nm) for name, nm in zip(SIX_BANDS, _WAVELENGTHS_NM, strict=True))
+    return Layer(IMAGE, Bands(tuple(bands)), "float32", times=tuple(times), nodata=float("nan"))
+
+
+def open_scene(
+    path: Path,
+    layer: Layer,
+    *,
+    bands: Sequence[str] | None = None,
+    scale: float = 1.0,
+    offset: float = 0.0,
+    nodata: float | None = None,
+) -> Scene:
+    """Open a GeoTIFF as a scene of the one layer `image`.
+
+    Values are shape (band, row, col), or (time, band, row, col) for a layer with times; `valid` has one band. The file
+    holds all bands of the first date first, unless its names say otherwise.
+
+    Args:
+        path: the file.
+        layer: of `image_layer`.
+        bands: names, or numbers from 1, of the bands that stand for the six, in their order; of several dates those of
+            the first, or of all. None: by name; a file without names must have no other bands.
+        scale: reflectance of one stored unit.
+        offset: reflectance of a stored zero.
+        nodata: takes the place of the file's nodata value. 0 marks a pixel whose bands are all 0 at that date, as one
+            band may be dark; any other value, and what is not finite, marks a pixel in whichever band it stands.
+
+    Raises:
+        SceneError: the file cannot be read, or it is not clear which bands stand for the six.
+    """
+    frames = max(1, len(layer.times))
+    source = RasterSource(path, layer=IMAGE, bands=choose_bands(path, bands, frames), nodata=nodata)
+    return Scene(path.stem, source.grid, {IMAGE: _Reflectance(source, layer, scale, offset)})
+
+
+class _Reflectance:
+    """A layer of a file whose numbers become reflectance as they are read."""
+
+    def __init__(self, source: RasterSource, layer: Layer, scale: float, offset: float) -> None:
+        self.layer = layer
+        self.shape = source.shape
+        self._source, self._scale, self._offset = source, np.float32(scale), np.float32(offset)
+
+    def read(self, window: Window) -> Patch:
+        stored = self._source.read(window)
+        shape = (*self.layer.axes, *window.shape)
+        numbers = stored.values.reshape(shape)
+        held = np.broadcast_to(stored.valid, stored.values.shape).reshape(shape)
+        zero_is_missing = self._source.layer.nodata == 0
+        fold = np.logical_or if zero_is_missing else np.logical_and
+        valid: npt.NDArray[np.bool_] = fold.reduce(held, axis=-3, keepdims=True)
+        if numbers.dtype.kind == "f":
+            valid &= np.isfinite(numbers).all(axis=-3, keepdims=True)
+        values = numbers.astype(np.float32) * self._scale + self._offset
+        values[~np.broadcast_to(valid, shape)] = np.nan
+        return Patch(values, valid)
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def check_unit(scene: Scene, layer: Layer) -> None:
+    """Look at nine small windows of a scene for numbers that cannot be reflectance.
+
+    Args:
+        scene: opened with the scale and offset that are to be used.
+        layer: what a network expects.
+
+    Raises:
+        SceneError: half of all values lie above 2, or all below 0.0005.
+    """
+    found = []
+    for row in _spread(scene.grid.height):
+        for col in _spread(scene.grid.width):
+            patch = scene.read(Window(row, col, _PROBE_PX, _PROBE_PX), [layer.name])[layer.name]
+            found.append(patch.values[np.broadcast_to(patch.valid, patch.values.shape)])
+    values = np.concatenate(found)
+    if not values.size:
+        return
+    median, highest = float(np.median(values)), float(values.max())
+    if median > _BRIGHTEST:
+        problem, remedy = f"half of its values lie above {median:.4g}", "a smaller one, such as 0.0001 for 0-10000"
+    elif highest < _DARKEST:
+        problem, remedy = f"none of its values lies above {highest:.4g}", "a larger one, such as 1 for reflectance"
+    else:
+        return
+    raise SceneError(
+        f"{scene.name}: {problem} after scale and offset: reflectance lies between 0 and 1; give --scale {remedy}"
+    )
+
+
+def centre_of(grid: Grid) -> tuple[float, float] | None:
+    """Latitude and longitude of the middle of a grid, degrees; None where it is not known."""
+    if grid.transform is None or grid.crs is None:
+        return None
+    import pyproj
+
+    a, b, c, d, e, f = grid.transform
+    col, row = grid.width / 2, grid.height / 2
+    transformer = pyproj.Transformer.from_crs(parse_crs(grid.crs), parse_crs("EPSG:4326"), always_xy=True)
+    longitude, latitude = transformer.transform(a * col + b * row + c, d * col + e * row + f)
+    return (float(latitude), float(longitude)) if np.isfinite([latitude, longitude]).all() else None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCodes:
+    """What the numbers in label files mean."""
+
+    values: tuple[int, ...]
+    """Value of each class; its place is the class index."""
+    ignored: tuple[int, ...] = ()
+    """Values of pixels that neither train nor score."""
+
+
+def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> Chart:
+    """Class indices of a label file.
+
+    Args:
+        path: the file; of several bands the first counts.
+        codes: what its numbers mean. The file's own nodata value is ignored too, unless it is a class.
+        window: may reach outside; None: all.
+
+    Returns:
+        Shape (row, col), uint8: class index, 255 where ignored or outside.
+
+    Raises:
+        SceneError: the file cannot be read.
+        DataError: it holds a value that is neither a class nor ignored.
+    """
+    with open_raster(path, layer="mask") as scene:
+        window = window or scene.grid.window
+        target = np.full(window.shape, IGNORED, np.uint8)
+        inside = window.intersection(scene.grid.window)
+        if inside is not None:
+            stored = scene.read(inside)["mask"].values[0]
+            nodata = scene.layers["mask"].nodata
+            target[inside.shifted(-window.row, -window.col).slices] = _indices(stored, nodata, codes, path)
+    return target
+
+
+def check_label_grid(path: Path, scene: Scene) -> None:
+    """Compare the grid of a label with that of its chip.
+
+    Published grids differ in the last digits, and their CRS in how they are written, so that a tenth of a pixel is let
+    pass. A label without any georeference is taken to lie on its chip.
+
+    Raises:
+        SceneError: the label cannot be read.
+        DataError: it has another size, or lies elsewhere.
+    """
+    with open_raster(path, layer="mask") as label:
+        grid = label.grid
+    if grid.shape != scene.grid.shape:
+        sizes = [f"{rows} x {cols}" for rows, cols in (grid.shape, scene.grid.shape)]
+        raise DataError(f"{path}: {sizes[0]} px, but {scene.name} has {sizes[1]}: {_LABEL_RULE}; cut or resample it")
+    placed = grid.transform is not None and scene.grid.transform is not None
+    if placed and not scene.grid.same_georeference(grid, _GRID_TOLERANCE_PX):
+        raise DataError(
+            f"{path}: lies more than a tenth of a pixel from {scene.name}, or in another CRS: {_LABEL_RULE}; "
+            "resample it to the chip's grid"
+        )
+
+
+def _indices(stored: npt.NDArray[Any], nodata: float | None, codes: LabelCodes, path: Path) -> Chart:
+    target = np.full(stored.shape, IGNORED, np.uint8)
+    known = ~valid_mask(stored, nodata)
+    for value in codes.ignored:
+        known |= stored == value
+    for index, value in enumerate(codes.values):
+        here = stored == value
+        target[here] = index
+        known |= here
+    if not known.all():
+        classes, ignored = ", ".join(map(str, codes.values)), ", ".join(map(str, codes.ignored)) or "none"
+        raise DataError(
+            f"{path}: holds {stored[~known][0]}: labels are {classes}, and ignored {ignored}; correct the label, or "
+            "name the value with --classes or --ignore"
+        )
+    return target
+
+
+def _spread(length: int) -> list[int]:
+    """First pixels of up to three windows along an axis."""
+    last = max(0, length - _PROBE_PX)
+    return sorted({0, last // 2, last})

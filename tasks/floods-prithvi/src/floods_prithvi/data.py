@@ -1,0 +1,219 @@
+"""The data set: chips with splits and statistics, and what training and scoring read of them.
+
+Chips stay as they were published; `dataset.yaml` names them and says how their numbers are to be understood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from floods_prithvi import bands, chips, lists, names, windows
+from floods_prithvi.chips import IGNORED, IMAGE, centre_of, check_label_grid, check_unit, image_layer, read_target
+from floods_prithvi.config import TASK, PrepareSettings
+from floods_prithvi.lists import assign_splits
+from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
+from floods_prithvi.windows import MASK, SEPARATOR, Chips, Reader, Windows, pixels_of
+from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.errors import DataError
+from geocore.files import sha256_file, storage_errors
+from geocore.manifests import Scalar
+from geocore.normalisation import measure
+from geocore.samples import built_in_sample
+from geocore.scenes import Scene
+
+__all__ = ["Chips", "Windows", "class_shares", "describe", "load_dataset"]
+
+
+def describe(settings: PrepareSettings) -> Dataset:
+    """Find chips and labels, check every one of them, divide them, and measure the bands over train.
+
+    Raises:
+        DataError: no chip, a label that does not fit or holds an unknown value, lists that cannot be used, or nothing
+            labelled to train on.
+        SceneError: a chip cannot be read, its bands are not known, or its numbers cannot be reflectance.
+    """
+    form = FORMATS[settings.format]
+    frames = settings.frames if settings.format == "frames" else 1
+    layer = image_layer([str(frame + 1) for frame in range(frames)] if frames > 1 else ())
+    protocol = _protocol(settings, frames)
+    reader = Reader(layer, protocol)
+    found, notes = find_chips(settings.data, settings.format)
+    splits, split_notes = assign_splits(found, settings)
+    dates, date_notes = _dates(found, settings)
+    used = [chip for chip in found if chip.id in splits]
+    samples = [_sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out) for chip in used]
+    class_names = _classes(settings)
+    dataset = Dataset(
+        root=settings.out,
+        task=TASK,
+        samples=samples,
+        layers={IMAGE: layer},
+        labels={MASK: LabelSpec(MASK, dict(enumerate(class_names.values())), IGNORED)},
+        protocol=protocol,
+        notes=[*notes, *split_notes, *date_notes, *_remarks(samples, list(class_names.values()))],
+    )
+    torn, copies = _leaks(dataset)
+    if torn:
+        copies.insert(0, f"{torn} {form.groups} lie in several splits, so that these tell nothing of unseen ones")
+    with storage_errors():
+        settings.out.mkdir(parents=True, exist_ok=True)  # paths of the data set lead through it
+    # A data set to score on alone is normalised as the network's own was.
+    trains = any(sample.split == "train" for sample in samples)
+    statistics = measure(_opened(Windows(dataset, "train")), [IMAGE]) if trains else None
+    return dataclasses.replace(dataset, statistics=statistics, notes=[*dataset.notes, *copies])
+
+
+def load_dataset(path: Path | None) -> Dataset:
+    """A prepared data set whose files are what they were, or the built-in sample.
+
+    Args:
+        path: made by `floods-prepare`; None: the sample, made on first use and kept in the user's cache.
+
+    Raises:
+        DataError: the folder holds no data set of this task, or a file is missing or has changed.
+    """
+    if path is None:
+        return _sample_dataset()
+    dataset = Dataset.load(path)
+    if dataset.task != TASK or IMAGE not in dataset.layers:
+        raise DataError(f"{path}: is a data set of {dataset.task!r}: give one made by floods-prepare")
+    # Leaks were told when the splits were made.
+    leaks = set(dataset.leaks())
+    problems = [line for line in validate(dataset, contents=False) if line not in leaks]
+    if not problems:
+        hashes = {file: digest for sample in dataset.samples for file, digest in sample.hashes.items()}
+        problems = [
+            f"{file} has changed since the data set was prepared"
+            for file, digest in hashes.items()
+            if sha256_file(dataset.path(file)) != digest
+        ]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}: prepare the data again")
+    return dataset
+
+
+def _protocol(settings: PrepareSettings, frames: int) -> dict[str, Scalar | None]:
+    form, classes = FORMATS[settings.format], _classes(settings)
+    ignored = form.ignored if settings.ignore is None else tuple(settings.ignore)
+    if settings.classes is not None and settings.ignore is None:
+        ignored = tuple(value for value in ignored if value not in classes)
+    if both := [value for value in ignored if value in classes]:
+        raise DataError(
+            f"label value {both[0]}: is the class {classes[both[0]]!r} and ignored: it can be only one; change one"
+        )
+    return {
+        "format": settings.format,
+        "file_bands": None if settings.bands is None else SEPARATOR.join(settings.bands),
+        "scale": form.scale if settings.scale is None else settings.scale,
+        "offset": settings.offset,
+        "nodata": form.nodata if settings.nodata is None else settings.nodata,
+        "frames": frames,
+        "classes": SEPARATOR.join(classes.values()),
+        "label_values": " ".join(map(str, classes)),
+        "ignored_values": " ".join(map(str, ignored)),
+        "split_seed": settings.split.seed,
+    }
+
+
+def _classes(settings: PrepareSettings) -> dict[int, str]:
+    """Label value and name, ascending: the place of a class is its index."""
+    classes = FORMATS[settings.format].classes if settings.classes is None else settings.classes
+    if not 2 <= len(classes) < IGNORED:
+        raise DataError(f"{len(classes)} classes: a network tells 2 to {IGNORED - 1} apart; name them with --classes")
+    return dict(sorted(classes.items()))
+
+
+def _dates(found: Sequence[ChipFiles], settings: PrepareSettings) -> tuple[dict[str, str], list[str]]:
+    """Id -> date of the chips that have one, and remarks."""
+    dates = {chip.id: chip.date for chip in found if chip.date is not None}
+    if settings.format != "sen1floods11":
+        return dates, []
+    path = settings.metadata or next(iter(sorted(settings.data.rglob(METADATA))), None)
+    if path is None:
+        return {}, [f"dates are not known: there is no {METADATA}"]
+    of_events = read_event_dates(path)
+    known = {group: date_of_event(group, of_events) for group in {chip.group for chip in found}}
+    lacking = sorted(group for group, date in known.items() if date is None)
+    notes = [f"{path.name} has no date for {listed(lacking)}"] if lacking else []
+    return {chip.id: date for chip in found if (date := known[chip.group]) is not None}, notes
+
+
+def _sample(chip: ChipFiles, split: str, date: str | None, reader: Reader, out: Path) -> Sample:
+    """A chip that was looked at: its grid, its unit, and the pixels of each class that count."""
+    with reader.open(chip.image) as scene:
+        check_label_grid(chip.label, scene)
+        check_unit(scene, reader.layer)
+        grid = scene.grid
+        valid = scene.read(grid.window)[IMAGE].valid.reshape(-1, *grid.shape).all(axis=0)
+    target = read_target(chip.label, reader.codes)
+    counts = np.bincount(target[valid], minlength=IGNORED + 1)
+    attributes: dict[str, Scalar] = {"rows": grid.height, "cols": grid.width}
+    attributes |= {f"class_{index}_px": int(counts[index]) for index in range(len(reader.codes.values))}
+    place = centre_of(grid)
+    if place is not None:
+        # About a metre: files that differ in the last digits of their grid are the same data.
+        attributes |= {"lat": round(place[0], 5), "lon": round(place[1], 5)}
+    if date is not None:
+        attributes["date"] = date
+
+    def relative(path: Path) -> str:
+        return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+
+    image, label = relative(chip.image), relative(chip.label)
+    hashes = {image: sha256_file(chip.image), label: sha256_file(chip.label)}
+    return Sample(chip.id, chip.group, split, {IMAGE: image}, {MASK: label}, attributes, hashes)
+
+
+def _opened(chips: Chips) -> Iterator[Scene]:
+    """Chips one after the other."""
+    for index in range(len(chips.samples)):
+        with chips.scene(index) as scene:
+            yield scene
+
+
+def _remarks(samples: Sequence[Sample], class_names: Sequence[str]) -> list[str]:
+    unlabelled = [sample.id for sample in samples if not any(pixels_of(sample))]
+    notes = [f"{len(unlabelled)} chips have no labelled pixel: {listed(unlabelled)}"] if unlabelled else []
+    if len(class_names) == 2:
+        without = [s.id for s in samples if any(pixels_of(s)) and not s.attributes["class_1_px"]]
+        if without:
+            notes.append(f"{len(without)} chips have no {class_names[1]}: {listed(without)}")
+    return notes
+
+
+def _leaks(dataset: Dataset) -> tuple[int, list[str]]:
+    """Number of groups that lie in several splits, which may be as published, and what else splits share."""
+    splits: dict[str, set[str]] = {}
+    for sample in dataset.samples:
+        splits.setdefault(sample.group, set()).add(sample.split)
+    copies = [f"leak: {line}" for line in dataset.leaks() if not line.startswith("group ")]
+    return sum(len(found) > 1 for found in splits.values()), copies
+
+
+def class_shares(samples: Sequence[Sample]) -> list[float]:
+    """Share of each class among the labelled pixels of some samples, 0-1; NaN where there is none."""
+    counts: Counter[int] = Counter()
+    for sample in samples:
+        counts.update(dict(enumerate(pixels_of(sample))))
+    total = sum(counts.values())
+    return [count / total if total else float("nan") for count in counts.values()]
+
+
+def _sample_dataset() -> Dataset:
+    # What draws chips is of no use to those who have some.
+    from floods_prithvi.sample import CODE, write_sample
+
+    def build(folder: Path) -> None:
+        write_sample(folder / "chips", seed=0)
+        describe(PrepareSettings(data=folder / "chips", out=folder)).save(folder)
+
+    own = [__file__, *(str(module.__file__) for module in (bands, chips, lists, names, windows))]
+    code = [sha256_file(Path(path)) for path in (*CODE, *own)]
+    return Dataset.load(built_in_sample(TASK, code, build))

@@ -1,0 +1,210 @@
+"""From a network and a scene to classes, their probability and the confidence in them, and to counts of chips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from floods_prithvi.chips import IMAGE
+from floods_prithvi.model import CLASSES
+from floods_prithvi.scores import IGNORED, count
+from geocore.blending import VALID, DenseBlend, Head, labels_of, percent_of
+from geocore.grid import Window
+from geocore.inference import map_region
+from geocore.metrics import Confusion
+from geocore.planes import Plane
+from geocore.scenes import Patch, Scene
+from geocore.tiles import Region, Tiling
+
+if TYPE_CHECKING:
+    from floods_prithvi.data import Chips
+    from geocore.devices import Place
+    from geocore.settings import TilingSettings
+
+Chart = npt.NDArray[np.uint8]
+Inputs = Mapping[str, Mapping[str, Tensor]]
+
+INVALID: Final = 255
+"""Class and percentages of pixels without a prediction."""
+TILES_PER_BATCH: Final = 4
+"""Part of the result: another batch shape may round differently."""
+CLASS: Final = "class"
+PROBABILITY: Final = "probability"
+"""Percent: of class 1 where there are two, else of the class that was chosen."""
+CONFIDENCE: Final = "confidence"
+"""Percent: probability of the class that was chosen less that of the runner-up."""
+
+
+class Network(Protocol):
+    """What maps tiles: Prithvi with its head, and the U-Net beside it."""
+
+    @property
+    def head(self) -> Head:
+        """Classes of the output."""
+
+    def predict(self, inputs: Inputs, dates: Tensor | None = None, places: Tensor | None = None) -> dict[str, Tensor]:
+        """Class probabilities of tiles as they are read.
+
+        Args:
+            inputs: layer `image` with `values`, shape (batch, band, row, col) or (batch, date, band, row, col),
+                float32, reflectance, and `valid`, bool, with one band.
+            dates: shape (batch, date, 2), float32: year, and day of the year from 0; NaN: unknown.
+            places: shape (batch, 2), float32: latitude and longitude, degrees; NaN: unknown.
+
+        Returns:
+            `classes`: shape (batch, class, row, col), float32, 0-1. `valid`: shape (batch, 1, row, col), bool.
+        """
+
+
+def planes() -> list[Plane]:
+    """The planes of a mapped region, uint8, one band each."""
+    return [Plane(name, "uint8") for name in (CLASS, PROBABILITY, CONFIDENCE)]
+
+
+def map_rows(
+    network: Network,
+    scene: Scene,
+    region: Region,
+    *,
+    tiling: TilingSettings,
+    place: Place,
+    emit: Callable[[int, dict[str, Chart]], None],
+    dates: Tensor | None = None,
+    places: Tensor | None = None,
+) -> None:
+    """Map a region and hand out its rows as they become finished.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        scene: with the layer `image`, reflectance.
+        region: pixels of the scene.
+        tiling: size and overlap of the tiles, pixels.
+        place: device and precision.
+        emit: called with the first row, counted from the scene's first, and for each of `planes` an array of shape
+            (rows, region width), uint8, 255 where invalid.
+        dates: of the scene, shape (date, 2), float32: year, and day of the year from 0; None or NaN: unknown.
+        places: of the scene's centre, shape (2,), float32: latitude and longitude, degrees; None or NaN: unknown.
+
+    Raises:
+        SceneError: the scene cannot be read.
+    """
+    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+
+    def finished(row: int, blended: dict[str, Tensor]) -> None:
+        emit(row, _described(blended[CLASSES], blended[VALID]))
+
+    def forward(inputs: Inputs) -> dict[str, Tensor]:
+        # The batch is halved where memory is short, so its size is known only here.
+        values = inputs[IMAGE]["values"]
+        return network.predict(inputs, _repeated(dates, values), _repeated(places, values))
+
+    map_region(
+        forward,
+        scene,
+        region,
+        tiles,
+        DenseBlend(region, tiles, scene.grid.shape, {CLASSES: network.head.channels}, emit=finished),
+        read=_read,
+        place=place,
+        batch_size=TILES_PER_BATCH,
+    )
+
+
+def map_scene(
+    network: Network,
+    scene: Scene,
+    *,
+    tiling: TilingSettings,
+    place: Place,
+    dates: Tensor | None = None,
+    places: Tensor | None = None,
+) -> dict[str, Chart]:
+    """Map a whole scene that fits into memory; arguments as for `map_rows`.
+
+    Returns:
+        Name of each of `planes` -> shape (row, col), uint8, 255 where invalid.
+    """
+    charts = {plane.name: np.empty(scene.grid.shape, np.uint8) for plane in planes()}
+
+    def emit(row: int, rows: dict[str, Chart]) -> None:
+        for name, part in rows.items():
+            charts[name][row : row + len(part)] = part
+
+    region = Region("all", Window(0, 0, *scene.grid.shape))
+    map_rows(network, scene, region, tiling=tiling, place=place, emit=emit, dates=dates, places=places)
+    return charts
+
+
+def map_chip(network: Network, chips: Chips, index: int, *, tiling: TilingSettings, place: Place) -> Chart:
+    """Classes of one chip of a split, shape (row, col), uint8, 255 where invalid; its date and place are told."""
+    dates, places = chips.coordinates(index)
+    with chips.scene(index) as scene:
+        charts = map_scene(network, scene, tiling=tiling, place=place, dates=_tensor(dates), places=_tensor(places))
+    return charts[CLASS]
+
+
+def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, place: Place) -> list[Confusion]:
+    """Counts of every chip of a split.
+
+    Pixels that are invalid in the image do not count, whatever their label.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        chips: a split.
+        tiling: size and overlap of the tiles, pixels.
+        place: device and precision.
+
+    Raises:
+        SceneError: a chip cannot be read.
+    """
+    counts = []
+    for index in range(len(chips.samples)):
+        found = map_chip(network, chips, index, tiling=tiling, place=place)
+        target = np.where(found == INVALID, np.uint8(IGNORED), chips.target(index))
+        counts.append(count(target, found, network.head.channels))
+    return counts
+
+
+def _read(scene: Scene, window: Window) -> dict[str, Patch]:
+    return scene.read(window, [IMAGE])
+
+
+def _tensor(values: Any) -> Tensor | None:
+    return None if values is None else torch.as_tensor(values, dtype=torch.float32)
+
+
+def _repeated(values: Tensor | None, like: Tensor) -> Tensor | None:
+    """What is true of the scene, for each tile of a batch."""
+    return None if values is None else values.to(like.device).expand(like.shape[0], *values.shape)
+
+
+def _described(shares: Tensor, valid: Tensor) -> dict[str, Chart]:
+    """Class, probability and confidence of finished rows.
+
+    Args:
+        shares: shape (class, rows, cols), float32, 0-1.
+        valid: shape (1, rows, cols), bool.
+
+    Returns:
+        As `map_rows` emits them.
+    """
+    classes = labels_of(shares)
+    highest = shares.amax(0)
+    if len(shares) == 2:
+        probability, second = shares[1], shares.amin(0)
+    else:
+        # Each pixel's own class is taken out, so that of two equal ones the other is the runner-up.
+        rest = shares.scatter(0, classes.long()[None], -1.0)
+        probability, second = highest, rest.amax(0)
+    seen = valid[0]
+    described = {
+        CLASS: classes.masked_fill(~seen, INVALID),
+        PROBABILITY: percent_of(probability, seen),
+        CONFIDENCE: percent_of(highest - second, seen),
+    }
+    return {name: plane.cpu().numpy() for name, plane in described.items()}

@@ -1,0 +1,140 @@
+"""Scores of classified pixels, all from one confusion matrix of a whole split, as fractions 0-1.
+
+Means of scores of chips are not used: they weigh a chip with ten labelled pixels like a full one. Matrices of chips add
+up, so that events and resampled chips are scored in the same way as the split. mIoU, aAcc and mAcc are those of
+mmsegmentation (`IoUMetric`): means over classes leave out a class whose score has no data.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from geocore.metrics import Confusion, macro
+
+IGNORED: Final = 255
+"""Target of pixels that neither train nor score."""
+
+Counts = npt.NDArray[np.int64]
+
+
+def count(truth: npt.NDArray[Any] | Tensor, prediction: npt.NDArray[Any] | Tensor, classes: int) -> Confusion:
+    """Count the pixels of a chip.
+
+    Args:
+        truth: any shape, integer (uint8 is fastest), class index; 255 does not count.
+        prediction: the same shape, class index.
+        classes: number of classes.
+
+    Raises:
+        DataError: a label that counts, or any prediction under it, is no class.
+    """
+    confusion = Confusion(classes, IGNORED)
+    confusion.update(truth, prediction)
+    return Confusion.from_counts(confusion.counts)
+
+
+def total(parts: Iterable[Confusion]) -> Confusion:
+    """Counts of several chips together; at least one."""
+    matrices = [part.counts for part in parts]
+    if not matrices:
+        raise ValueError("no counts to add up")
+    return Confusion.from_counts(np.stack(matrices).sum(axis=0))
+
+
+def primary(classes: Mapping[int, str]) -> str:
+    """Name of the leading score: IoU of class 1 where there are two classes, else mIoU.
+
+    Args:
+        classes: index and name of each class.
+    """
+    return f"iou_{_words(classes)[1]}" if len(classes) == 2 else "miou"
+
+
+def named(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, float]:
+    """All scores by the names under which they are reported.
+
+    `miou` (mean IoU of classes that are true or predicted somewhere), `aacc` (share of right pixels), `macc` (mean
+    recall of classes that are true somewhere), `kappa` (Cohen's); and for each class `iou_`, `f1_`, `precision_` and
+    `recall_` with its name in lower case, words joined by `_`. NaN where there is no data.
+
+    Args:
+        confusion: what was counted.
+        classes: index and name of each class.
+    """
+    _check(confusion, classes)
+    counts = confusion.counts
+    iou, recall = confusion.iou(), confusion.recall()
+    scores = {
+        "miou": macro(iou),
+        "aacc": _agreement(counts),
+        "macc": macro(recall),
+        "kappa": kappa(counts),
+    }
+    table = {"iou": iou, "f1": confusion.f1(), "precision": confusion.precision(), "recall": recall}
+    words = _words(classes)
+    return scores | {
+        f"{score}_{words[index]}": float(values[index]) for score, values in table.items() for index in sorted(words)
+    }
+
+
+def per_class(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, dict[str, float]]:
+    """Table of all classes: name -> `iou`, `f1`, `precision`, `recall`, and true `pixels`."""
+    _check(confusion, classes)
+    return confusion.per_class([classes[index] for index in sorted(classes)])
+
+
+def score_of_state(state: npt.NDArray[Any], classes: Mapping[int, str]) -> float:
+    """The leading score from summed matrices, as the bootstrap hands them over.
+
+    Args:
+        state: shape (class, class), whole numbers of any type.
+        classes: index and name of each class.
+    """
+    iou = Confusion.from_counts(state.astype(np.int64)).iou()
+    return float(iou[1]) if len(classes) == 2 else macro(iou)
+
+
+def kappa(matrix: Counts) -> float:
+    """Cohen's kappa, (p_o - p_e) / (1 - p_e): agreement beyond that of independent maps with the same shares.
+
+    J. Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20, 1960.
+
+    Args:
+        matrix: shape (class, class), int64; rows are the truth.
+
+    Returns:
+        At most 1; NaN without a pixel, and where truth and prediction are one and the same class throughout.
+    """
+    # Whole numbers of Python, since products of the pixels of a split leave int64.
+    pixels = int(matrix.sum())
+    expected = sum(int(row) * int(column) for row, column in zip(matrix.sum(axis=1), matrix.sum(axis=0), strict=True))
+    if not pixels or expected == pixels * pixels:
+        return math.nan
+    return (pixels * int(np.trace(matrix)) - expected) / (pixels * pixels - expected)
+
+
+def _agreement(matrix: Counts) -> float:
+    pixels = int(matrix.sum())
+    return int(np.trace(matrix)) / pixels if pixels else math.nan
+
+
+def _check(confusion: Confusion, classes: Mapping[int, str]) -> None:
+    if sorted(classes) != list(range(confusion.classes)):
+        raise ValueError(f"classes {sorted(classes)} for counts of {confusion.classes}")
+
+
+def _words(classes: Mapping[int, str]) -> dict[int, str]:
+    """Class names fit for the names of scores; the index is added where two would be the same."""
+    words = {index: re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for index, name in classes.items()}
+    found = list(words.values())
+    return {
+        index: word if word and found.count(word) == 1 else f"{word}_{index}".lstrip("_")
+        for index, word in words.items()
+    }

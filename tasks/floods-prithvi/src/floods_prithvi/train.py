@@ -1,0 +1,127 @@
+"""Fine-tune a Prithvi backbone with a small head.
+
+uv run floods-train                                             # built-in sample, CPU, minutes
+uv run floods-train --recipe sen1floods11 --data DATASET --model.weights Prithvi_100M.pt
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from floods_prithvi.config import TASK, TrainSettings
+from geocore.commands import command
+
+if TYPE_CHECKING:
+    from geocore.datasets import Dataset
+    from geocore.devices import Place
+    from geocore.runs import Run
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> NoReturn:
+    """Entry point of `floods-train`."""
+    command(train, TrainSettings, prog="floods-train", recipes="floods_prithvi", sample_recipe="sample")
+
+
+def train(settings: TrainSettings) -> None:
+    """Train or resume, then print how to evaluate.
+
+    Raises:
+        DataError: the data set is missing or lacks a split.
+        RunError: the run folder belongs to other settings or other data.
+        SettingsError: the parts of the network do not fit the data.
+        WeightsError: the weights cannot be read safely or do not fit.
+    """
+    from floods_prithvi.data import load_dataset
+    from geocore.devices import open_place
+    from geocore.report import write_report
+    from geocore.runs import Run, default_run_name
+
+    with open_place(settings.device) as place:
+        if settings.data is None:
+            logger.info("no --data: training on the built-in sample")
+        if place.is_main:
+            load_dataset(settings.data)  # makes the sample once, for all processes
+        place.barrier()
+        dataset = load_dataset(settings.data)
+        folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
+        with Run.open(
+            folder,
+            settings=settings,
+            data_hash=dataset.hash,
+            task=TASK,
+            main=place.is_main,
+            tensorboard=settings.tracking.tensorboard,
+        ) as run:
+            if run.finished:
+                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+            else:
+                _fit(settings, dataset, place, run)
+                if place.is_main:
+                    write_report(run.folder)
+        if place.is_main:
+            print(f"evaluate it: floods-evaluate --run {folder}")
+
+
+def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+    from torch import Tensor, nn
+
+    from floods_prithvi.data import Chips, Windows
+    from floods_prithvi.loss import pixel_loss
+    from floods_prithvi.mapping import chip_counts
+    from floods_prithvi.model import AUXILIARY, CLASSES, build_model, parameter_groups
+    from floods_prithvi.scores import named, primary, total
+    from geocore.augmentations import Augmentation, Flip, Rot90, compose
+    from geocore.devices import seed_everything
+    from geocore.loading import Batches, RandomWindowSampler
+    from geocore.training import fit
+
+    seed_everything(settings.training.seed)
+    network, table = build_model(dataset, settings)
+    if table is not None and place.is_main:
+        print(table.text())
+    windows, held_out = Windows(dataset, "train"), Chips(dataset, "val")
+    chosen = settings.augmentation
+    moves: list[Augmentation] = [Flip(chosen.flip, chosen.flip), *([Rot90()] if chosen.turn else [])]
+    augment = compose(moves, seed=settings.training.seed)
+
+    def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        moved = augment({name: batch[name] for name in ("inputs", "targets", "keys")})
+        outputs = model(network.images(moved["inputs"]), batch["dates"], batch["places"])
+        target = moved["targets"]["mask"]
+        losses = {"loss": pixel_loss(outputs[CLASSES], target, settings.loss)}
+        if AUXILIARY in outputs:
+            amount, count = pixel_loss(outputs[AUXILIARY], target, settings.loss)
+            losses["auxiliary_loss"] = (settings.model.auxiliary * amount, count)
+        return losses
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        counts = chip_counts(network, held_out, tiling=settings.tiling, place=place)
+        return named(total(counts), network.class_names)
+
+    batches = Batches(
+        RandomWindowSampler(
+            windows.shapes, settings.tiling.size, settings.draws_per_epoch, seed=settings.training.seed
+        ),
+        windows.read,
+        batch_size=settings.training.batch_size,
+        rank=place.rank,
+        world_size=place.world_size,
+        pin_memory=place.device.type == "cuda",
+    )
+    fit(
+        network,
+        batches,
+        step,
+        validate,
+        training=settings.training,
+        optimiser=settings.optimiser,
+        schedule=settings.schedule,
+        place=place,
+        run=run,
+        card=network.card(),
+        primary=primary(network.class_names),
+        parameter_groups=parameter_groups(network, settings),
+    )

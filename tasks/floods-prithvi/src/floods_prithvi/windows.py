@@ -1,0 +1,152 @@
+"""What training and scoring read of a prepared data set: windows of its chips, and whole chips with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from floods_prithvi.chips import IGNORED, IMAGE, Chart, LabelCodes, open_scene, read_target
+from geocore.datasets import Dataset, Sample
+from geocore.errors import DataError
+from geocore.grid import Window
+from geocore.manifests import Scalar
+from geocore.scenes import Layer, Scene
+
+if TYPE_CHECKING:
+    from geocore.loading import Draw
+
+MASK: Final = "mask"
+"""The label of a chip."""
+SEPARATOR: Final = ", "
+"""Between the names of bands and classes where a data set lists them."""
+
+
+class Reader:
+    """How the files of a data set are to be understood."""
+
+    def __init__(self, layer: Layer, protocol: Mapping[str, Scalar | None]) -> None:
+        self.layer = layer
+        try:
+            chosen, nodata = protocol["file_bands"], protocol["nodata"]
+            self._bands = None if chosen is None else str(chosen).split(SEPARATOR)
+            self._scale, self._offset = float(protocol["scale"] or 0), float(protocol["offset"] or 0)
+            self._nodata = None if nodata is None else float(nodata)
+            self.codes = LabelCodes(_numbers(protocol["label_values"]), _numbers(protocol["ignored_values"]))
+        except (KeyError, ValueError) as error:
+            raise DataError(
+                f"the data set does not say how its files are to be read ({error}): prepare the data again"
+            ) from error
+
+    def open(self, path: Path) -> Scene:
+        """A chip as reflectance."""
+        return open_scene(
+            path, self.layer, bands=self._bands, scale=self._scale, offset=self._offset, nodata=self._nodata
+        )
+
+
+class Chips:
+    """The chips of one split, whole: for scores and maps; safe for several threads."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Take the samples of a split.
+
+        Raises:
+            DataError: the split is empty.
+        """
+        self.samples: Sequence[Sample] = dataset.split(split)
+        self._dataset = dataset
+        self._reader = Reader(dataset.layers[IMAGE], dataset.protocol)
+
+    def scene(self, index: int) -> Scene:
+        """A chip, opened, as reflectance."""
+        return self._reader.open(self._dataset.path(self.samples[index].inputs[IMAGE]))
+
+    def target(self, index: int) -> Chart:
+        """Class indices of a chip, shape (row, col), uint8; 255 where not labelled, or invalid at a date."""
+        with self.scene(index) as scene:
+            return self._labelled(index, scene.grid.window, scene.read(scene.grid.window)[IMAGE].valid)
+
+    def coordinates(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Dates and place of a chip, NaN where unknown.
+
+        Returns:
+            Shape (date, 2), float32: year, and day of the year from 0; shape (2,), float32: latitude and longitude of
+            the centre, degrees.
+        """
+        attributes, frames = self.samples[index].attributes, max(1, len(self._reader.layer.times))
+        dates = np.full((frames, 2), np.nan, np.float32)
+        words = str(attributes.get("date", "")).split()
+        if len(words) == frames:
+            days = np.array(words, "datetime64[D]")
+            years = days.astype("datetime64[Y]")
+            dates[:, 0], dates[:, 1] = years.astype(int) + 1970, (days - years).astype(int)
+        place = [float(attributes.get(key, np.nan)) for key in ("lat", "lon")]
+        return dates, np.array(place, np.float32)
+
+    def _labelled(self, index: int, window: Window, valid: npt.NDArray[np.bool_]) -> Chart:
+        path = self._dataset.path(self.samples[index].labels[MASK])
+        target = read_target(path, self._reader.codes, window)
+        target[~valid.reshape(-1, *window.shape).all(axis=0)] = IGNORED
+        return target
+
+
+class Windows(Chips):
+    """Training windows of a split: of its chips that have a labelled pixel; safe for several threads."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Take the samples that have something to learn from.
+
+        Raises:
+            DataError: the split is empty, or nothing in it is labelled.
+        """
+        super().__init__(dataset, split)
+        everything = self.samples
+        self.samples = [sample for sample in everything if any(pixels_of(sample))]
+        if not self.samples:
+            raise DataError(
+                f"{dataset.root}: no pixel is labelled in the {len(everything)} chips of split {split}: check the "
+                "labels and --ignore, or prepare other chips"
+            )
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(row, col) of each chip, pixels."""
+        return [(int(s.attributes["rows"]), int(s.attributes["cols"])) for s in self.samples]
+
+    def read(self, draw: Draw) -> dict[str, Any]:
+        """One training item.
+
+        Args:
+            draw: its window may reach outside the chip.
+
+        Returns:
+            `inputs`: layer `image` with `values`, shape (band, row, col), or (date, band, row, col) with several dates,
+            float32, reflectance, anything where invalid, and `valid`, bool, with one band.
+            `targets`: `mask`, shape (row, col), uint8, 255 where it does not count.
+            `dates` and `places`: as `coordinates`.
+            `keys`: shape (2,), int64: epoch and index of the draw.
+        """
+        assert draw.window is not None
+        with self.scene(draw.sample) as scene:
+            patch = scene.read(draw.window)[IMAGE]
+        dates, places = self.coordinates(draw.sample)
+        return {
+            "inputs": {IMAGE: {"values": patch.values, "valid": patch.valid}},
+            "targets": {MASK: self._labelled(draw.sample, draw.window, patch.valid)},
+            "dates": dates,
+            "places": places,
+            "keys": np.array([draw.epoch, draw.index], np.int64),
+        }
+
+
+def pixels_of(sample: Sample) -> Iterator[int]:
+    """Pixels of each class that count."""
+    return (int(value) for key, value in sample.attributes.items() if key.startswith("class_"))
+
+
+def _numbers(text: Scalar | None) -> tuple[int, ...]:
+    return tuple(map(int, str("" if text is None else text).split()))

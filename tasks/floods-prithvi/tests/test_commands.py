@@ -1,0 +1,321 @@
+"""Each command end to end on a small sample, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import yaml
+
+from floods_prithvi import evaluate, predict, prepare, published, train
+from floods_prithvi.config import TrainSettings
+from floods_prithvi.products import product_paths
+from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
+
+CPU = ["--device.device", "cpu", "--device.threads", "1"]
+SMALL = [
+    *("--model.variant", "v2-tiny", "--model.head", "unet", "--tiling.size", "48", "--tiling.overlap", "16"),
+    *(
+        "--draws-per-epoch",
+        "4",
+        "--training.steps",
+        "2",
+        "--training.batch-size",
+        "2",
+        "--training.validate-every",
+        "2",
+    ),
+    *("--baseline.steps", "2", "--baseline.batch-size", "2", *CPU),
+]
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs an entry point in this process, as the console script would, and gives its exit code."""
+
+    def run(module: object, *words: object) -> int:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])  # type: ignore[attr-defined]
+        with pytest.raises(SystemExit) as stopped:
+            module.main()  # type: ignore[attr-defined]
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with chips, a data set and a short run, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("floods")
+    write_sample(folder / "raw", seed=3, size=64, counts={"train": 1, "valid": 1, "test": 1, "bolivia": 2})
+    patch = pytest.MonkeyPatch()
+    words = {
+        prepare: ["--data", folder / "raw", "--out", folder / "dataset"],
+        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+    }
+    for module, given in words.items():
+        patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
+        with pytest.raises(SystemExit) as stopped:
+            module.main()
+        assert stopped.value.code == 0
+    patch.undo()
+    return folder
+
+
+def chips_of(folder: Path) -> list[Path]:
+    return sorted((folder / "raw").rglob("*_S2Hand.tif"))
+
+
+def errors_of(captured: str) -> list[str]:
+    assert "Traceback" not in captured
+    return [line for line in captured.splitlines() if line.startswith("error:")]
+
+
+def stripped(source: Path, target: Path, *, dtype: str | None = None, scale: float = 1.0) -> Path:
+    """A copy without names of bands, in another unit where asked for."""
+    with rasterio.open(source) as file:
+        profile, values = file.profile, file.read()
+    profile.update(dtype=dtype or profile["dtype"], nodata=0)
+    with rasterio.open(target, "w", **profile) as file:
+        file.write((values * scale).astype(profile["dtype"]))
+    return target
+
+
+@pytest.mark.parametrize("split", ["test", "bolivia"])
+def test_evaluate_writes_model_untrained_and_baselines(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str], split: str
+) -> None:
+    words = ["--run", trained / "run", "--split", split, "--resamples", "20", *CPU]
+    assert run_command(evaluate, *words) == 0
+    assert "iou_water *" in capsys.readouterr().out
+    written = json.loads((trained / f"run/evaluation-{split}.json").read_text())
+    assert written["primary"] == "iou_water" and written["protocol"]["tile_px"] == 48
+    assert {"MNDWI Otsu", "MNDWI tuned", "U-Net"} <= set(written["baselines"])
+    for scores in (written["model"], written["untrained"], *written["baselines"].values()):
+        assert {"miou", "aacc", "macc", "kappa", "iou_water", "f1_water", "iou_land"} <= set(scores)
+    assert (split == "bolivia") == (set(written["per_group"]) == {"Bolivia"})
+    report = (trained / "run/report.html").read_text()
+    assert f"Scores on {split}" in report and "data:image/png" in report
+    # The baseline is trained once.
+    before = (trained / "run/baseline/finished.json").stat().st_mtime_ns
+    assert run_command(evaluate, *words) == 0
+    assert (trained / "run/baseline/finished.json").stat().st_mtime_ns == before
+
+
+def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command: Command) -> None:
+    chips = chips_of(trained)
+    assert run_command(predict, "--run", trained / "run", "--input", *chips, "--output", tmp_path, *CPU) == 0
+    for chip in chips:
+        assert all(path.exists() for path in product_paths(tmp_path, chip.stem))
+        with rasterio.open(chip) as source, rasterio.open(tmp_path / f"{chip.stem}_pred.tif") as found:
+            missing = (source.read([2, 3, 4, 9, 12, 13]) == 0).all(axis=0)
+            classes = found.read(1)
+            assert found.crs == source.crs and found.transform == source.transform and found.nodata == 255
+            assert np.array_equal(classes == 255, missing)
+            assert found.profile["tiled"] and found.colormap(1)[1][:3] != found.colormap(1)[0][:3]
+        with rasterio.open(tmp_path / f"{chip.stem}_prob.tif") as found:
+            percent = found.read(1)
+            assert np.array_equal(percent == 255, missing) and percent[~missing].max(initial=0) <= 100
+        table = geopandas.read_file(tmp_path / f"{chip.stem}.gpkg")
+        assert len(table) == 0 or set(table["class"]) == {"water"}
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["failed"] == {} and len(record["scenes"]) == len(chips)
+    assert not list((tmp_path / ".parts").iterdir())
+
+
+def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
+    trained: Path, tmp_path: Path, run_command: Command
+) -> None:
+    """On a CPU with one thread, in regions of one size."""
+    write_sample(tmp_path / "wide", seed=5, size=288, counts={"bolivia": 1})
+    (scene,) = chips_of_folder(tmp_path / "wide")
+    words = ["--run", trained / "run", "--input", scene, "--region-px", "256", *CPU, "--output"]
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert run_command(predict, *words, tmp_path / "b", "--workers", "2") == 0
+    rasters = [path for path in product_paths(tmp_path / "a", scene.stem) if path.suffix == ".tif"]
+    for path in rasters:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    times = [path.stat().st_mtime_ns for path in rasters]
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert [path.stat().st_mtime_ns for path in rasters] == times
+    content = rasters[0].read_bytes()
+    rasters[0].unlink()
+    assert run_command(predict, *words, tmp_path / "a") == 0
+    assert rasters[0].read_bytes() == content
+
+
+def chips_of_folder(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*_S2Hand.tif"))
+
+
+def test_finished_run_says_so_and_another_setting_is_refused(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
+    assert run_command(train, *words) == 0
+    assert "floods-evaluate --run" in capsys.readouterr().out
+    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_bad_scenes_are_listed_and_the_others_are_mapped(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = chips_of(trained)[0]
+    nameless = stripped(good, tmp_path / "nameless.tif")
+    reflectance = tmp_path / "reflectance.tif"
+    shutil.copy(good, reflectance)
+    with rasterio.open(good) as file:
+        profile, values, names = file.profile, file.read(), file.descriptions
+    profile.update(dtype="float32")
+    with rasterio.open(reflectance, "w", **profile) as file:
+        file.write(values.astype("float32") / 10000)
+        file.descriptions = names
+    damaged = tmp_path / "damaged.tif"
+    damaged.write_bytes(good.read_bytes()[:500])
+    words = ["--run", trained / "run", "--output", tmp_path / "m", *CPU]
+    assert run_command(predict, *words, "--input", good, nameless, reflectance, damaged) == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "3 of 4 scenes failed" in line and "--bands 2 3 4 9 12 13" in line and "--scale" in line
+    assert all(path.exists() for path in product_paths(tmp_path / "m", good.stem))
+    assert sorted(json.loads((tmp_path / "m/run.json").read_text())["failed"]) == ["damaged", "nameless", "reflectance"]
+    again = ["--bands", "2", "3", "4", "9", "12", "13"]
+    assert run_command(predict, *words, "--input", nameless, *again) == 0
+    assert run_command(predict, *words, "--input", reflectance, "--scale", "1") == 0
+    with rasterio.open(tmp_path / f"m/{good.stem}_pred.tif") as a, rasterio.open(tmp_path / "m/nameless_pred.tif") as b:
+        assert np.array_equal(a.read(), b.read())
+
+
+def test_scene_in_stored_numbers_against_reflectance_is_refused(
+    tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint of burn scars takes reflectance as stored; a scene of 0-10000 is told apart by its numbers."""
+    write_burn_sample(tmp_path / "raw", seed=1, size=64, training=6, validation=2)
+    assert run_command(prepare, "--data", tmp_path / "raw", "--out", tmp_path / "d", "--format", "burn-scars") == 0
+    assert run_command(train, "--data", tmp_path / "d", "--run", tmp_path / "run", *SMALL, "--loss.kind", "dice") == 0
+    chip = sorted((tmp_path / "raw").rglob("*_merged.tif"))[0]
+    with rasterio.open(chip) as file:
+        profile, values, names = file.profile, file.read(), file.descriptions
+    profile.update(dtype="int16", nodata=-9999)
+    with rasterio.open(tmp_path / "dn.tif", "w", **profile) as file:
+        file.write(np.where(values == -9999, -9999, values * 10000).astype("int16"))
+        file.descriptions = names
+    words = ["--run", tmp_path / "run", "--input", tmp_path / "dn.tif", "--output", tmp_path / "m", *CPU]
+    assert run_command(predict, *words) == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "reflectance lies between 0 and 1" in line and "--scale" in line
+    assert run_command(predict, *words, "--scale", "0.0001") == 0
+
+
+def test_chips_of_several_dates_train_and_map(tmp_path: Path, run_command: Command) -> None:
+    write_frames_sample(tmp_path / "raw", seed=1, size=48)
+    words = ["--data", tmp_path / "raw", "--out", tmp_path / "d", "--format", "frames", "--frames", "3"]
+    assert run_command(prepare, *words) == 0
+    assert run_command(train, "--data", tmp_path / "d", "--run", tmp_path / "run", *SMALL) == 0
+    assert run_command(evaluate, "--run", tmp_path / "run", "--resamples", "0", *CPU) == 0
+    written = json.loads((tmp_path / "run/evaluation-test.json").read_text())
+    assert written["primary"] == "miou" and set(written["baselines"]) == {"U-Net"}
+    chip = sorted((tmp_path / "raw").rglob("*_merged.tif"))[0]
+    assert run_command(predict, "--run", tmp_path / "run", "--input", chip, "--output", tmp_path / "m", *CPU) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "needle"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--recipe", "nothing"], "nothing"),
+        (["--model.weights", "absent.pt"], "absent.pt"),
+        (["--model.weights", "official"], "Prithvi_EO_V2_tiny_TL.pt"),
+        (["--tiling.overlap", "48"], "overlap"),
+        (["--model.variant", "v3"], "variant"),
+        (["--model.auxiliary", "1"], "auxiliary"),
+        (["--loss.class-weights", "1", "2", "3"], "3 weights for 2 classes"),
+        (["--loss.kind", "dice", "--loss.class-weights", "1", "2"], "class_weights"),
+        (["--model.variant", "v1-100m", "--model.coordinates", "true"], "coordinates"),
+    ],
+)
+def test_bad_setting_gives_one_line(
+    trained: Path,
+    tmp_path: Path,
+    run_command: Command,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    needle: str,
+) -> None:
+    assert run_command(train, "--data", trained / "dataset", "--run", tmp_path / "run", *SMALL, *words) == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert needle in line
+
+
+def test_bad_data_gives_one_line(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(change: Callable[[Path], object], needle: str) -> None:
+        raw = tmp_path / needle.replace(" ", "-")
+        shutil.copytree(trained / "raw", raw)
+        change(raw)
+        assert run_command(prepare, "--data", raw, "--out", tmp_path / "d") == 2
+        (line,) = errors_of(capsys.readouterr().err)
+        assert needle in line
+
+    def unknown_label(raw: Path) -> None:
+        with rasterio.open(sorted(raw.rglob("*_LabelHand.tif"))[0], "r+") as file:
+            values = file.read()
+            values[0, 3, 4] = 7
+            file.write(values)
+
+    refused(lambda raw: next(raw.rglob("flood_valid_data.csv")).write_text(""), "is empty")
+    refused(unknown_label, "holds 7")
+    refused(lambda raw: [stripped(path, path) for path in raw.rglob("*_S2Hand.tif")], "--bands 2 3 4 9 12 13")
+    refused(lambda raw: os.truncate(sorted(raw.rglob("*_S2Hand.tif"))[0], 4000), "S2Hand.tif")
+
+
+def test_other_run_and_other_data_are_refused(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    card_file = tmp_path / "run/checkpoints/step-000002/card.json"
+    card = json.loads(card_file.read_text())
+    card_file.write_text(json.dumps(card | {"task": "seaice"}))
+    assert run_command(evaluate, "--run", tmp_path / "run", *CPU) == 2
+    assert run_command(predict, "--run", tmp_path / "no", "--input", chips_of(trained)[0], "--output", tmp_path) == 2
+    assert len(errors_of(capsys.readouterr().err)) == 2
+    write_burn_sample(tmp_path / "raw", seed=1, size=64, training=6, validation=2)
+    assert run_command(prepare, "--data", tmp_path / "raw", "--out", tmp_path / "d", "--format", "burn-scars") == 0
+    assert run_command(evaluate, "--run", trained / "run", "--data", tmp_path / "d", *CPU) == 2
+    assert "its classes are unburnt, burn scar" in errors_of(capsys.readouterr().err)[0]
+
+
+@pytest.mark.parametrize("recipe", ["sample", "sen1floods11", "burn-scars"])
+def test_recipes_are_complete_and_valid(recipe: str) -> None:
+    text = (Path(train.__file__).parent / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    assert "floods-train" in "".join(text.splitlines()[:2])
+    assert all(len(line) <= 126 for line in text.splitlines())
+    assert TrainSettings.model_validate(yaml.safe_load(text)).training.steps > 100
+
+
+@pytest.mark.parametrize("verb", ["prepare", "train", "evaluate", "predict", "import"])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    module = published.__name__ if verb == "import" else f"floods_prithvi.{verb}"
+    code = (
+        "import sys\n"
+        f"sys.argv = ['floods-{verb}', '--help']\n"
+        f"from {module} import main\n"
+        "try:\n    main()\nexcept SystemExit as stopped:\n    assert stopped.code == 0, stopped.code\n"
+        "heavy = {'torch', 'rasterio', 'scipy', 'geopandas', 'segmentation_models_pytorch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--" in done.stdout

@@ -1,0 +1,505 @@
+"""The data set: chips with splits, dates and statistics; what training and scoring read; and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import rasterio
+
+from floods_prithvi.chips import IMAGE
+from floods_prithvi.config import PrepareSettings
+from floods_prithvi.data import Chips, Windows, class_shares, describe, load_dataset
+from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
+from geocore.datasets import Dataset
+from geocore.errors import DataError, SceneError, UserError
+from geocore.grid import Window
+from geocore.loading import Draw, stack
+
+SIX = [2, 3, 4, 9, 12, 13]
+SIZE = 64
+COUNTS = {"train": 2, "valid": 1, "test": 1, "bolivia": 3}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sample(tmp_path_factory.mktemp("originals") / "chips", seed=1, size=SIZE, counts=COUNTS)
+
+
+@pytest.fixture(scope="module")
+def dataset(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    out = tmp_path_factory.mktemp("dataset")
+    describe(PrepareSettings(data=originals, out=out)).save()
+    return load_dataset(out)
+
+
+@pytest.fixture
+def raw(originals: Path, tmp_path: Path) -> Path:
+    """The chips, to be changed at will."""
+    return shutil.copytree(originals, tmp_path / "raw")
+
+
+def settings(raw: Path, **changes: Any) -> PrepareSettings:
+    return PrepareSettings(**{"data": raw, "out": raw.parent / "dataset"} | changes)
+
+
+def file_of(folder: Path, part: str, number: int = 0) -> Path:
+    return sorted(folder.rglob(f"*_{part}.tif"))[number]
+
+
+def change(path: Path, edit: Callable[[npt.NDArray[Any]], None]) -> None:
+    with rasterio.open(path, "r+") as file:
+        values = file.read()
+        edit(values)
+        file.write(values)
+
+
+def rewrite(path: Path, values: npt.NDArray[Any], **options: Any) -> None:
+    with rasterio.open(path) as file:
+        profile = file.profile | {"count": len(values), "dtype": values.dtype, "nodata": None} | options
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(values)
+
+
+def set_all(value: float) -> Callable[[npt.NDArray[Any]], None]:
+    return lambda values: values.fill(value)
+
+
+# --- Sen1Floods11 ---
+
+
+def test_chips_stay_in_place_and_follow_the_lists(raw: Path) -> None:
+    before = {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()}
+    dataset = describe(settings(raw))
+    dataset.save()
+    assert {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()} == before
+    assert [path.name for path in dataset.root.iterdir()] == ["dataset.yaml"]
+    found = {split: len(dataset.split(split)) for split in ("train", "val", "test", "bolivia")}
+    assert found == {"train": 10, "val": 5, "test": 5, "bolivia": 3}
+    assert {sample.group for sample in dataset.split("train")} == {"Ghana", "Mekong", "Spain", "Sri-Lanka", "USA"}
+    assert {sample.group for sample in dataset.split("bolivia")} == {"Bolivia"}
+    assert dataset.labels["mask"].classes == {0: "land", 1: "water"}
+    protocol = dict(dataset.protocol)
+    assert (protocol["format"], protocol["scale"], protocol["offset"], protocol["nodata"]) == (
+        "sen1floods11",
+        1e-4,
+        0,
+        0,
+    )
+    assert (protocol["label_values"], protocol["ignored_values"], protocol["frames"]) == ("0 1", "-1", 1)
+
+
+def test_dates_and_places_of_events(dataset: Dataset) -> None:
+    dates = {sample.group: sample.attributes["date"] for sample in dataset.samples}
+    # In the metadata Mekong is called Cambodia.
+    assert dates["Mekong"] == "2018-08-04"
+    assert dates["Bolivia"] == "2018-02-15"
+    chips = Chips(dataset, "bolivia")
+    when, where = chips.coordinates(0)
+    assert when.dtype == where.dtype == np.float32
+    assert when.tolist() == [[2018, 31 + 14]]
+    with rasterio.open(dataset.path(chips.samples[0].inputs[IMAGE])) as file:
+        longitude, latitude = file.xy(SIZE // 2, SIZE // 2, offset="ul")
+    assert where == pytest.approx([latitude, longitude], abs=1e-4)
+
+
+def test_pixels_of_each_class_are_those_that_image_and_label_have(dataset: Dataset) -> None:
+    striped = 0
+    for sample in dataset.samples:
+        with rasterio.open(dataset.path(sample.inputs[IMAGE])) as file:
+            valid = (file.read(SIX) != 0).any(axis=0)
+        with rasterio.open(dataset.path(sample.labels["mask"])) as file:
+            label = file.read(1)
+        expected = [int(((label == value) & valid).sum()) for value in (0, 1)]
+        assert [sample.attributes["class_0_px"], sample.attributes["class_1_px"]] == expected
+        chips = Chips(dataset, sample.split)
+        target = chips.target(chips.samples.index(sample))
+        assert np.array_equal(target, np.where(valid & (label >= 0), label, 255))
+        striped += not valid.all()
+    assert striped >= 3
+
+
+def test_statistics_are_those_of_training_reflectance(dataset: Dataset) -> None:
+    pixels = []
+    for sample in dataset.split("train"):
+        if sample.attributes["class_0_px"] or sample.attributes["class_1_px"]:
+            with rasterio.open(dataset.path(sample.inputs[IMAGE])) as file:
+                values = file.read(SIX)
+            pixels.append(values[:, (values != 0).any(axis=0)] * 1e-4)
+    assert len(pixels) == 9
+    together = np.concatenate(pixels, axis=1)
+    assert dataset.statistics is not None
+    for band, values in zip(dataset.statistics.layers[IMAGE], together, strict=True):
+        # Reflectance is float32: relative error 6e-8, and means are taken in float64.
+        assert (band.mean, band.std) == (pytest.approx(values.mean(), rel=1e-6), pytest.approx(values.std(), rel=1e-6))
+        assert band.count == values.size
+
+
+def test_remarks_name_chips_that_scores_trip_over(dataset: Dataset) -> None:
+    notes = "\n".join(dataset.notes)
+    assert "1 chips have no labelled pixel: Sri-Lanka_" in notes
+    assert "chips have no water: Bolivia_" not in notes
+    assert "4 chips have no water:" not in notes
+    assert "3 chips have no water: Sri-Lanka_" in notes
+    assert "5 flood events lie in several splits" in notes
+    assert "leak" not in notes
+
+
+def test_copies_in_several_splits_are_told(raw: Path) -> None:
+    train, other = (next(raw.rglob(f"{name}_1000*_S2Hand.tif")) for name in ("Ghana", "Spain"))
+    for copy in (other, next(raw.rglob("Bolivia_*_S2Hand.tif"))):  # one within train
+        for part in ("S2Hand", "LabelHand"):
+            pair = [Path(str(path).replace("S2Hand", part)) for path in (train, copy)]
+            shutil.copyfile(*pair)
+    dataset = describe(settings(raw))
+    leaks = [note for note in dataset.notes if note.startswith("leak: identical input")]
+    assert len(leaks) == 1
+    assert "(bolivia)" in leaks[0]
+    dataset.save()
+    assert load_dataset(dataset.root).hash == dataset.hash  # told once, not refused for ever
+
+
+def test_data_set_is_the_same_wherever_it_is_written_and_found_again(raw: Path) -> None:
+    first = describe(settings(raw))
+    other = raw.parent / "deep" / "other"
+    describe(settings(raw, out=other)).save()
+    assert load_dataset(other).hash == first.hash
+    assert describe(settings(raw, scale=2e-4)).hash != first.hash
+
+
+@pytest.mark.parametrize("part", ["S2Hand", "LabelHand"])
+@pytest.mark.parametrize("harm", ["changed", "gone"])
+def test_data_set_whose_files_are_not_what_they_were_is_refused(raw: Path, part: str, harm: str) -> None:
+    dataset = describe(settings(raw))
+    dataset.save()
+    path = file_of(raw, part, 3)
+    if harm == "gone":
+        path.unlink()
+    else:
+        change(path, set_all(1))
+    with pytest.raises(DataError, match=rf"{path.name}.*(changed|missing).*prepare the data again"):
+        load_dataset(dataset.root)
+
+
+def test_dates_are_unknown_without_metadata_or_for_an_event_that_they_lack(raw: Path) -> None:
+    path = next(raw.rglob("*.geojson"))
+    path.write_text(path.read_text().replace('"Spain"', '"Elsewhere"'))
+    assert "Sen1Floods11_Metadata.geojson has no date for Spain" in describe(settings(raw)).notes
+    moved = shutil.move(path, raw.parent / "other.geojson")
+    dataset = describe(settings(raw))
+    assert any(note.startswith("dates are not known") for note in dataset.notes)
+    assert np.isnan(Chips(dataset, "val").coordinates(0)[0]).all()
+    assert "date" in describe(settings(raw, metadata=moved)).split("bolivia")[0].attributes
+    with pytest.raises(DataError, match="--metadata"):
+        describe(settings(raw, metadata=raw / "none.geojson"))
+
+
+# --- what training reads ---
+
+
+def test_windows_are_items_for_training(dataset: Dataset) -> None:
+    windows = Windows(dataset, "train")
+    assert windows.shapes == [(SIZE, SIZE)] * 9  # one of ten has no labelled pixel
+    item = windows.read(Draw(4, Window(8, 16, 32, 40), 2, 7))
+    values, valid = item["inputs"][IMAGE]["values"], item["inputs"][IMAGE]["valid"]
+    assert (values.shape, values.dtype, valid.shape) == ((6, 32, 40), np.float32, (1, 32, 40))
+    chips = Chips(dataset, "train")
+    place = [sample.id for sample in chips.samples].index(windows.samples[4].id)
+    with chips.scene(place) as scene:
+        whole = scene.read(Window(8, 16, 32, 40))[IMAGE]
+    assert np.array_equal(values, whole.values, equal_nan=True)
+    assert np.array_equal(item["targets"]["mask"], chips.target(place)[8:40, 16:56])
+    assert item["keys"].tolist() == [2, 7]
+    assert (item["dates"].shape, item["places"].shape) == ((1, 2), (2,))
+    batch = stack([item, windows.read(Draw(1, Window(0, 0, 32, 40), 2, 8))])
+    assert batch["inputs"][IMAGE]["values"].shape == (2, 6, 32, 40)
+    assert batch["dates"].shape == (2, 1, 2)
+
+
+def test_what_lies_outside_a_chip_does_not_count(dataset: Dataset) -> None:
+    item = Windows(dataset, "train").read(Draw(0, Window(-8, -8, 96, 96), 0, 0))
+    inside = np.zeros((96, 96), bool)
+    inside[8 : 8 + SIZE, 8 : 8 + SIZE] = True
+    assert not item["inputs"][IMAGE]["valid"][0, ~inside].any()
+    assert (item["targets"]["mask"][~inside] == 255).all()
+    assert (item["targets"]["mask"][inside] != 255).any()
+
+
+def test_threads_read_the_same(dataset: Dataset) -> None:
+    windows = Windows(dataset, "train")
+    draws = [Draw(index % 9, Window(index, 3, 32, 32), 0, index) for index in range(24)]
+    alone = [windows.read(draw) for draw in draws]
+    with ThreadPoolExecutor(4) as pool:
+        for one, other in zip(alone, pool.map(windows.read, draws), strict=True):
+            assert np.array_equal(one["targets"]["mask"], other["targets"]["mask"])
+            assert np.array_equal(*(item["inputs"][IMAGE]["values"] for item in (one, other)), equal_nan=True)
+
+
+def test_split_without_a_label_or_without_a_chip_is_refused(raw: Path, dataset: Dataset) -> None:
+    with pytest.raises(DataError, match="split 'elsewhere' has no sample"):
+        Chips(dataset, "elsewhere")
+    names = (raw / "v1.1/splits/flood_handlabeled/flood_train_data.csv").read_text().split()
+    for line in names:
+        change(next(raw.rglob(line.split(",")[1])), set_all(-1))
+    with pytest.raises(DataError, match="no pixel is labelled in the 10 chips of split train"):
+        describe(settings(raw))
+
+
+def test_data_set_to_score_on_alone_has_no_statistics(raw: Path) -> None:
+    for name in ("train", "valid"):
+        (raw / f"v1.1/splits/flood_handlabeled/flood_{name}_data.csv").unlink()
+    dataset = describe(settings(raw))
+    dataset.save()
+    assert {sample.split for sample in dataset.samples} == {"test", "bolivia"}
+    assert load_dataset(dataset.root).statistics is None
+    assert len(Chips(dataset, "bolivia").samples) == 3
+
+
+def test_shares_of_classes(dataset: Dataset) -> None:
+    shares = class_shares(dataset.split("train"))
+    assert sum(shares) == pytest.approx(1)
+    assert 0.05 < shares[1] < 0.7
+    overcast = [s for s in dataset.samples if not s.attributes["class_0_px"] and not s.attributes["class_1_px"]]
+    assert np.isnan(class_shares(overcast)).all()
+
+
+# --- other formats ---
+
+
+def test_burn_chips_keep_tiles_whole_and_gaps_out(tmp_path: Path) -> None:
+    write_burn_sample(tmp_path / "raw", size=SIZE, training=4, validation=2)
+    dataset = describe(settings(tmp_path / "raw", format="burn-scars"))
+    splits = {
+        group: {s.split for s in dataset.samples if s.group == group} for group in {s.group for s in dataset.samples}
+    }
+    assert all(len(found) == 1 for found in splits.values())
+    assert {next(iter(found)) for found in splits.values()} == {"train", "val", "test"}
+    assert dataset.labels["mask"].classes == {0: "unburnt", 1: "burn scar"}
+    assert dataset.protocol["scale"] == 1.0
+    sample = dataset.samples[0]
+    assert sample.attributes["date"] == f"{sample.id.split('.')[3][:4]}-" + str(sample.attributes["date"])[5:]
+    gaps = 0
+    for split in ("train", "val", "test"):
+        chips = Chips(dataset, split)
+        for index in range(len(chips.samples)):
+            with chips.scene(index) as scene:
+                patch = scene.read(scene.grid.window)[IMAGE]
+            missing = ~patch.valid[0]
+            gaps += int(missing.any())
+            assert (chips.target(index)[missing] == 255).all()
+            assert np.isnan(patch.values[:, missing]).all()
+            assert 0 < patch.values[:, ~missing].min() < patch.values[:, ~missing].max() < 1
+    assert gaps == 2
+    assert dataset.statistics is not None
+    assert all(0 < band.mean < 0.4 for band in dataset.statistics.layers[IMAGE])
+
+
+def _tag(folder: Path) -> None:
+    """Each pixel of each chip holds 100 * date + band + 1."""
+    tags = (100 * np.arange(3)[:, None] + np.arange(6) + 1).reshape(18, 1, 1)
+    for path in folder.rglob("*_merged.tif"):
+        with rasterio.open(path) as file:
+            shape = file.shape
+        rewrite(path, np.broadcast_to(tags, (18, *shape)).astype(np.int16))
+
+
+def test_dates_and_bands_of_prepared_chips_keep_their_places(tmp_path: Path) -> None:
+    write_frames_sample(tmp_path / "raw", size=48)
+    _tag(tmp_path / "raw")
+    dataset = describe(settings(tmp_path / "raw", format="frames", scale=1e-3))
+    assert dataset.layers[IMAGE].times == ("1", "2", "3")
+    expected = 100 * np.arange(3)[:, None] + np.arange(6) + 1
+    item = Windows(dataset, "train").read(Draw(0, Window(4, 4, 16, 16), 0, 0))
+    values = item["inputs"][IMAGE]["values"]
+    assert (values.shape, item["inputs"][IMAGE]["valid"].shape) == ((3, 6, 16, 16), (3, 1, 16, 16))
+    assert np.allclose(values, expected[..., None, None] * 1e-3, atol=1e-7)
+    with Chips(dataset, "test").scene(1) as scene:
+        assert np.allclose(scene.read(Window(0, 0, 2, 2))[IMAGE].values[:, :, 1, 1], expected * 1e-3, atol=1e-7)
+    # Taken for band by band, the same numbers stand elsewhere: this is what the test is there to notice.
+    assert not np.allclose(expected, expected.reshape(6, 3).T)
+    assert dataset.statistics is not None
+    means = [band.mean for band in dataset.statistics.layers[IMAGE]]
+    assert means == pytest.approx((expected.mean(axis=0) * 1e-3).tolist(), rel=1e-6)
+    assert np.isnan(item["dates"]).all() and item["dates"].shape == (3, 2)
+
+
+def test_crops_are_counted_from_zero_and_no_data_is_ignored(tmp_path: Path) -> None:
+    write_frames_sample(tmp_path / "raw", size=48)
+    label = file_of(tmp_path / "raw", "merged", 0).with_name("chip_100_200.mask.tif")
+    with rasterio.open(label) as file:
+        stored = file.read(1)
+    dataset = describe(settings(tmp_path / "raw", format="frames"))
+    assert len(dataset.labels["mask"].classes) == 13
+    chips = Chips(dataset, next(s.split for s in dataset.samples if s.id == "chip_100_200"))
+    target = chips.target([sample.id for sample in chips.samples].index("chip_100_200"))
+    assert np.array_equal(target, np.where(stored == 0, 255, stored - 1))
+
+
+def test_pixel_that_one_date_lacks_does_not_count(tmp_path: Path) -> None:
+    write_frames_sample(tmp_path / "raw", size=48)
+
+    def hide(values: npt.NDArray[Any]) -> None:
+        values[6:12, :10] = 0
+
+    for path in (tmp_path / "raw").rglob("*_merged.tif"):
+        change(path, hide)
+    dataset = describe(settings(tmp_path / "raw", format="frames", nodata=0))
+    chips = Chips(dataset, "train")
+    assert (chips.target(0)[:10] == 255).all()
+    assert (chips.target(0)[10:] != 255).any()
+    with chips.scene(0) as scene:
+        valid = scene.read(scene.grid.window)[IMAGE].valid
+    assert valid[[0, 2]].all() and not valid[1, 0, :10].any() and valid[1, 0, 10:].all()
+
+
+def test_classes_and_ignored_values_can_be_others(raw: Path) -> None:
+    for path in raw.rglob("*_LabelHand.tif"):
+        change(path, lambda values: np.copyto(values, np.where(values == 1, 7, np.where(values == 0, 3, 5))))
+    with pytest.raises(DataError, match=r"labels are 0, 1, and ignored -1"):
+        describe(settings(raw))
+    dataset = describe(settings(raw, classes={7: "wet", 3: "dry"}, ignore=[5]))
+    assert dataset.labels["mask"].classes == {0: "dry", 1: "wet"}
+    with rasterio.open(dataset.path(dataset.samples[0].labels["mask"])) as file:
+        stored = file.read(1)
+    chips = Chips(dataset, dataset.samples[0].split)
+    target = chips.target(chips.samples.index(dataset.samples[0]))
+    assert np.array_equal(target[target != 255], (stored[target != 255] == 7).astype(np.uint8))
+    # What is named as a class is ignored no longer; ignoring it as well is a contradiction.
+    three = describe(settings(raw, classes={7: "wet", 3: "dry", 5: "cloud"}))
+    assert three.labels["mask"].classes == {0: "dry", 1: "cloud", 2: "wet"}
+    with pytest.raises(DataError, match=r"label value 5: is the class 'cloud' and ignored"):
+        describe(settings(raw, classes={7: "wet", 3: "dry", 5: "cloud"}, ignore=[5]))
+    with pytest.raises(DataError, match="1 classes"):
+        describe(settings(raw, classes={7: "wet"}))
+
+
+# --- what is refused ---
+
+
+def _without_names(raw: Path) -> None:
+    path = file_of(raw, "S2Hand", 2)
+    with rasterio.open(path) as file:
+        values = file.read()
+    rewrite(path, values)
+
+
+def _cut_off(raw: Path) -> None:
+    path = file_of(raw, "S2Hand", 2)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _moved(raw: Path) -> None:
+    path = file_of(raw, "LabelHand", 2)
+    with rasterio.open(path, "r+") as file:
+        file.transform = file.transform.translation(1e-3, 0) @ file.transform
+
+
+def _smaller(raw: Path) -> None:
+    path = file_of(raw, "LabelHand", 2)
+    rewrite(path, np.zeros((1, SIZE - 1, SIZE), np.int16), height=SIZE - 1)
+
+
+def _empty_list(raw: Path) -> None:
+    (raw / "v1.1/splits/flood_handlabeled/flood_valid_data.csv").write_text("")
+
+
+def _strange_list(raw: Path) -> None:
+    (raw / "v1.1/splits/flood_handlabeled/flood_test_data.csv").write_text("Peru_1_S1Hand.tif,Peru_1_LabelHand.tif\n")
+
+
+@pytest.mark.parametrize(
+    "harm, changes, message",
+    [
+        (_without_names, {}, r"_S2Hand.tif: 13 bands without names.*--bands 2 3 4 9 12 13"),
+        (_cut_off, {}, r"_S2Hand.tif: .*(damaged|cannot be opened)"),
+        (lambda raw: change(file_of(raw, "LabelHand", 2), set_all(2)), {}, r"_LabelHand.tif: holds 2: labels are 0, 1"),
+        (_moved, {}, r"_LabelHand.tif: lies more than a tenth of a pixel"),
+        (_smaller, {}, r"_LabelHand.tif: 63 x 64 px, but .* has 64 x 64"),
+        (_empty_list, {}, r"flood_valid_data.csv: is empty"),
+        (_strange_list, {}, r"flood_test_data.csv: none of its 1 chips \(Peru_1\)"),
+        (lambda raw: None, {"scale": 1.0}, r"_S2Hand: half of its values lie above .*--scale"),
+        (lambda raw: None, {"scale": 1e-9}, r"_S2Hand: none of its values lies above .*--scale"),
+        (lambda raw: None, {"bands": ["2", "3"]}, r"--bands names 2"),
+        (lambda raw: None, {"format": "burn-scars"}, r"no chip: burn-scars takes .*--format"),
+    ],
+)
+def test_bad_input_is_one_line(raw: Path, harm: Callable[[Path], None], changes: dict[str, Any], message: str) -> None:
+    harm(raw)
+    with pytest.raises(UserError, match=message) as caught:
+        describe(settings(raw, **changes))
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, (DataError, SceneError))
+
+
+def test_bands_given_by_number_serve_where_names_are_missing(raw: Path, dataset: Dataset) -> None:
+    for path in raw.rglob("*_S2Hand.tif"):
+        with rasterio.open(path) as file:
+            values = file.read()
+        rewrite(path, values)
+    bare = describe(settings(raw, bands=[str(number) for number in SIX]))
+    bare.save()
+    assert bare.statistics == dataset.statistics
+    item = Windows(load_dataset(bare.root), "train").read(Draw(0, Window(0, 0, 16, 16), 0, 0))
+    named = Windows(dataset, "train").read(Draw(0, Window(0, 0, 16, 16), 0, 0))
+    assert np.array_equal(item["inputs"][IMAGE]["values"], named["inputs"][IMAGE]["values"], equal_nan=True)
+
+
+def test_data_set_of_another_task_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    text = (dataset.root / "dataset.yaml").read_text()
+    (tmp_path / "dataset.yaml").write_text(text.replace("task: floods", "task: slumps"))
+    with pytest.raises(DataError, match="is a data set of 'slumps': give one made by floods-prepare"):
+        load_dataset(tmp_path)
+    with pytest.raises(DataError, match="not found"):
+        load_dataset(tmp_path / "none")
+
+
+def test_built_in_sample_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from floods_prithvi import sample
+
+    monkeypatch.setenv("GEOCORE_CACHE", str(tmp_path))
+    full = sample.write_sample
+    monkeypatch.setattr(sample, "write_sample", lambda folder, seed: full(folder, seed=seed, size=48, counts=COUNTS))
+    dataset = load_dataset(None)
+    assert {found.split for found in dataset.samples} == {"train", "val", "test", "bolivia"}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tif")}
+    monkeypatch.setattr(sample, "write_sample", None)
+    again = load_dataset(None)
+    assert again.hash == dataset.hash
+    assert Chips(again, "test").target(0).shape == (48, 48)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tif")} == written
+
+
+# --- real files ---
+
+
+@pytest.mark.real
+@pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA is not set")
+def test_published_chip_leaves_out_exactly_what_nobody_labelled(tmp_path: Path) -> None:
+    chip = Path(os.environ["GEOCORE_DATA"]) / "flood-burn" / "flood"
+    for split, number in (("train", 1), ("val", 2), ("test", 7370579)):
+        for part in ("S2Hand", "LabelHand"):
+            target = tmp_path / "raw" / f"Spain_{number}_{part}.tif"
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(chip / f"Spain_7370579_{part}.tif", target)
+        (tmp_path / "raw" / f"flood_{split}_data.csv").write_text(f"Spain_{number}_S1Hand.tif,x\n")
+    dataset = describe(settings(tmp_path / "raw"))
+    sample = dataset.split("test")[0]
+    assert (sample.attributes["class_0_px"], sample.attributes["class_1_px"]) == (192_010, 70_035)
+    target = Chips(dataset, "test").target(0)
+    with rasterio.open(chip / "Spain_7370579_LabelHand.tif") as file:
+        assert np.array_equal(target == 255, file.read(1) == -1)
+    assert (target == 255).sum() == 99
+    assert sum(note.startswith("leak: identical input") for note in dataset.notes) == 1
+    assert dataset.statistics is not None
+    # From the file itself: green and the first short-wave infrared band.
+    green, swir = dataset.statistics.layers[IMAGE][1], dataset.statistics.layers[IMAGE][4]
+    with rasterio.open(chip / "Spain_7370579_S2Hand.tif") as file:
+        raw = file.read([3, 12]).astype(np.float64) * 1e-4
+    assert (green.mean, swir.mean) == (pytest.approx(raw[0].mean(), rel=1e-6), pytest.approx(raw[1].mean(), rel=1e-6))
