@@ -1,0 +1,146 @@
+"""The cache of medians: an entry a patch with its composites, parcels and, for a data set, its classes.
+
+An entry `medians/2020_31TCG_patch_14_14/` holds `medians.npy` (period, band, row, col), `counts.npy` of the same shape,
+`parcels.npy` (row, col) and, where an encoder is given, `labels.npy` (row, col). It is made once, by as many processes
+as wanted, and made again when the patch, the settings or the code that computes it change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crops_activesampling import cf_times, composites, layout
+from crops_activesampling.composites import check_bands, patch_composites, period_edges
+from crops_activesampling.config import CompositeSettings
+from crops_activesampling.layout import PatchName, open_patch
+from geocore.cache import NewEntry, map_array, new_entry, read_entry
+from geocore.errors import DataError
+from geocore.files import sha256_file, sha256_json, storage_errors
+from geocore.jobs import Outcome, Task, run_tasks
+
+if TYPE_CHECKING:
+    from crops_activesampling.encoders import Encoder
+
+FOLDER: Final = "medians"
+"""Folder of the entries within that of a data set."""
+
+_MODULES: Final = (cf_times, composites, layout)
+_CODE: Final = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))
+_COMPUTED: Final = ("medians", "counts", "parcels")
+
+
+def cache_patches(
+    patches: Sequence[Path],
+    out: Path,
+    settings: CompositeSettings,
+    *,
+    encoder: Encoder | None = None,
+    workers: int = 0,
+    on_done: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Make the entries of patches; those that are in the cache already are left as they are.
+
+    Where only the encoder is another than before, medians are kept.
+
+    Args:
+        patches: files.
+        out: folder that gets the folder `medians`.
+        settings: of the composites.
+        encoder: makes classes of the labels; None leaves them out.
+        workers: processes; 0: this one.
+        on_done: called after each patch.
+
+    Returns:
+        How each patch ended; a failed one says why in one line.
+
+    Raises:
+        SettingsError: bands or periods are unusable.
+        StorageError: the disk is full or closed.
+    """
+    check_bands(settings.bands)
+    for year in sorted({PatchName.of(path).year for path in patches}):
+        period_edges(settings, year)  # a frequency that is none would else fail every patch
+    context = {
+        "code": [sha256_file(path) for path in _CODE],
+        "composites": settings.model_dump(mode="json"),
+        "encoder": None if encoder is None else _identity(encoder),
+    }
+    tasks = [Task(PatchName.of(path).id, _arguments(path)) for path in patches]
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    work = partial(_cache_patch, folder=out / FOLDER, context=context, encoder=encoder)
+    return run_tasks(tasks, work, out / FOLDER, context=context, workers=workers, on_done=on_done)
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    status = path.stat()
+    # A file that was replaced is read again; the entry itself holds the hash of what was read.
+    return {"path": str(path.resolve()), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+
+
+def _identity(encoder: Encoder) -> str:
+    """What an encoder does to any code in use, as a hash: where it was written down does not count."""
+    codes = np.arange(1 << 16, dtype=np.uint32)
+    return hashlib.sha256(encoder.encode(codes).tobytes()).hexdigest()
+
+
+def _cache_patch(
+    arguments: dict[str, Any], part: Path, *, folder: Path, context: Mapping[str, Any], encoder: Encoder | None
+) -> None:
+    """Make the entry of a patch; run in any process."""
+    path = Path(arguments["path"])
+    settings = CompositeSettings.model_validate(context["composites"])
+    known = folder / PatchName.of(path).id
+    digest = sha256_file(path)
+    computed = sha256_json({"code": context["code"], "composites": context["composites"], "sha256": digest})
+    fingerprint = sha256_json({"computed": computed, "encoder": context["encoder"]})
+    with new_entry(part.parent, part.name, fingerprint=fingerprint) as entry, open_patch(path) as patch:
+        earlier = _earlier(known, computed)
+        if earlier is not None:
+            entry.facts |= earlier
+            for name in _COMPUTED:
+                _put(entry, name, map_array(known / f"{name}.npy"))
+        else:
+            made = patch_composites(patch, settings)
+            observed: NDArray[np.bool_] = np.logical_and.reduce(made.counts.any(axis=(2, 3)), axis=1)
+            entry.facts |= {
+                "patch": str(path),
+                "sha256": digest,
+                "computed": computed,
+                "bands": list(settings.bands),
+                "edges": [str(day) for day in made.edges],
+                # From 1; without data in one band at least.
+                "empty_periods": (1 + np.flatnonzero(~observed)).tolist(),
+                "transform": list(patch.grid.transform or ()),
+                "crs": patch.grid.crs,
+            }
+            parcels = patch.parcels() if "parcels" in patch.groups else np.zeros(patch.grid.shape, np.uint32)
+            for name, values in zip(_COMPUTED, (made.medians, made.counts, parcels), strict=True):
+                _put(entry, name, values)
+        if encoder is not None:
+            labels = encoder.encode(patch.labels())
+            entry.facts["class_px"] = np.bincount(labels.ravel(), minlength=len(encoder.names)).tolist()
+            _put(entry, "labels", labels)
+
+
+def _earlier(entry: Path, computed: str) -> dict[str, Any] | None:
+    """Facts of an entry whose medians were made from the same patch in the same way, and are whole."""
+    try:
+        found = read_entry(entry.parent, entry.name)
+        whole = all(found.hashes.get(name) == sha256_file(entry / f"{name}.npy") for name in _COMPUTED)
+    except (DataError, OSError):
+        return None
+    if not whole or found.facts.get("computed") != computed:
+        return None
+    return {key: value for key, value in found.facts.items() if key != "class_px"}
+
+
+def _put(entry: NewEntry, name: str, values: NDArray[Any]) -> None:
+    entry.create(name, values.shape, values.dtype.str).write(values)

@@ -1,0 +1,251 @@
+"""The data set: which patches train, choose and test, and what is read of them.
+
+Patches stay where they are. The cache beside `dataset.yaml` holds their composites, classes and parcels, and training
+and scoring read nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from crops_activesampling import caching, cf_times, composites, definitions, encoders, layout, rules, splits, windows
+from crops_activesampling.caching import FOLDER, cache_patches
+from crops_activesampling.composites import SCALE
+from crops_activesampling.config import TASK, PrepareSettings, SplitSettings
+from crops_activesampling.encoders import Encoder, read_encoder
+from crops_activesampling.layout import PatchName, find_patches, true_labels
+from crops_activesampling.splits import assign_splits, counts_of_splits, leaks, missing_classes
+from crops_activesampling.windows import CROPS, MEDIANS, NOISE, Patches, Windows, windows_of
+from geocore.bands import Band, Bands
+from geocore.cache import Entry, map_array, read_entry, write_cached
+from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.errors import DataError
+from geocore.files import sha256_file, sha256_json
+from geocore.jobs import Outcome
+from geocore.manifests import Scalar
+from geocore.normalisation import measure
+from geocore.samples import built_in_sample
+from geocore.scenes import Layer, Scene
+
+__all__ = ["Patches", "Windows", "chosen_patches", "class_px", "describe", "leaks_of", "load_dataset"]
+
+_CODE: Final = (caching, cf_times, composites, definitions, encoders, layout, rules, splits, windows)
+_SAMPLE_SUBPATCH: Final = 32
+
+
+def chosen_patches(settings: PrepareSettings) -> tuple[dict[Path, str], list[str]]:
+    """Files of the patches that the data set is to have with their splits, and remarks.
+
+    All patches there are take part in the draws, so that `limit` or one that is repaired later moves no other one.
+
+    Raises:
+        DataError: as of `assign_splits`.
+        SettingsError: the rules cannot be understood.
+    """
+    paths = {PatchName.of(path): path for path in find_patches(settings.data)}
+    assigned, notes = assign_splits(list(paths), settings.split, settings.lists)
+    return {paths[name]: split for name, split in list(assigned.items())[: settings.limit]}, notes
+
+
+def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = None) -> Dataset:
+    """The data set of the patches that are in the cache.
+
+    Args:
+        settings: of the preparation.
+        outcomes: what `cache_patches` returned: patches that failed are left out. None: fill the cache now; all must
+            succeed.
+
+    Returns:
+        A sample for each patch, with the pixels of each class as attributes `class_0_px`... Its group is the tile.
+
+    Raises:
+        DataError: no patch is left, patches have different numbers of periods, or windows are larger than a patch.
+        SettingsError: rules, encoder, bands or periods cannot be understood.
+        StorageError: the disk is full or closed.
+    """
+    encoder = read_encoder(settings.encoder)
+    chosen, notes = chosen_patches(settings)
+    if outcomes is None:
+        outcomes = cache_patches(
+            list(chosen), settings.out, settings.composites, encoder=encoder, workers=settings.workers
+        )
+        for outcome in outcomes:
+            if outcome.status == "failed":
+                raise DataError(outcome.message)
+    done = {outcome.key for outcome in outcomes if outcome.status != "failed"}
+    entries = {
+        path: read_entry(settings.out / FOLDER, PatchName.of(path).id)
+        for path in chosen
+        if PatchName.of(path).id in done
+    }
+    if not entries:
+        raise DataError(f"{settings.data}: no patch could be read; the lines above say why")
+    samples = [_sample(path, chosen[path], entry, settings, encoder) for path, entry in entries.items()]
+    dataset = Dataset(
+        root=settings.out,
+        task=TASK,
+        samples=samples,
+        layers={MEDIANS: _layer(settings, entries)},
+        labels={CROPS: LabelSpec(CROPS, dict(enumerate(encoder.names)), ignore=0)},
+        protocol=_protocol(settings, encoder),
+        notes=[*notes, *_remarks(entries, samples, encoder)],
+    )
+    for sample in samples:
+        windows_of(sample, dataset)  # windows that are too large would else fail in training
+    if not any(sample.split == "train" for sample in samples):
+        return dataset
+    # Training needs statistics, scoring goes by those of the network.
+    return dataclasses.replace(dataset, statistics=measure(_scenes(Patches(dataset, "train")), [MEDIANS]))
+
+
+def class_px(dataset: Dataset) -> dict[PatchName, list[int]]:
+    """Pixels of each class of every patch, the ignored class first."""
+    indices = sorted(dataset.labels[CROPS].classes)
+    return {
+        PatchName.of(sample.id): [int(sample.attributes[f"class_{index}_px"]) for index in indices]
+        for sample in dataset.samples
+    }
+
+
+def leaks_of(dataset: Dataset) -> list[str]:
+    """What splits share, one line each: ground, and identical inputs.
+
+    Tiles are groups but are torn apart by most rules; what matters of it are patches that touch.
+    """
+    copies = [line for line in dataset.leaks() if not line.startswith("group ")]
+    return [*leaks({PatchName.of(sample.id): sample.split for sample in dataset.samples}), *copies]
+
+
+def load_dataset(path: Path | None) -> Dataset:
+    """A prepared data set whose files are those that it was prepared with, or the built-in sample.
+
+    Args:
+        path: made by `crops-prepare`; None: the sample.
+
+    Raises:
+        DataError: the folder holds no data set of this task, or a file is missing or has changed.
+    """
+    if path is None:
+        return sample_dataset()
+    dataset = Dataset.load(path)
+    if dataset.task != TASK or MEDIANS not in dataset.layers:
+        raise DataError(f"{path}: is a data set of {dataset.task!r}: give one made by crops-prepare")
+    told = set(dataset.leaks())  # when the data set was made
+    problems = [line for line in validate(dataset, contents=False) if line not in told]
+    if not problems:
+        # By what entries say they were made from: hashing hundreds of gigabytes would take minutes at each start.
+        for sample in dataset.samples:
+            made_from = str(sample.attributes["made_from"])
+            entry = dataset.path(sample.inputs[MEDIANS]).parent
+            read_entry(entry.parent, entry.name, fingerprint=made_from)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DataError(f"{path}: {problems[0]}{more}: prepare the data again")
+    return dataset
+
+
+def sample_dataset() -> Dataset:
+    """The data set of the built-in sample, made on first use and kept in the user's cache."""
+    # What draws patches is of no use to those who have some.
+    from crops_activesampling.sample import CODE, write_sample
+
+    def build(folder: Path) -> None:
+        write_sample(folder / "patches", seed=0, bands=tuple(settings.composites.bands))
+        describe(settings.model_copy(update={"data": folder / "patches", "out": folder})).save(folder)
+
+    settings = PrepareSettings(
+        data=Path("patches"), out=Path(), split=SplitSettings(rules="sample"), subpatch=_SAMPLE_SUBPATCH
+    )
+    modules = [Path(str(module.__file__)) for module in _CODE]
+    recipes = [modules[0].parent / "recipes" / name for name in ("splits/sample.yaml", "encoders/s4a-labels.yaml")]
+    code = [sha256_file(path) for path in (*CODE, Path(__file__), *modules, *recipes)]
+    return Dataset.load(built_in_sample(TASK, code, build))
+
+
+def _sample(path: Path, split: str, entry: Entry, settings: PrepareSettings, encoder: Encoder) -> Sample:
+    name = PatchName.of(path)
+    medians, labels = (f"{FOLDER}/{name.id}/{array}.npy" for array in (MEDIANS, "labels"))
+    rows, cols = map_array(settings.out / labels).shape
+    attributes: dict[str, Scalar] = {
+        "year": name.year,
+        "tile": name.tile,
+        "x": name.x,
+        "y": name.y,
+        "rows": rows,
+        "cols": cols,
+        **{f"class_{index}_px": count for index, count in enumerate(entry.facts["class_px"])},
+        "made_from": entry.fingerprint,
+    }
+    truth = true_labels(path)
+    if truth is not None:
+        given = np.array(map_array(settings.out / labels))
+        noisy = (given != 0) & (given != encoder.encode(truth))
+        fingerprint = sha256_json({"made_from": entry.fingerprint, "wrong": sha256_file(layout.truth_path(path))})
+        write_cached(settings.out / NOISE, name.id, {NOISE: noisy}, fingerprint=fingerprint)
+        attributes["noisy_px"] = int(noisy.sum())
+    return Sample(
+        id=name.id,
+        group=name.tile,
+        split=split,
+        inputs={MEDIANS: medians},
+        labels={CROPS: labels},
+        attributes=attributes,
+        hashes={medians: entry.hashes[MEDIANS], labels: entry.hashes["labels"]},
+    )
+
+
+def _layer(settings: PrepareSettings, entries: dict[Path, Entry]) -> Layer:
+    """Bands and periods of all patches; the first days of the periods are those of the first patch."""
+    name, first = next((path.name, entry) for path, entry in entries.items())
+    for path, entry in entries.items():
+        if len(entry.facts["edges"]) != len(first.facts["edges"]):
+            raise DataError(
+                f"{path}: has {len(entry.facts['edges']) - 1} periods of {settings.composites.frequency}, {name} has "
+                f"{len(first.facts['edges']) - 1}: years must be cut alike; take months, or give composites.start and "
+                ".end"
+            )
+    paths = (settings.out / FOLDER / PatchName.of(path).id / f"{MEDIANS}.npy" for path in entries)
+    dtype: np.dtype[Any] = np.result_type(*{map_array(path).dtype for path in paths})
+    bands = Bands(tuple(Band(name, "DN", scale=SCALE) for name in settings.composites.bands))
+    return Layer(MEDIANS, bands, dtype.name, times=tuple(first.facts["edges"][:-1]), nodata=0)
+
+
+def _protocol(settings: PrepareSettings, encoder: Encoder) -> dict[str, Scalar | None]:
+    made = settings.composites
+    return {
+        "frequency": made.frequency,
+        "bands": " ".join(made.bands),
+        "start": made.start,
+        "end": made.end,
+        "fill": made.fill,
+        "encoder": encoder.name,
+        "codes": "; ".join(" ".join(map(str, codes)) for codes in encoder.codes),
+        "subpatch": settings.subpatch,
+        "edge": settings.edge,
+        "split": settings.split.rules if settings.lists is None else "by list",
+        "split_seed": settings.split.seed,
+        "split_fractions": " ".join(f"{name} {share:g}" for name, share in settings.split.fractions.items()),
+        "split_swap": settings.split.swap,
+    }
+
+
+def _remarks(entries: dict[Path, Entry], samples: Sequence[Sample], encoder: Encoder) -> Iterator[str]:
+    empty = Counter(int(period) for entry in entries.values() for period in entry.facts["empty_periods"])
+    for period, count in sorted(empty.items()):
+        yield f"period {period} has no image with data in {count} of {len(entries)} patches"
+    years = sorted({int(sample.attributes["year"]) for sample in samples})
+    if len(years) > 1:
+        yield f"patches are of {', '.join(map(str, years))}; each has the same periods of its own year"
+    assigned = {PatchName.of(sample.id): sample.split for sample in samples}
+    counts = {PatchName.of(path): entry.facts["class_px"] for path, entry in entries.items()}
+    yield from missing_classes(counts_of_splits(assigned, counts), encoder.names)
+
+
+def _scenes(patches: Patches) -> Iterator[Scene]:
+    return (patches.scene(index) for index in range(len(patches.samples)))

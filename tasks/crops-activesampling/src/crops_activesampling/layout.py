@@ -1,0 +1,292 @@
+"""Sen4AgriNet patches: their names, and the netCDF layout of one group a band with times of its own.
+
+A file `2020/31TCG/2020_31TCG_patch_14_14.nc` holds the groups B01 ... B12, B8A (time, y, x), `labels` and `parcels`
+(y, x): 366 x 366 pixels of 10 m, or 183 of 20 m, or 61 of 60 m. Other sizes are read as well, as long as a band of 20
+or 60 m has a half or a sixth of the pixels. A digital number (DN) of 0 is no data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crops_activesampling.cf_times import decode_times
+from geocore.errors import DataError
+from geocore.grid import Grid, Transform, length_unit_of
+from geocore.netcdf import open_netcdf
+
+RATIOS: Final[Mapping[str, int]] = {
+    "B01": 6, "B02": 1, "B03": 1, "B04": 1, "B05": 2, "B06": 2, "B07": 2, "B08": 1, "B8A": 2, "B09": 6, "B10": 6,
+    "B11": 2, "B12": 2,
+}  # fmt: skip
+"""Band -> pixels of 10 m along a side of one of its own."""
+PIXEL_M: Final = 10.0
+
+_NAME: Final = re.compile(r"(\d{4})_(\d{2}[A-Z]{3})_patch_(\d{1,3})_(\d{1,3})")
+_TRUTH: Final = "codes"
+# What h5py and h5netcdf raise on damaged content, beside OSError.
+_DAMAGE: Final = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PatchName:
+    """Year, tile and place of a patch."""
+
+    year: int
+    tile: str
+    """Of Sentinel-2's grid, such as 31TCG."""
+    x: int
+    """First number of the patch within its tile, 0-29 in Sen4AgriNet."""
+    y: int
+    """Second number."""
+
+    @classmethod
+    def of(cls, path: Path | str) -> Self:
+        """The name that a path ends in.
+
+        Raises:
+            DataError: it is no name of a patch.
+        """
+        name = Path(path).name.removesuffix(".nc")
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise DataError(f"{path}: a patch is called such as 2020_31TCG_patch_14_14.nc; rename the file")
+        return cls(int(match[1]), match[2], int(match[3]), int(match[4]))
+
+    @property
+    def id(self) -> str:
+        """Name without folder and suffix."""
+        return f"{self.year}_{self.tile}_patch_{self.x:02d}_{self.y:02d}"
+
+    @property
+    def relative(self) -> str:
+        """Path within a folder of patches."""
+        return f"{self.year}/{self.tile}/{self.id}.nc"
+
+
+def find_patches(folder: Path) -> list[Path]:
+    """Files of patches in a folder, in any depth, by year, tile and place; or the one file that the path names.
+
+    Raises:
+        DataError: there is none, or two have the same name.
+    """
+    if folder.is_file():
+        PatchName.of(folder)
+        return [folder]
+    found = [path for path in folder.rglob("*.nc") if _NAME.fullmatch(path.name.removesuffix(".nc"))]
+    if not found:
+        rule = "needs files such as 2020/31TCG/2020_31TCG_patch_14_14.nc" if folder.is_dir() else "is no folder"
+        raise DataError(f"{folder}: {rule}; check the path")
+    found.sort(key=PatchName.of)
+    for name, count in Counter(PatchName.of(path).id for path in found).items():
+        if count > 1:
+            raise DataError(f"{folder}: holds {count} files of patch {name}: a patch is one file; remove the others")
+    return found
+
+
+class Patch:
+    """An open patch; a context manager. Opening reads names, shapes and the georeference; values come when asked for.
+
+    Raises:
+        DataError: the file is missing, no patch, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = PatchName.of(path)
+        # Tells a missing file, another format and damage apart in one line each.
+        with open_netcdf(path):
+            pass
+        import h5netcdf
+
+        with self._damage():
+            self._file = h5netcdf.File(path, "r")
+        try:
+            with self._damage():
+                self.groups: tuple[str, ...] = tuple(self._file.groups)
+                """Names of the groups that the file has: bands, `labels`, `parcels`."""
+                self.bands: tuple[str, ...] = tuple(name for name in RATIOS if name in self.groups)
+                """Bands that the file has, in the order of Sentinel-2's."""
+                if not self.bands:
+                    held = ", ".join(self.groups) or "no group"
+                    raise DataError(f"{path}: holds {held}: a patch has groups such as B02; get the file again")
+                self.grid: Grid = self._grid()
+                """Pixels of 10 m."""
+        except BaseException:
+            self.close()
+            raise
+
+    def times(self, band: str) -> NDArray[np.datetime64]:
+        """Dates of a band, sorted.
+
+        Returns:
+            Shape (time,), datetime64[D]. Two observations of one day, hours apart, are kept both.
+
+        Raises:
+            DataError: there is no such band, or its times are damaged or occur more than once.
+        """
+        return self._ordered_times(band)[0]
+
+    def series(self, band: str) -> tuple[NDArray[np.uint16], NDArray[np.datetime64]]:
+        """Values of a band at its own pixel size, and their dates.
+
+        Returns:
+            (values, times): shape (time, row, col), uint16, DN, 0 where there is none; shape (time,), datetime64[D],
+            sorted.
+
+        Raises:
+            DataError: as of `times`, or the values are damaged or no DN.
+        """
+        times, order = self._ordered_times(band)
+        with self._damage(band):
+            variable = self._variable(band)
+            if np.dtype(variable.dtype).newbyteorder("=") != np.uint16:
+                raise DataError(f"{self.path}: {band} is {variable.dtype}: DN are uint16; write the file again")
+            values = np.asarray(variable[...]).astype(np.uint16, copy=False)
+            fill = variable.attrs.get("_FillValue")
+        if len(times) != len(values):
+            raise DataError(f"{self.path}: {band} has {len(values)} images, {len(times)} times; get the file again")
+        if fill is not None and int(np.ravel(fill)[0]) != 0:
+            values[values == np.uint16(np.ravel(fill)[0])] = 0
+        return (values if (order[1:] > order[:-1]).all() else values[order]), times
+
+    def labels(self) -> NDArray[np.uint32]:
+        """Codes of crops, shape (row, col), uint32; 0 where there is none.
+
+        Raises:
+            DataError: the file has no labels, or they do not fit.
+        """
+        return self._plane("labels")
+
+    def parcels(self) -> NDArray[np.uint32]:
+        """Numbers of parcels, shape (row, col), uint32; 0 where there is none.
+
+        Raises:
+            DataError: the file has no parcels, or they do not fit.
+        """
+        return self._plane("parcels")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _damage(self, group: str = "the file") -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            reason = (str(error).strip("'\" ").splitlines() or [type(error).__name__])[0]
+            raise DataError(f"{self.path}: {group} cannot be read ({reason}): copy it or get it again") from error
+
+    def _variable(self, group: str) -> Any:
+        """The variable of a group that has its name."""
+        if group not in self.groups or group not in self._file.groups[group].variables:
+            held = ", ".join(self.groups)
+            raise DataError(f"{self.path}: no {group}: the file holds {held}; ask for these, or get a file that has it")
+        return self._file.groups[group].variables[group]
+
+    def _plane(self, group: str) -> NDArray[np.uint32]:
+        with self._damage(group):
+            values = np.asarray(self._variable(group)[...])
+        if values.shape != self.grid.shape or values.dtype.kind not in "iu":
+            rows, cols = self.grid.shape
+            raise DataError(
+                f"{self.path}: {group} is {values.shape} of {values.dtype}: must be {rows} x {cols} whole numbers; "
+                "write the file again"
+            )
+        return values.astype(np.uint32)
+
+    def _ordered_times(self, band: str) -> tuple[NDArray[np.datetime64], NDArray[np.int64]]:
+        """Sorted dates, and where each stands in the file."""
+        with self._damage(band):
+            self._variable(band)
+            variable = self._file.groups[band].variables["time"]
+            numbers, attributes = np.asarray(variable[...]), dict(variable.attrs)
+        times = decode_times(numbers, attributes, f"{self.path}: {band}")
+        order = np.argsort(times, kind="stable")
+        times = times[order]
+        if (repeated := times[1:][times[1:] == times[:-1]]).size:
+            raise DataError(
+                f"{self.path}: {band} has the time {repeated[0].astype('datetime64[s]')} more than once: images of a "
+                "band must differ in time; remove one"
+            )
+        return times.astype("datetime64[D]"), order
+
+    def _grid(self) -> Grid:
+        """The grid of 10 m: that of the labels, else of the finest band."""
+        planes = ("labels", "parcels", *sorted(self.bands, key=lambda band: RATIOS[band]))
+        reference = next(name for name in planes if name in self.groups)
+        shapes = {name: tuple(self._variable(name).shape[-2:]) for name in self.bands}
+        shapes[reference] = tuple(self._variable(reference).shape[-2:])
+        ratio = RATIOS.get(reference, 1)
+        rows, cols = (length * ratio for length in shapes[reference])
+        for band in self.bands:
+            if tuple(length * RATIOS[band] for length in shapes[band]) != (rows, cols):
+                raise DataError(
+                    f"{self.path}: {band} has {' x '.join(map(str, shapes[band]))} pixels of "
+                    f"{RATIOS[band] * PIXEL_M:g} m, but {reference} covers {rows} x {cols} of 10 m; write it again"
+                )
+        attributes = self._variable(reference).attrs
+        # The zone of a tile is that of its coordinates, north of the equator from letter N on.
+        crs = re.sub(r"^\+init=epsg:", "EPSG:", str(attributes.get("crs", "")).strip(), flags=re.IGNORECASE)
+        crs = crs or f"EPSG:{(32700 if self.name.tile[2] < 'N' else 32600) + int(self.name.tile[:2])}"
+        return Grid(rows, cols, self._transform(reference, ratio), crs, length_unit=length_unit_of(crs))
+
+    def _transform(self, group: str, ratio: int) -> Transform:
+        given = np.ravel(self._variable(group).attrs.get("transform", ())).astype(float)
+        if given.size >= 6 and np.isfinite(given[:6]).all():
+            a, b, c, d, e, f = given[:6].tolist()
+            return a / ratio, b / ratio, c, d / ratio, e / ratio, f
+        # Coordinates are those of upper left corners.
+        x, y = (np.asarray(self._file.groups[group].variables[axis][...], float) for axis in "xy")
+        return float(x[1] - x[0]) / ratio, 0.0, float(x[0]), 0.0, float(y[1] - y[0]) / ratio, float(y[0])
+
+
+def open_patch(path: Path) -> Patch:
+    """Open a patch, as a context manager.
+
+    Raises:
+        DataError: the file is missing, no patch, or damaged.
+    """
+    return Patch(path)
+
+
+def truth_path(patch: Path) -> Path:
+    """Where the true codes of a patch lie whose labels were made wrong on purpose, as in the built-in sample."""
+    return patch.with_suffix(".flipped.npz")
+
+
+def true_labels(patch: Path) -> NDArray[np.uint32] | None:
+    """True codes of a patch whose labels were made wrong on purpose; to count errors, never to train on.
+
+    Returns:
+        Shape (row, col), uint32; None where nothing is known, as of every real patch.
+
+    Raises:
+        DataError: the file beside the patch is damaged.
+    """
+    path = truth_path(patch)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return np.asarray(arrays[_TRUTH], np.uint32)
+    except (*_DAMAGE, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({type(error).__name__}): make the sample again") from error

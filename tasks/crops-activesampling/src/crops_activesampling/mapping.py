@@ -1,0 +1,189 @@
+"""From a network and a patch to crops and how probable they are, and to counts of patches.
+
+A patch has some hundred pixels along a side, so that it is mapped as a whole and held in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from crops_activesampling.composites import patch_composites
+from crops_activesampling.config import CompositeSettings
+from crops_activesampling.layout import open_patch
+from crops_activesampling.model import CLASSES, MEDIANS, read_window
+from crops_activesampling.scores import Classes, Counts, patch_counts
+from geocore.blending import VALID, DenseBlend, labels_of, percent_of
+from geocore.devices import to_device
+from geocore.errors import CheckpointError, DataError
+from geocore.grid import Window
+from geocore.inference import map_region
+from geocore.loading import stack
+from geocore.scenes import ArraySource, Scene
+from geocore.tiles import Region, Tiling
+
+if TYPE_CHECKING:
+    from crops_activesampling.model import CropNet
+    from crops_activesampling.windows import Patches
+    from geocore.devices import Place
+    from geocore.settings import TilingSettings
+
+UNSEEN: Final = 0
+"""Class of pixels without a prediction: where all bands of no period have data. No crop has this number."""
+TILES_PER_BATCH: Final = 4
+"""Part of the result: another batch shape may round differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class MappedPatch:
+    """What a network says about a patch."""
+
+    classes: Classes
+    """Shape (row, col), uint8: crop, 1 to n, 0 where unseen."""
+    probability: npt.NDArray[np.uint8]
+    """Shape (row, col), uint8: percent, of the crop in `classes`, 255 where unseen."""
+    shares: npt.NDArray[np.float32]
+    """Shape (n, row, col), float32: probability of each crop, 0-1, the first one being class 1; 0 where unseen."""
+
+
+def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: Place) -> MappedPatch:
+    """Map a patch.
+
+    Args:
+        network: in evaluation mode, on the place's device.
+        scene: with the layer `medians`, as stored.
+        tiling: size and overlap of the tiles, pixels.
+        place: device and precision.
+
+    Raises:
+        SceneError: the patch cannot be read.
+    """
+    shape, channels = scene.grid.shape, network.head.channels
+    classes = np.empty(shape, np.uint8)
+    probability = np.empty(shape, np.uint8)
+    shares = np.empty((channels, *shape), np.float32)
+
+    def keep(row: int, blended: dict[str, Tensor]) -> None:
+        values, seen = blended[CLASSES], blended[VALID][0]
+        rows = slice(row, row + len(seen))
+        classes[rows] = (labels_of(values) + 1).masked_fill(~seen, UNSEEN).cpu().numpy()
+        probability[rows] = percent_of(values.amax(0), seen).cpu().numpy()
+        shares[:, rows] = values.cpu().numpy()
+
+    region, tiles = Region("all", Window(0, 0, *shape)), Tiling(size=tiling.size, overlap=tiling.overlap)
+    map_region(
+        network.predict,
+        scene,
+        region,
+        tiles,
+        DenseBlend(region, tiles, shape, {CLASSES: channels}, emit=keep),
+        read=read_window,
+        place=place,
+        batch_size=TILES_PER_BATCH,
+    )
+    return MappedPatch(classes, probability, shares)
+
+
+def map_split(network: CropNet, patches: Patches, *, tiling: TilingSettings, place: Place) -> Iterator[Classes]:
+    """Classes of every patch of a split, one after the other; arguments as for `map_patch`.
+
+    Raises:
+        DataError: a patch cannot be read.
+    """
+    for index in range(len(patches.samples)):
+        yield map_patch(network, patches.scene(index), tiling=tiling, place=place).classes
+
+
+def counts_of_maps(
+    patches: Patches, maps: Iterable[Classes], *, classes: int, border_px: int
+) -> list[dict[str, Counts]]:
+    """Counts of every patch of a split, by whatever mapped them.
+
+    Args:
+        patches: a split.
+        maps: classes of each patch, shape (row, col), uint8, 1 to n, 0 where unseen.
+        classes: n.
+        border_px: width of the border that the cropped scores leave out, pixels.
+
+    Raises:
+        DataError: the cache lacks a patch.
+    """
+    return [
+        patch_counts(patches.labels(index), found, patches.parcels(index), classes=classes, border_px=border_px)
+        for index, found in enumerate(maps)
+    ]
+
+
+def composite_settings(network: CropNet) -> CompositeSettings:
+    """How the composites were made that the network was trained on.
+
+    Raises:
+        CheckpointError: its card does not say it.
+    """
+    try:
+        given = {name: network.protocol[name] for name in CompositeSettings.model_fields}
+        return CompositeSettings.model_validate(given | {"bands": str(given["bands"]).split()})
+    except (KeyError, ValidationError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not say how composites are made ({str(error).splitlines()[0]}): train again"
+        ) from error
+
+
+def read_composites(path: Path, network: CropNet) -> tuple[Scene, npt.NDArray[np.uint32]]:
+    """Composites of a patch as the network takes them, made as those that it was trained on.
+
+    Args:
+        path: of the patch.
+        network: says which bands and periods.
+
+    Returns:
+        (scene, parcels): with the layer `medians`, as stored, in memory; numbers of parcels, shape (row, col), uint32,
+        0 where there is none, as everywhere in a patch without the group `parcels`.
+
+    Raises:
+        DataError: the patch is missing, damaged, lacks a band, or has no data in the periods.
+    """
+    with open_patch(path) as patch:
+        made = patch_composites(patch, composite_settings(network))
+        parcels = patch.parcels() if "parcels" in patch.groups else np.zeros(patch.grid.shape, np.uint32)
+    times, wanted = tuple(str(day) for day in made.edges[:-1]), len(network.layer.times)
+    if len(times) != wanted:
+        raise DataError(
+            f"{path}: its year has {len(times)} periods of {network.protocol['frequency']}, the network takes {wanted}:"
+            " train with a frequency that cuts years alike, such as 1MS"
+        )
+    # A DN above 32767 makes this patch float32, whatever those were that the network was trained on.
+    layer = dataclasses.replace(network.layer, dtype=made.medians.dtype.name, times=times)
+    return Scene(patch.name.id, patch.grid, {MEDIANS: ArraySource(layer, made.medians)}), parcels
+
+
+def farthest_band(network: CropNet, scene: Scene, place: Place) -> tuple[str, float]:
+    """The band of a patch that differs most from what the network was trained on.
+
+    Args:
+        network: on the place's device.
+        scene: with the layer `medians`.
+        place: device.
+
+    Returns:
+        Its name, and how far its mean over all pixels and periods that are seen lies from that of the training
+        patches, standard deviations.
+    """
+    inputs = to_device(stack([read_window(scene, scene.grid.window)]), place.device)
+    names, periods = network.layer.bands.names, [period - 1 for period in network.periods]
+    with torch.inference_mode():
+        # What is not seen is 0 here.
+        sums = network.images(inputs).sum(dim=(0, 2, 3)).reshape(len(periods), len(names)).sum(dim=0)
+        seen = inputs[MEDIANS]["valid"][:, periods].all(dim=2).sum()
+    means = (sums / seen.clamp_min(1)).tolist()
+    worst = max(range(len(names)), key=lambda band: abs(means[band]))
+    return names[worst], float(means[worst])

@@ -1,0 +1,67 @@
+"""Make composites of patches, divide them, and number their crops: a data set to train on.
+
+uv run crops-prepare --data RAW --out DATASET --split.rules s4a-temporal2
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from crops_activesampling.config import PrepareSettings
+from geocore.commands import command
+
+if TYPE_CHECKING:
+    from geocore.jobs import Outcome
+
+
+def main() -> NoReturn:
+    """Entry point of `crops-prepare`."""
+    command(prepare, PrepareSettings, prog="crops-prepare")
+
+
+def prepare(settings: PrepareSettings) -> None:
+    """Fill the cache, write dataset.yaml and say what is in it; the same command goes on where it was stopped.
+
+    Raises:
+        DataError: some patches cannot be used: the others are done, and each of these has had its line.
+        SettingsError: rules, encoder, bands or periods cannot be understood.
+        StorageError: the disk is full or closed.
+    """
+    from crops_activesampling.caching import cache_patches
+    from crops_activesampling.data import chosen_patches, class_px, describe, leaks_of
+    from crops_activesampling.encoders import read_encoder
+    from crops_activesampling.layout import PatchName
+    from crops_activesampling.splits import summary_lines
+    from geocore.errors import DataError
+    from geocore.progress import progress
+
+    encoder = read_encoder(settings.encoder)
+    chosen = list(chosen_patches(settings)[0])
+    failed: list[Outcome] = []
+    with progress(len(chosen), "patches") as bar:
+
+        def done(outcome: Outcome) -> None:
+            bar.advance()
+            if outcome.status == "failed":
+                failed.append(outcome)
+
+        outcomes = cache_patches(
+            chosen, settings.out, settings.composites, encoder=encoder, workers=settings.workers, on_done=done
+        )
+    for outcome in failed:
+        print(f"failed: {outcome.message}")
+    dataset = describe(settings, outcomes)
+    path = dataset.save()
+    for note in dataset.notes:
+        print(f"note: {note}")
+    for leak in leaks_of(dataset):
+        print(f"warning: {leak}")
+    splits = {PatchName.of(sample.id): sample.split for sample in dataset.samples}
+    for line in summary_lines(splits, class_px(dataset), encoder.names):
+        print(line)
+    print(f"{path}: {len(dataset.samples)} patches")
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(chosen)} patches cannot be used and are not in {path}: the lines above say why; "
+            "mend or remove them, then run the same command again"
+        )

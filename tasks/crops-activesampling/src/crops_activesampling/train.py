@@ -1,0 +1,247 @@
+"""Train a crop map, on every sample or on those worth training on.
+
+uv run crops-train                                                  # built-in sample, CPU, minutes
+uv run crops-train --recipe holdout --data DATASET --run HOLDOUT
+uv run crops-train --recipe rho-loss --data DATASET --selection.holdout HOLDOUT
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from crops_activesampling.config import TASK, SelectionSettings, TrainSettings
+from geocore.commands import command
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from crops_activesampling.data import Patches
+    from crops_activesampling.holdout import HoldoutLosses
+    from crops_activesampling.model import CropNet
+    from crops_activesampling.selection import Selecting
+    from geocore.datasets import Dataset
+    from geocore.devices import Place
+    from geocore.loading import Batches
+    from geocore.runs import Run
+    from geocore.settings import TilingSettings
+
+logger = logging.getLogger(__name__)
+
+_TILES_PER_BATCH = 4
+"""Tiles of a validation patch that are mapped at once; part of the result, as batch shapes may round differently."""
+
+
+def main() -> NoReturn:
+    """Entry point of `crops-train`."""
+    command(train, TrainSettings, prog="crops-train", recipes="crops_activesampling", sample_recipe="sample")
+
+
+def train(settings: TrainSettings) -> None:
+    """Train or resume, then print how to evaluate.
+
+    Raises:
+        CheckpointError: the hold-out model cannot be read.
+        DataError: the data set is missing or lacks a split, or the hold-out model does not belong to it.
+        RunError: the run folder belongs to other settings or other data, or the hold-out model is not finished.
+        SettingsError: the parts of the network do not fit together.
+    """
+    from crops_activesampling.data import Windows, load_dataset
+    from crops_activesampling.holdout import holdout_losses
+    from crops_activesampling.model import training_split
+    from crops_activesampling.scoring import needs_holdout
+    from geocore.devices import open_place
+    from geocore.report import write_report
+    from geocore.runs import Run, default_run_name
+
+    with open_place(settings.device) as place:
+        if settings.data is None:
+            logger.info("no --data: training on the built-in sample")
+        if place.is_main:
+            load_dataset(settings.data)  # makes the sample once, for all processes
+        place.barrier()
+        dataset = load_dataset(settings.data)
+        holdout = None
+        if needs_holdout(settings.selection.scores) and settings.selection.holdout is not None:
+            holdout = holdout_losses(
+                settings.selection.holdout,
+                dataset,
+                settings,
+                windows=lambda periods: Windows(
+                    dataset, training_split(settings), periods=periods, skip_empty=settings.skip_empty
+                ),
+                place=place,
+            )
+        # The folder of the hold-out model decides nothing, but what it says does: another one is another run.
+        trained_on = dataset.hash if holdout is None else f"{dataset.hash} {holdout.identity}"
+        folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, trained_on)
+        with Run.open(
+            folder,
+            settings=settings,
+            data_hash=dataset.hash,
+            task=TASK,
+            main=place.is_main,
+            tensorboard=settings.tracking.tensorboard,
+        ) as run:
+            if run.finished:
+                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+            else:
+                _fit(settings, dataset, holdout, place, run)
+                if place.is_main:
+                    write_report(run.folder)
+        if place.is_main:
+            print(f"evaluate it: crops-evaluate --run {folder}")
+
+
+def _fit(settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | None, place: Place, run: Run) -> None:
+    from torch import Tensor, nn
+
+    from crops_activesampling.data import Patches, Windows
+    from crops_activesampling.loss import CROPS, class_pixels, class_weights, crop_loss
+    from crops_activesampling.metering import Metered
+    from crops_activesampling.model import build_model, training_split, validation_split
+    from geocore.augmentations import Flip, Rot90, compose
+    from geocore.devices import seed_everything
+    from geocore.loading import Batches, GridSampler
+    from geocore.training import fit
+
+    seed = settings.training.seed
+    seed_everything(seed)
+    network = build_model(dataset, settings)
+    split = training_split(settings)
+    windows = Windows(dataset, split, periods=network.periods, skip_empty=settings.skip_empty)
+    held_out = Patches(dataset, validation_split(settings))
+    weights = class_weights(class_pixels(dataset, split), settings.loss.class_weighting)
+    # A mirror image half of the time and a quarter turn make all eight positions equally frequent.
+    moves = [Flip(0.5, 0.0), Rot90()] if settings.augmentation.turn else []
+    augment = compose(moves, seed=seed)
+
+    def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        moved = augment(batch)
+        return {CROPS: crop_loss(model(network.images(moved["inputs"])), moved["targets"][CROPS], weights)}
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        with batches.paused():
+            scores = _validation_scores(network, held_out, tiling=settings.tiling, place=place)
+            # Beside the scores, so that they can be drawn over what they cost.
+            step_done = batches.handed // settings.training.accumulate
+            run.log(step_done, {"forwards": batches.forwards, "seconds": batches.seconds})
+        return scores
+
+    plain = Batches(
+        GridSampler(windows.windows, seed=seed),
+        windows.read,
+        batch_size=settings.training.batch_size,
+        rank=place.rank,
+        world_size=place.world_size,
+        pin_memory=place.device.type == "cuda",
+    )
+    batches = Metered(
+        selecting(plain, settings, network, holdout, place, run) if settings.selection.scores else plain,
+        batch_size=settings.training.batch_size,
+        forwards=0 if holdout is None else holdout.forwards,
+        seconds=0.0 if holdout is None else holdout.seconds,
+    )
+    if holdout is not None:
+        cost = {"forwards": holdout.training_forwards, "seconds": holdout.training_seconds}
+        run.log(0, {f"holdout_{name}": value for name, value in cost.items()})
+    fit(
+        network,
+        batches,
+        step,
+        validate,
+        training=settings.training,
+        optimiser=settings.optimiser,
+        schedule=settings.schedule,
+        place=place,
+        run=run,
+        card=network.card(),
+        primary="f1_weighted" if settings.choose_by == "f1_weighted" else "minus_loss",
+    )
+
+
+def selecting(
+    batches: Batches[dict[str, Any]],
+    settings: TrainSettings,
+    network: CropNet,
+    holdout: HoldoutLosses | None,
+    place: Place,
+    run: Run,
+) -> Selecting:
+    """Batches of the samples that are worth training on."""
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from crops_activesampling.loss import CROPS
+    from crops_activesampling.scoring import Scorer, needs_forward
+    from crops_activesampling.selection import Chooser, Selecting
+
+    chosen, accumulate = settings.selection, settings.training.accumulate
+
+    def amounts(batch: dict[str, Any]) -> dict[str, Tensor]:
+        target = batch["targets"][CROPS].flatten(1)
+        held = {name: (target == index).sum(1) for index, name in network.class_names.items()}
+        if "noisy" in batch:
+            held["noisy"] = batch["noisy"].reshape(len(target), -1).sum(1)
+        return held
+
+    def log(handed: int, shares: Mapping[str, float]) -> None:
+        # Under the step that is going to use them, which a run that is resumed before it writes again.
+        run.log(handed // accumulate + 1, shares)
+
+    chooser = Chooser(
+        Scorer(network, chosen, place, None if holdout is None else holdout.losses),
+        block=chosen.block,
+        batches_per_block=chosen.batches_per_block,
+        pick=chosen.pick,
+        temperature=chosen.temperature,
+        seed=settings.training.seed,
+        warmup_score=Scorer(network, SelectionSettings(scores={"random": 1.0}), place),
+        warmup_batches=chosen.warmup_steps * accumulate,
+        forwards=needs_forward(chosen.scores),
+        amounts=amounts,
+        identity="" if holdout is None else holdout.identity,
+    )
+    every = max(1, settings.training.log_every * accumulate // chosen.batches_per_block)
+    return Selecting(batches, chooser, place=place, log=log, log_every_blocks=every)
+
+
+def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSettings, place: Place) -> dict[str, float]:
+    """Scores over the labelled pixels of whole patches, where anything was observed.
+
+    Returns:
+        Those of `scores.scores_of`, and `minus_loss`, the mean logarithm of the probability of the true crop, nats,
+        higher is better.
+    """
+    import numpy as np
+    from torch import Tensor
+
+    from crops_activesampling.model import CLASSES, read_window
+    from crops_activesampling.scores import confusion, scores_of
+    from geocore.blending import VALID, DenseBlend, labels_of
+    from geocore.grid import Window
+    from geocore.inference import map_region
+    from geocore.tiles import Region, Tiling
+
+    classes = network.head.channels
+    matrix, logarithms = np.zeros((classes, classes), np.int64), 0.0
+    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    for index in range(len(patches.samples)):
+        scene, truth = patches.scene(index), patches.labels(index)
+
+        def count_rows(row: int, rows: dict[str, Tensor], truth: npt.NDArray[np.uint8] = truth) -> None:
+            nonlocal matrix, logarithms
+            probability, valid = rows[CLASSES].cpu().numpy(), rows[VALID][0].cpu().numpy()
+            labels = np.where(valid, truth[row : row + len(valid)], 0)
+            matrix = matrix + confusion(labels, labels_of(rows[CLASSES]).cpu().numpy() + 1, classes)
+            right = np.take_along_axis(probability, np.maximum(labels, 1)[None].astype(np.int64) - 1, 0)[0][labels > 0]
+            # A probability that is rounded to 0 must not make the mean infinite.
+            logarithms += float(np.log(np.maximum(right.astype(np.float64), 1e-12)).sum())
+
+        region = Region("all", Window(0, 0, *scene.grid.shape))
+        blend = DenseBlend(region, tiles, scene.grid.shape, {CLASSES: classes}, emit=count_rows)
+        map_region(
+            network.predict, scene, region, tiles, blend, read=read_window, place=place, batch_size=_TILES_PER_BATCH
+        )
+    return scores_of(matrix) | {"minus_loss": logarithms / max(1, int(matrix.sum()))}

@@ -1,0 +1,184 @@
+"""What training and scoring read of a prepared data set: windows of the cache, and whole patches with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from crops_activesampling.composites import SCALE
+from geocore.cache import map_array, read_entry
+from geocore.datasets import Dataset, Sample
+from geocore.errors import DataError
+from geocore.grid import Grid, Window, length_unit_of
+from geocore.scenes import ArraySource, Scene
+from geocore.tiles import Tiling
+
+if TYPE_CHECKING:
+    from geocore.loading import Draw
+
+MEDIANS: Final = "medians"
+"""Layer of the data set."""
+CROPS: Final = "crops"
+"""Label of the data set."""
+NOISE: Final = "noise"
+"""Folder of the maps of labels that are known to be wrong, and their name."""
+
+
+class Windows:
+    """Training windows of a split, read from the cache; safe for several threads."""
+
+    def __init__(self, dataset: Dataset, split: str, *, periods: Sequence[int], skip_empty: bool) -> None:
+        """Cut the patches of a split into windows, by the size and edge policy that the data set was prepared for.
+
+        Args:
+            dataset: prepared.
+            split: its name.
+            periods: that are read, from 1.
+            skip_empty: leave out windows without a labelled pixel.
+
+        Raises:
+            DataError: the split is empty, a period does not exist, or no window is left.
+        """
+        self._dataset, self.samples = dataset, dataset.split(split)
+        stored = len(dataset.layers[MEDIANS].times)
+        wrong = [period for period in periods if not 1 <= period <= stored]
+        if wrong or not periods:
+            raise DataError(
+                f"{dataset.root}: period {wrong or 'none'}: the data set has 1 to {stored}; give some of these"
+            )
+        # A model that is given all periods takes them in the order of time, and picks its own.
+        self.periods = tuple(periods) if len(periods) < stored else tuple(range(1, stored + 1))
+        """Periods that are read, in this order."""
+        self._noisy = any("noisy_px" in sample.attributes for sample in self.samples)
+        self._indices: list[dict[tuple[int, int], int]] = []
+        self.windows: list[list[Window | None]] = []
+        """Of each sample of the split, row by row; empty where nothing is labelled."""
+        first = 0
+        for sample in self.samples:
+            places = windows_of(sample, dataset)
+            # Numbers count windows that are left out, so that they do not depend on `skip_empty`.
+            self._indices.append({(place.row, place.col): first + at for at, place in enumerate(places)})
+            first += len(places)
+            self.windows.append(list(self._labelled(sample, places) if skip_empty else places))
+        if not any(self.windows):
+            raise DataError(
+                f"{dataset.root}: no window of split {split!r} has a labelled pixel: check the label encoder and the "
+                "split"
+            )
+
+    def read(self, draw: Draw) -> dict[str, Any]:
+        """One training item.
+
+        Args:
+            draw: a window of `windows`.
+
+        Returns:
+            `inputs`: layer `medians` with `values`, shape (period, band, row, col), float32, DN, 0 where there is none,
+            and `valid`, shape (period, 1, row, col), bool: all bands have data.
+            `targets`: `crops`, shape (row, col), uint8, 0 where unlabelled.
+            `keys`: shape (2,), int64: epoch and index of the draw.
+            `index`: shape (), int64: number of the window within the split, the same in every epoch.
+            `noisy`, where wrong labels are known: shape (row, col), bool: the label is wrong.
+        """
+        window = draw.window
+        assert window is not None
+        sample = self.samples[draw.sample]
+        medians, place = map_array(self._path(sample, MEDIANS)), (..., *window.slices)
+        stored = np.stack([medians[period - 1][place] for period in self.periods])
+        item = {
+            "inputs": {
+                MEDIANS: {
+                    "values": np.multiply(stored, np.float32(SCALE), dtype=np.float32),
+                    "valid": (stored != 0).all(axis=1, keepdims=True),
+                }
+            },
+            "targets": {CROPS: np.array(map_array(self._path(sample, "labels"))[place])},
+            "keys": np.array([draw.epoch, draw.index], np.int64),
+            "index": np.array(self._indices[draw.sample][window.row, window.col], np.int64),
+        }
+        if self._noisy:
+            known = "noisy_px" in sample.attributes
+            path = self._dataset.root / NOISE / sample.id / f"{NOISE}.npy"
+            item["noisy"] = np.array(map_array(path)[place]) if known else np.zeros(window.shape, np.bool_)
+        return item
+
+    def _labelled(self, sample: Sample, places: Sequence[Window]) -> Iterator[Window]:
+        labels = map_array(self._path(sample, "labels"))
+        return (place for place in places if labels[place.slices].any())
+
+    def _path(self, sample: Sample, name: str) -> Path:
+        # Opened for each window: an open map holds a file descriptor, and there may be thousands of patches.
+        return self._dataset.path(sample.inputs[MEDIANS]).with_name(f"{name}.npy")
+
+
+class Patches:
+    """Whole patches of a split for scoring."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        """Take the samples of a split.
+
+        Raises:
+            DataError: there is none.
+        """
+        self._dataset = dataset
+        self.samples = dataset.split(split)
+
+    def scene(self, index: int) -> Scene:
+        """A patch with the one layer `medians`, mapped and not read, on its grid of 10 m.
+
+        Raises:
+            DataError: the cache lacks it, or it does not fit the data set.
+        """
+        sample, layer = self.samples[index], self._dataset.layers[MEDIANS]
+        path = self._dataset.path(sample.inputs[MEDIANS])
+        mapped: npt.NDArray[Any] = map_array(path)
+        if mapped.ndim != 4 or mapped.shape[:2] != layer.axes:
+            raise DataError(f"sample {sample.id!r}: its medians do not fit the data set: prepare the data again")
+        facts = read_entry(path.parents[1], path.parent.name).facts
+        a, b, c, d, e, f = facts["transform"]
+        rows, cols = mapped.shape[2:]
+        grid = Grid(rows, cols, (a, b, c, d, e, f), facts["crs"], length_unit=length_unit_of(facts["crs"]))
+        if mapped.dtype != layer.dtype:
+            # Another patch has a DN above 32767, so that all of them count as float32.
+            mapped = mapped.astype(layer.dtype)
+        return Scene(sample.id, grid, {MEDIANS: ArraySource(layer, mapped)})
+
+    def labels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Classes of a patch, shape (row, col), uint8, 0 where unlabelled.
+
+        Raises:
+            DataError: the cache lacks them.
+        """
+        return np.array(self._map(index, "labels"), np.uint8)
+
+    def parcels(self, index: int) -> npt.NDArray[np.uint32]:
+        """Numbers of parcels of a patch, shape (row, col), uint32, 0 where there is none.
+
+        Raises:
+            DataError: the cache lacks them.
+        """
+        return np.array(self._map(index, "parcels"), np.uint32)
+
+    def _map(self, index: int, name: str) -> npt.NDArray[Any]:
+        return map_array(self._dataset.path(self.samples[index].inputs[MEDIANS]).with_name(f"{name}.npy"))
+
+
+def windows_of(sample: Sample, dataset: Dataset) -> list[Window]:
+    """Windows that a patch is cut into, row by row; none reaches outside.
+
+    Where the patch is no multiple of the window, the rest is dropped or the last window overlaps the one before, by the
+    policy `edge` of the data set.
+
+    Raises:
+        DataError: a window is larger than the patch.
+    """
+    size, edge = int(dataset.protocol["subpatch"] or 0), dataset.protocol["edge"]
+    rows, cols = int(sample.attributes["rows"]), int(sample.attributes["cols"])
+    if size > min(rows, cols):
+        raise DataError(f"subpatch {size}: patch {sample.id} has {rows} x {cols} pixels; lower it to {min(rows, cols)}")
+    every = Tiling(size=size).windows((rows, cols))
+    return [place for place in every if edge == "overlap" or (place.row % size == 0 and place.col % size == 0)]
