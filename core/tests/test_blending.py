@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from geocore.blending import PERCENT_NODATA, VALID, DenseBlend, Head, labels_of, percent_of
+from geocore.blending import VALID, DenseBlend, Head
+from geocore.decisions import PERCENT_NODATA, labels_of, percent_of
 from geocore.errors import DataError
 from geocore.grid import Window
 from geocore.tiles import Tiling, regions, tiles_of

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geocore.errors import DataError, SettingsError
+from geocore.grid import Window
 from geocore.splits import blocks, leak_report, split_by_group
 
 SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -104,3 +105,32 @@ def test_blocks_cover_a_scene_but_for_the_strips_between_them(shape: tuple[int, 
 def test_a_strip_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(SettingsError, match="buffer_px = 90"):
         blocks((300, 300), 30, 90)
+
+
+def test_random_chips_of_a_scene_leak_and_blocks_with_a_buffer_do_not() -> None:
+    rng = np.random.default_rng(0)
+    chips = [Window(int(row), int(col), 64, 64) for row, col in rng.integers(0, 1000, (60, 2))]
+    drawn = ["train" if chance < 0.8 else "test" for chance in rng.random(60)]
+    names = [str(i) for i in range(60)]
+    report = leak_report(names, drawn, names, [["scene"]] * 60, chips)
+    assert len(report) == 1 and report[0].startswith("identical input scene in several splits")
+
+    whole = blocks((1064, 1064), 256, 32)
+    splits = ["test" if index % 4 == 0 else "train" for index in range(len(whole))]
+    inside = [
+        (Window(block.row + dr, block.col + dc, 64, 64), split)
+        for block, split in zip(whole, splits, strict=True)
+        for dr in (0, block.height - 64)
+        for dc in (0, block.width - 64)
+    ]
+    named = [str(i) for i in range(len(inside))]
+    windows, of_block = [window for window, _ in inside], [split for _, split in inside]
+    assert leak_report(named, of_block, named, [["scene"]] * len(inside), windows) == []
+    # A chip that reaches over the border of its block is found, with the one that it meets.
+    moved = [Window(w.row, w.col + 40, 64, 64) if i == 1 else w for i, w in enumerate(windows)]
+    assert "1 (test)" in leak_report(named, of_block, named, [["scene"]] * len(inside), moved)[0]
+
+
+@pytest.mark.parametrize("windows", [None, [None, None], [Window(0, 0, 4, 4), None]])
+def test_a_sample_without_a_window_covers_its_whole_input(windows: list[Window | None] | None) -> None:
+    assert len(leak_report(["a", "b"], ["train", "test"], ["a", "b"], [["x"], ["x"]], windows)) == 1

@@ -145,13 +145,17 @@ class Dataset:
         return found
 
     def leaks(self) -> list[str]:
-        """What two splits share, one line each: groups and identical inputs. Samples without a split are left out."""
+        """What two splits share, one line each: groups, and inputs that are identical where they overlap.
+
+        Samples without a split are left out.
+        """
         assigned = [sample for sample in self.samples if sample.split]
         return leak_report(
             names=[sample.id for sample in assigned],
             splits=[sample.split for sample in assigned],
             groups=[sample.group for sample in assigned],
             hashes=[[sample.hashes.get(path, path) for path in sample.inputs.values()] for sample in assigned],
+            windows=[sample.window for sample in assigned],
         )
 
     def _described(self) -> dict[str, Any]:

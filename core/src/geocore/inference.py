@@ -11,10 +11,8 @@ is padded to full size, because kernels may round differently at another batch s
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -23,22 +21,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geocore.belts import belted
 from geocore.devices import Place, out_of_memory, pin, to_device
 from geocore.errors import DeviceError, SceneError
 from geocore.grid import Window
 from geocore.jobs import Outcome, Task, part_path, run_tasks
 from geocore.loading import stack
+from geocore.pipelines import in_order, read_ahead
 from geocore.scenes import Patch, Scene
+from geocore.settings import WorkerSettings
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
-T = TypeVar("T")
 Part = TypeVar("Part", covariant=True)
 P = TypeVar("P")
 
 Tile = tuple[int, int, Window]
+_Batch = tuple[list[Tile], list[Any], Any]
 
 BATCHES_AHEAD = 2
-"""Batches that wait between reader and model: enough to hide reading, and one more would only cost memory."""
+"""Batches that wait between reader and an accelerator: enough to hide reading, and one more would only cost memory."""
+
+TILES_AHEAD = 8
+"""Tiles that wait between reader and the threads of a CPU; while they are worked on, the next blocks are decoded."""
+
+BATCH_SIZE = 4
+"""Tiles per forward of an accelerator."""
 
 
 class Reducer(Protocol[Part]):
@@ -88,25 +95,29 @@ def map_region(
     *,
     read: Callable[[Scene, Window], Any],
     place: Place,
-    batch_size: int,
+    batch_size: int | None = None,
     collate: Callable[[list[Any]], Any] = stack,
     shape: tuple[int, int] | None = None,
 ) -> P:
     """Run a model over the tiles that touch a region.
 
-    A thread reads and collates ahead while the model runs. When the device runs out of memory the batch is halved and
-    the region goes on; bit-equality with an undisturbed run ends there.
+    A thread reads and collates ahead while the model runs. A CPU takes the batches in as many threads as torch has,
+    one core each: a tile's values stay in the core's cache, and no core waits for another. Each block of a file is
+    decoded once (`geocore.belts`). When the device runs out of memory the batch is halved and the region goes on;
+    bit-equality with an undisturbed run ends there.
 
     Args:
-        forward: called with a batch on the device, under `torch.inference_mode` and the place's autocast. Returns a
-            mapping of tensors with the batch as first axis, or a sequence with one object per tile.
+        forward: called with a batch on the device, under `torch.inference_mode` and the place's autocast; on a CPU from
+            several threads at once. Returns a mapping of tensors with the batch as first axis, or a sequence with one
+            object per tile.
         scene: where tiles are read.
         region: the owned part, in working pixels.
         tiling: the tiles, in working pixels, anchored at the scene.
         reducer: receives each tile's output: the mapping without its batch axis, or the object.
-        read: makes the item of one tile, in the reader thread. The window is in working pixels and may reach outside.
+        read: makes the item of one tile, in the reader thread, from the scene it is given. The window is in working
+            pixels and may reach outside.
         place: device and precision.
-        batch_size: tiles per forward.
+        batch_size: tiles per forward; None: 1 on a CPU, `BATCH_SIZE` elsewhere.
         collate: makes a batch of items, in the reader thread.
         shape: rows and columns of the scene in working pixels; None where these are the scene's own.
 
@@ -117,89 +128,94 @@ def map_region(
         UserError: whatever reading and reducing raise.
         DeviceError: not even one tile fits the device's memory.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch size {batch_size} is below 1")
+    on_cpu = place.device.type == "cpu"
+    size = (1 if on_cpu else BATCH_SIZE) if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch size {size} is below 1")
     tiles = tiles_of(region, tiling, shape or scene.grid.shape)
-    pinned = place.device.type == "cuda"
+    run = _Forward(forward, place, collate, size, tiling.size)
 
-    def batches() -> Iterator[tuple[list[Tile], list[Any], Any]]:
-        for start in range(0, len(tiles), batch_size):
-            chunk = tiles[start : start + batch_size]
+    def batches(scene: Scene) -> Iterator[_Batch]:
+        for start in range(0, len(tiles), size):
+            chunk = tiles[start : start + size]
             items = [read(scene, window) for _, _, window in chunk]
-            batch = collate(_padded(items, batch_size))
-            yield chunk, items, pin(batch) if pinned else batch
+            batch = collate(_padded(items, size))
+            yield chunk, items, pin(batch) if place.device.type == "cuda" else batch
 
-    fitting = batch_size
-    # Closed by name: an exception's traceback would keep the generator, and with it the thread, alive.
-    with torch.inference_mode(), closing(read_ahead(batches(), BATCHES_AHEAD)) as ahead:
-        for chunk, items, batch in ahead:
-            done = 0
-            while done < len(chunk):
-                if fitting < batch_size:
-                    batch = collate(_padded(items[done : done + fitting], fitting))
-                outputs = _forward(forward, batch, place)
-                if outputs is None:
-                    if fitting == 1:
-                        raise DeviceError(
-                            f"one tile of {tiling.size} pixels does not fit the memory of {place.device}: "
-                            "take smaller tiles, bfloat16 or the CPU"
-                        )
-                    fitting //= 2
-                    continue
-                for index, (row, col, window) in enumerate(chunk[done : done + fitting]):
-                    reducer.add(row, col, window, _share(outputs, index))
-                done += fitting
+    # Working pixels of another size are left to the reader: then any column may be asked for.
+    first = min(window.col for _, _, window in tiles) if shape is None else 0
+    stop = max(window.col_stop for _, _, window in tiles) if shape is None else scene.grid.width
+    ahead = -(-TILES_AHEAD // size) if on_cpu else BATCHES_AHEAD
+    with torch.inference_mode(), belted(scene, (first, stop)) as fed, _cores(on_cpu) as cores:
+        # Closed by name: an exception's traceback would keep the generators, and with them their threads, alive.
+        with closing(read_ahead(batches(fed), ahead)) as ready, closing(in_order(ready, run, cores)) as done:
+            for chunk, outputs in done:
+                for (row, col, window), output in zip(chunk, outputs, strict=True):
+                    reducer.add(row, col, window, output)
         return reducer.finish()
 
 
-def read_ahead(source: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """Run an iterator in a thread, at most `depth` values ahead of the consumer.
+class _Forward:
+    """The model as a stage of the pipeline: batches in, outputs of each tile out."""
 
-    Args:
-        source: what to iterate over; used by the thread alone.
-        depth: values that may wait. One more is in the making and one with the consumer.
+    def __init__(
+        self,
+        forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]],
+        place: Place,
+        collate: Callable[[list[Any]], Any],
+        batch_size: int,
+        tile_px: int,
+    ) -> None:
+        self._forward, self._place, self._collate = forward, place, collate
+        self._full = self._fitting = batch_size
+        self._tile_px = tile_px
 
-    Yields:
-        The values in order.
+    def __call__(self, entry: _Batch) -> tuple[list[Tile], list[Any]]:
+        chunk, items, batch = entry
+        shares: list[Any] = []
+        # Set in each thread: torch keeps both modes by thread.
+        with torch.inference_mode(), self._place.autocast():
+            while len(shares) < len(chunk):
+                fitting = self._fitting
+                if fitting < self._full:
+                    batch = self._collate(_padded(items[len(shares) : len(shares) + fitting], fitting))
+                outputs = self._attempt(batch)
+                if outputs is None:
+                    if fitting == 1:
+                        raise DeviceError(
+                            f"one tile of {self._tile_px} pixels does not fit the memory of {self._place.device}: "
+                            "take smaller tiles, bfloat16, fewer threads or the CPU"
+                        )
+                    self._fitting = max(1, fitting // 2)
+                    continue
+                shares += [_share(outputs, index) for index in range(min(fitting, len(chunk) - len(shares)))]
+        return chunk, shares
 
-    Raises:
-        Exception: whatever the source raised, when the consumer gets there.
-    """
-    ready: queue.Queue[tuple[list[T], BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[list[T], BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def run() -> None:
+    def _attempt(self, batch: Any) -> Mapping[str, Tensor] | Sequence[Any] | None:
+        """Run the model; None where the device has no memory for this batch."""
         try:
-            for value in source:
-                if not put(([value], None)):
-                    return
-            put(([], None))
-        except BaseException as error:  # the consumer raises it
-            put(([], error))
+            return self._forward(to_device(batch, self._place.device))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+        # Outside the except block: the error's traceback held the tensors of the failed attempt.
+        if self._place.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
-    thread = threading.Thread(target=run, name="read-ahead", daemon=True)
-    thread.start()
+
+@contextmanager
+def _cores(on_cpu: bool) -> Iterator[int]:
+    """Threads for the model: on a CPU as many as torch may use, each of which then computes alone."""
+    before = torch.get_num_threads()
+    if not on_cpu or before == 1:
+        yield 1
+        return
+    torch.set_num_threads(1)
     try:
-        while True:
-            values, error = ready.get()
-            if error is not None:
-                raise error
-            if not values:
-                return
-            # The list is emptied so that a value is not kept alive here while the consumer works on it.
-            yield values.pop()
+        yield before
     finally:
-        stopped.set()
-        thread.join()
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +243,7 @@ def predict_scene(
     region_px: int,
     align: int,
     context: Any,
-    workers: int = 0,
+    workers: int | WorkerSettings = 0,
     on_done: Callable[[Outcome], None] | None = None,
 ) -> list[tuple[Region, Path]]:
     """Map all regions of a scene as resumable jobs.
@@ -240,7 +256,7 @@ def predict_scene(
             the product's block (512 output pixels) let each block be written once.
         align: multiple at which regions may begin, working pixels.
         context: what decides the parts beside their regions: settings, weights hash. JSON.
-        workers: processes; 0 works in this one.
+        workers: processes, 0 works in this one; or how the command shares its work out.
         on_done: called after each region.
 
     Returns:
@@ -271,22 +287,6 @@ def predict_scene(
             "the same command does these again and keeps the rest"
         )
     return [(region, part_path(folder, region.key)) for region in plan]
-
-
-def _forward(
-    forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]], batch: Any, place: Place
-) -> Mapping[str, Tensor] | Sequence[Any] | None:
-    """Run the model; None where the device has no memory for this batch."""
-    try:
-        with place.autocast():
-            return forward(to_device(batch, place.device))
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-    # Outside the except block: the error's traceback held the tensors of the failed attempt.
-    if place.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return None
 
 
 def _padded(items: list[Any], size: int) -> list[Any]:

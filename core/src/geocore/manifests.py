@@ -15,6 +15,7 @@ import yaml
 
 from geocore.errors import DataError
 from geocore.files import sha256_file
+from geocore.grid import Window
 
 FILE_NAME: Final = "dataset.yaml"
 Scalar = str | bool | int | float
@@ -64,6 +65,15 @@ class Sample:
     def paths(self) -> tuple[str, ...]:
         """Every file of the sample once, inputs first."""
         return tuple(dict.fromkeys([*self.inputs.values(), *self.labels.values()]))
+
+    @property
+    def window(self) -> Window | None:
+        """The part of its inputs that the sample is, pixels, where the attributes row, col, height and width say so."""
+        values = [self.attributes.get(name) for name in ("row", "col", "height", "width")]
+        if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+            return None
+        row, col, height, width = (int(value) for value in values if value is not None)
+        return Window(row, col, height, width) if height > 0 and width > 0 else None
 
     def hashed(self, root: Path) -> Sample:
         """This sample with the hashes of its files as they are now.

@@ -12,10 +12,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from geocore.errors import DataError, SettingsError
 from geocore.grid import Window
 
 _ATTEMPTS = 32
+_FAR = 2**62
 
 
 def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> list[str]:
@@ -76,7 +79,11 @@ def blocks(shape: tuple[int, int], block_px: int, buffer_px: int) -> list[Window
 
 
 def leak_report(
-    names: Sequence[str], splits: Sequence[str], groups: Sequence[str], hashes: Sequence[Collection[str]]
+    names: Sequence[str],
+    splits: Sequence[str],
+    groups: Sequence[str],
+    hashes: Sequence[Collection[str]],
+    windows: Sequence[Window | None] | None = None,
 ) -> list[str]:
     """Find what two splits share.
 
@@ -85,11 +92,14 @@ def leak_report(
         splits: split of each sample.
         groups: group of each sample.
         hashes: content hashes of the inputs of each sample. Leave labels out: empty ones are rightly equal.
+        windows: the part of its inputs that each sample is, pixels; None: all. Parts of one content leak only where
+            they overlap, so that blocks of a scene with a buffer between them do not.
 
     Returns:
         One line per group that lies in several splits and per content that occurs in several splits; empty when the
         splits do not leak.
     """
+    parts = [None] * len(names) if windows is None else windows
     splits_of_group: dict[str, set[str]] = defaultdict(set)
     samples_of_hash: dict[str, list[int]] = defaultdict(list)
     for i, (split, group, contents) in enumerate(zip(splits, groups, hashes, strict=True)):
@@ -102,10 +112,26 @@ def leak_report(
         if len(found) > 1
     ]
     for content, samples in sorted(samples_of_hash.items(), key=lambda item: item[1]):
-        if len({splits[i] for i in samples}) > 1:
-            where = _listed([f"{names[i]} ({splits[i]})" for i in samples])
+        shared = _shared([splits[i] for i in samples], [parts[i] for i in samples])
+        if shared:
+            where = _listed([f"{names[samples[i]]} ({splits[samples[i]]})" for i in shared])
             lines.append(f"identical input {content[:12]} in several splits: {where}")
     return lines
+
+
+def _shared(splits: Sequence[str], windows: Sequence[Window | None]) -> list[int]:
+    """Positions of the samples of one content that meet one of another split."""
+    if len(set(splits)) < 2:
+        return []
+    # A sample without a window covers all.
+    bounds = [(0, 0, _FAR, _FAR) if w is None else (w.row, w.col, w.row_stop, w.col_stop) for w in windows]
+    rows, cols, row_stops, col_stops = np.array(bounds, np.int64).T
+    split = np.unique(splits, return_inverse=True)[1]
+    return [
+        i
+        for i, (row, col, row_stop, col_stop) in enumerate(bounds)
+        if np.any((split != split[i]) & (rows < row_stop) & (row < row_stops) & (cols < col_stop) & (col < col_stops))
+    ]
 
 
 def _stretches(length: int, block_px: int, buffer_px: int) -> list[tuple[int, int]]:

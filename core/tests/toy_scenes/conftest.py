@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from geocore.blending import PERCENT_NODATA, VALID, DenseBlend, Head, labels_of, output_window, percent_of
+from geocore.blending import VALID, DenseBlend, Head, output_window
 from geocore.checkpoints import load_checkpoint
 from geocore.cogs import RasterWriter
 from geocore.datasets import Dataset
+from geocore.decisions import PERCENT_NODATA, labels_of, percent_of
 from geocore.devices import Place, seed_everything
 from geocore.evaluation import Evaluation, bootstrap_interval
 from geocore.grid import Window

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from floods_prithvi.chips import IMAGE
-from floods_prithvi.mapping import TILES_PER_BATCH, chip_counts, map_chip, map_rows, map_scene, planes
+from floods_prithvi.mapping import chip_counts, map_chip, map_rows, map_scene, planes
 from floods_prithvi.scores import count
 from geocore.bands import Bands
 from geocore.blending import VALID, Head
@@ -125,6 +125,28 @@ def test_regions_fit_together(place: Place) -> None:
             assert np.array_equal(part[name], plane[window.slices]), name
 
 
+class Ramp(Echo):
+    """A network that errs by where a pixel lies in its tile: water is the likelier the further right."""
+
+    def predict(
+        self, inputs: Mapping[str, Mapping[str, Tensor]], dates: Tensor | None = None, places: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        values = inputs[IMAGE]["values"]
+        water = torch.linspace(0.2, 0.6, values.shape[-1]).expand(len(values), 1, *values.shape[-2:])
+        return {"classes": torch.cat([1 - water, water], 1), VALID: inputs[IMAGE]["valid"]}
+
+
+def test_flips_average_what_hangs_on_the_orientation(place: Place) -> None:
+    scene, region, found = scene_of(shares_of(2, (16, 16))), Region("r", Window(0, 0, 16, 16)), {}
+    for flips in (False, True):
+        map_rows(
+            Ramp(2), scene, region,
+            tiling=TILING, place=place, emit=lambda row, rows, flips=flips: found.update({flips: rows}), flips=flips,
+        )  # fmt: skip
+    assert found[False]["probability"][0, 0] == 20 and found[False]["probability"][0, -1] == 60
+    assert (found[True]["probability"] == 40).all()
+
+
 def test_date_and_place_reach_every_tile_of_a_batch(place: Place) -> None:
     network = Echo(2)
     dates, where = torch.tensor([[2018.0, 45.0], [2018.0, 60.0]]), torch.tensor([-16.0, -65.0])
@@ -133,8 +155,8 @@ def test_date_and_place_reach_every_tile_of_a_batch(place: Place) -> None:
     for told_dates, told_places in network.told:
         assert told_dates is not None
         assert told_places is not None
-        assert told_dates.shape == (TILES_PER_BATCH, 2, 2)
-        assert told_places.shape == (TILES_PER_BATCH, 2)
+        assert told_dates.shape == (1, 2, 2)
+        assert told_places.shape == (1, 2)
         assert (told_dates == dates).all()
         assert (told_places == where).all()
     network = Echo(2)

@@ -16,6 +16,7 @@ from geocore.bands import Band, Bands
 from geocore.blending import VALID
 from geocore.devices import Place, open_place
 from geocore.grid import Grid, Window
+from geocore.mirrors import mirror_mean
 from geocore.scenes import ArraySource, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
 from geocore.tiles import Region
@@ -25,7 +26,6 @@ from seaice_multitask.mapping import (
     chart_counts,
     map_rows,
     map_scene,
-    mirror_mean,
     planes_of,
     scene_counts,
     submitted,
@@ -225,7 +225,7 @@ def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(place:
     planes = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     valid = torch.ones(1, 3, 16, 16, dtype=torch.bool)
     valid[:, 0, 2:4] = False
-    forward = mirror_mean(network.predict, winds)
+    forward = mirror_mean(network.predict, {PLANES: winds.mirrored})
     with torch.inference_mode():
         plain, single = (
             forward({PLANES: {"values": planes, "valid": valid}}),

@@ -22,7 +22,8 @@ from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import open_patch
 from crops_activesampling.model import CLASSES, MEDIANS, read_window
 from crops_activesampling.scores import Classes, Counts, patch_counts
-from geocore.blending import VALID, DenseBlend, labels_of, percent_of
+from geocore.blending import VALID, DenseBlend
+from geocore.decisions import labels_of, percent_of
 from geocore.devices import to_device
 from geocore.errors import CheckpointError, DataError
 from geocore.grid import Window
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 UNSEEN: Final = 0
 """Class of pixels without a prediction: where all bands of no period have data. No crop has this number."""
-TILES_PER_BATCH: Final = 4
-"""Part of the result: another batch shape may round differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,6 @@ def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: 
         DenseBlend(region, tiles, shape, {CLASSES: channels}, emit=keep),
         read=read_window,
         place=place,
-        batch_size=TILES_PER_BATCH,
     )
     return MappedPatch(classes, probability, shares)
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from crops_activesampling.mapping import UNSEEN, MappedPatch
 from crops_activesampling.parcels import parcel_table, write_table
-from geocore.blending import PERCENT_NODATA
 from geocore.cogs import BLOCK_PX, Colour, RasterWriter
+from geocore.decisions import PERCENT_NODATA
 from geocore.errors import DataError
 from geocore.grid import Grid, Window, same_crs
 from geocore.rasters import open_raster

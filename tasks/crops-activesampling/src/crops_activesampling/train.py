@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TILES_PER_BATCH = 4
-"""Tiles of a validation patch that are mapped at once; part of the result, as batch shapes may round differently."""
-
 
 def main() -> NoReturn:
     """Entry point of `crops-train`."""
@@ -219,7 +216,8 @@ def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSett
 
     from crops_activesampling.model import CLASSES, read_window
     from crops_activesampling.scores import confusion, scores_of
-    from geocore.blending import VALID, DenseBlend, labels_of
+    from geocore.blending import VALID, DenseBlend
+    from geocore.decisions import labels_of
     from geocore.grid import Window
     from geocore.inference import map_region
     from geocore.tiles import Region, Tiling
@@ -241,7 +239,5 @@ def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSett
 
         region = Region("all", Window(0, 0, *scene.grid.shape))
         blend = DenseBlend(region, tiles, scene.grid.shape, {CLASSES: classes}, emit=count_rows)
-        map_region(
-            network.predict, scene, region, tiles, blend, read=read_window, place=place, batch_size=_TILES_PER_BATCH
-        )
+        map_region(network.predict, scene, region, tiles, blend, read=read_window, place=place)
     return scores_of(matrix) | {"minus_loss": logarithms / max(1, int(matrix.sum()))}

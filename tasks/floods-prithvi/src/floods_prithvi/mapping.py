@@ -13,10 +13,12 @@ from torch import Tensor
 from floods_prithvi.chips import IMAGE
 from floods_prithvi.model import CLASSES
 from floods_prithvi.scores import IGNORED, count
-from geocore.blending import VALID, DenseBlend, Head, labels_of, percent_of
+from geocore.blending import VALID, DenseBlend, Head
+from geocore.decisions import confidence_of, labels_of, percent_of
 from geocore.grid import Window
 from geocore.inference import map_region
 from geocore.metrics import Confusion
+from geocore.mirrors import mirror_mean
 from geocore.planes import Plane
 from geocore.scenes import Patch, Scene
 from geocore.tiles import Region, Tiling
@@ -31,8 +33,6 @@ Inputs = Mapping[str, Mapping[str, Tensor]]
 
 INVALID: Final = 255
 """Class and percentages of pixels without a prediction."""
-TILES_PER_BATCH: Final = 4
-"""Part of the result: another batch shape may round differently."""
 CLASS: Final = "class"
 PROBABILITY: Final = "probability"
 """Percent: of class 1 where there are two, else of the class that was chosen."""
@@ -76,6 +76,7 @@ def map_rows(
     emit: Callable[[int, dict[str, Chart]], None],
     dates: Tensor | None = None,
     places: Tensor | None = None,
+    flips: bool = False,
 ) -> None:
     """Map a region and hand out its rows as they become finished.
 
@@ -89,6 +90,7 @@ def map_rows(
             (rows, region width), uint8, 255 where invalid.
         dates: of the scene, shape (date, 2), float32: year, and day of the year from 0; None or NaN: unknown.
         places: of the scene's centre, shape (2,), float32: latitude and longitude, degrees; None or NaN: unknown.
+        flips: average over the four mirror images.
 
     Raises:
         SceneError: the scene cannot be read.
@@ -104,14 +106,13 @@ def map_rows(
         return network.predict(inputs, _repeated(dates, values), _repeated(places, values))
 
     map_region(
-        forward,
+        mirror_mean(forward) if flips else forward,
         scene,
         region,
         tiles,
         DenseBlend(region, tiles, scene.grid.shape, {CLASSES: network.head.channels}, emit=finished),
         read=_read,
         place=place,
-        batch_size=TILES_PER_BATCH,
     )
 
 
@@ -194,17 +195,11 @@ def _described(shares: Tensor, valid: Tensor) -> dict[str, Chart]:
         As `map_rows` emits them.
     """
     classes = labels_of(shares)
-    highest = shares.amax(0)
-    if len(shares) == 2:
-        probability, second = shares[1], shares.amin(0)
-    else:
-        # Each pixel's own class is taken out, so that of two equal ones the other is the runner-up.
-        rest = shares.scatter(0, classes.long()[None], -1.0)
-        probability, second = highest, rest.amax(0)
+    probability = shares[1] if len(shares) == 2 else shares.amax(0)
     seen = valid[0]
     described = {
         CLASS: classes.masked_fill(~seen, INVALID),
         PROBABILITY: percent_of(probability, seen),
-        CONFIDENCE: percent_of(highest - second, seen),
+        CONFIDENCE: percent_of(confidence_of(shares), seen),
     }
     return {name: plane.cpu().numpy() for name, plane in described.items()}

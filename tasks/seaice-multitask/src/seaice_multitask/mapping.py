@@ -6,18 +6,19 @@ Classes of a working pixel are repeated over its 80 m pixels. For a regression t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geocore.blending import VALID, DenseBlend, labels_of, percent_of
+from geocore.blending import VALID, DenseBlend
+from geocore.decisions import entropy_of, labels_of, percent_of
 from geocore.grid import Window
 from geocore.inference import map_region
+from geocore.mirrors import mirror_mean
 from geocore.planes import Plane
 from geocore.scenes import Scene
 from geocore.tiles import Region, Tiling
@@ -34,13 +35,9 @@ if TYPE_CHECKING:
     from seaice_multitask.model import SeaIceNet
 
 Chart = npt.NDArray[np.uint8]
-Forward = Callable[[Any], dict[str, Tensor]]
 
 INVALID: Final = 255
 """Class, percentage and entropy of pixels without a prediction."""
-TILES_PER_BATCH: Final = 4
-"""Part of the result: another batch shape may round differently."""
-_MIRRORS: Final = ((False, False), (True, False), (False, True), (True, True))
 
 
 def class_plane(name: str) -> str:
@@ -100,14 +97,13 @@ def map_rows(
 
     channels = {name: head.channels for name, head in network.heads.items()}
     map_region(
-        mirror_mean(network.predict, Winds(network.layer.bands)) if flips else network.predict,
+        mirror_mean(network.predict, {PLANES: Winds(network.layer.bands).mirrored}) if flips else network.predict,
         scene,
         region,
         tiles,
         DenseBlend(region, tiles, scene.grid.shape, channels, emit=finished),
         read=Scene.read,
         place=place,
-        batch_size=TILES_PER_BATCH,
     )
 
 
@@ -214,29 +210,6 @@ def usable(valid: npt.NDArray[np.bool_], names: Sequence[str]) -> npt.NDArray[np
     return mask
 
 
-def mirror_mean(forward: Forward, winds: Winds) -> Forward:
-    """A forward that averages over the image and its mirror images, with the winds mirrored too."""
-
-    def mean(inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        given = inputs[PLANES]
-        total: dict[str, Tensor] = {}
-        for rows, cols in _MIRRORS:
-            axes = [axis for axis, flipped in ((-2, rows), (-1, cols)) if flipped]
-            planes = {
-                "values": winds.mirrored(given["values"].float(), rows=rows, cols=cols),
-                "valid": given["valid"].flip(axes),
-            }
-            for name, output in forward({PLANES: planes}).items():
-                back = output.flip(axes)
-                if name == VALID:
-                    total[name] = back
-                else:
-                    total[name] = total[name] + back / len(_MIRRORS) if name in total else back / len(_MIRRORS)
-        return total
-
-    return mean
-
-
 def _described(blended: Mapping[str, Tensor], outputs: Mapping[str, OutputSettings]) -> dict[str, Chart]:
     """Classes, probability and entropy of finished rows.
 
@@ -256,9 +229,7 @@ def _described(blended: Mapping[str, Tensor], outputs: Mapping[str, OutputSettin
             classes = values[0].round().clamp(0, chosen.classes - 1).to(torch.uint8)
         else:
             classes = labels_of(values)
-            # Sums of weights differ from 1 by rounding, so that an entropy may exceed its greatest by as much.
-            entropy = torch.special.entr(values).sum(0) / math.log(chosen.classes)
             described[probability_plane(name)] = percent_of(values.amax(0), valid)
-            described[entropy_plane(name)] = percent_of(entropy, valid)
+            described[entropy_plane(name)] = percent_of(entropy_of(values), valid)
         described[class_plane(name)] = classes.masked_fill(~valid, INVALID)
     return {name: plane.cpu().numpy() for name, plane in described.items()}

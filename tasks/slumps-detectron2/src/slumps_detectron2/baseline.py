@@ -21,14 +21,15 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from geocore.blending import VALID, DenseBlend, Head
+from geocore.components import components
 from geocore.inference import map_region
 from geocore.losses import masked_cross_entropy
 from geocore.preprocessing import Preprocessing
 from geocore.scenes import Patch, Scene
 from geocore.tiles import Region, Tiling
 from slumps_detectron2.data import IMAGE, UNLABELLED, Areas, Tiles, class_values, collate
-from slumps_detectron2.instances import Instance, components, instances_of
-from slumps_detectron2.mapping import TILES_PER_BATCH, compared
+from slumps_detectron2.instances import Instance, instances_of
+from slumps_detectron2.mapping import compared
 from slumps_detectron2.scores import PRIMARY, AveragePrecision, MappedArea
 
 if TYPE_CHECKING:
@@ -246,7 +247,6 @@ def class_probability(
         reducer,
         read=read,
         place=place,
-        batch_size=TILES_PER_BATCH,
         shape=area.shape,
     )
     return probability

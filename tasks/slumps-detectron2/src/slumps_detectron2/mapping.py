@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from slumps_detectron2.areas import Areas
     from slumps_detectron2.model import SlumpNet
 
-TILES_PER_BATCH = 4
-"""Part of the result: another batch shape may round differently."""
-
 
 def map_area(
     network: SlumpNet, scene: Scene, area: Window, *, tiling: TilingSettings, place: Place
@@ -62,7 +59,6 @@ def map_area(
         collector,
         read=read,
         place=place,
-        batch_size=TILES_PER_BATCH,
         shape=area.shape,
     )
     return merge(sightings, tiles, area.shape), probability
