@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from geocore.attempts import attempts_folder
 from geocore.errors import StorageError
 from geocore.files import FolderLock
 from geocore.jobs import Task, part_path, run_tasks
@@ -212,7 +213,7 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
     (mark,) = wait_for("pid-*", tmp_path)
     worker = int(mark.name.removeprefix("pid-"))
-    wait_for("t0.txt", folder)
+    wait_for("t0.txt.json", folder / ".done")
     if how == signal.SIGINT:
         # A terminal sends Ctrl-C to all its processes.
         os.killpg(parent.pid, how)
@@ -233,11 +234,26 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
 
 def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    other = folder / ".attempts" / "0123"
+    with attempts_folder(folder) as own:
+        host = own.name.rpartition(".")[0]
+    other = folder / ".attempts" / f"{host}.0123"
     with FolderLock(other):
         (other / "t9").mkdir()
         run_tasks(tasks_of(1), work, folder, context=None)
         assert (other / "t9").exists()
+    run_tasks(tasks_of(1), work, folder, context="new")
+    assert left_over(folder) == []
+
+
+def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path: Path, work: Any) -> None:
+    folder = tmp_path / "parts"
+    other = folder / ".attempts" / "another-machine.0123"
+    with FolderLock(other):
+        (other / "t9~1").mkdir()
+    run_tasks(tasks_of(1), work, folder, context=None)
+    assert left_over(folder) == ["another-machine.0123"]
+    old = time.time() - 8 * 24 * 3600
+    os.utime(other, (old, old))
     run_tasks(tasks_of(1), work, folder, context="new")
     assert left_over(folder) == []
 

@@ -9,9 +9,11 @@ This module imports neither torch nor rasterio: commands load it before they pri
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -175,6 +177,74 @@ class TrainingSettings(Settings):
     checkpoint_every: int = operational(200, "steps between two checkpoints", gt=0)
     keep_last: int = operational(2, "most recent checkpoints that stay on disk, next to the best one", gt=0)
     log_every: int = operational(10, "steps between two lines of metrics", gt=0)
+
+
+class WorkerSettings(Settings):
+    """Who does the tasks of a command: this process, others beside it, or a cluster; all of them or a share.
+
+    A command whose tasks may travel inherits these as flags of its own. Results do not depend on them. All its paths
+    are made absolute, because a worker may have been started in another folder.
+    """
+
+    workers: int = operational(0, "worker processes on this machine; 0: none", ge=0)
+    scheduler: str | None = operational(
+        None, "Dask scheduler whose workers do the work, such as tcp://node7:8786; it must be one that you trust"
+    )
+    shard: str | None = operational(
+        None, "I/N: only the I-th of N shares of the work, I from 1 to N; for job arrays, on a disk that all see"
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _absolute(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [entry.absolute() if isinstance(entry, Path) else entry for entry in value]
+        return value.absolute() if isinstance(value, Path) else value
+
+    @field_validator("scheduler", mode="after")
+    @classmethod
+    def _an_address(cls, scheduler: str | None) -> str | None:
+        if scheduler is not None and not re.fullmatch(r"[a-z]+://.+:[0-9]+", scheduler):
+            raise ValueError("must be an address with protocol and port, such as tcp://node7:8786")
+        return scheduler
+
+    @field_validator("shard", mode="after")
+    @classmethod
+    def _one_of_several(cls, shard: str | None) -> str | None:
+        if shard is None:
+            return None
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError("must be I/N with I from 1 to N, such as 2/8 for the second of eight")
+        return shard
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.workers and self.scheduler is not None:
+            raise ValueError(
+                f"workers {self.workers} with scheduler {self.scheduler}: tasks run here or there; leave one out"
+            )
+        return self
+
+    def takes(self, position: int) -> bool:
+        """Whether the task at a position of the list, counted from 0, belongs to this shard."""
+        if self.shard is None:
+            return True
+        index, count = map(int, self.shard.split("/"))
+        return position % count == index - 1
+
+    def turned(self, by: int) -> Self:
+        """The same with the shares dealt out to the shards from another one on.
+
+        Where each of many lists has few tasks, the first shards would otherwise get them all.
+
+        Args:
+            by: number of the list, the same in all shards.
+        """
+        if self.shard is None:
+            return self
+        index, count = map(int, self.shard.split("/"))
+        return self.model_copy(update={"shard": f"{(index - 1 - by) % count + 1}/{count}"})
 
 
 class TrackingSettings(Settings):

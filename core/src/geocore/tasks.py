@@ -1,0 +1,157 @@
+"""One task: what decides its part, whether that is there already, and how an attempt makes it.
+
+Each task writes one part, a file or a folder, under a temporary name; it is renamed to its key, and then a marker
+`.done/KEY.json` says by which arguments and settings it was made.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from geocore.attempts import attempt
+from geocore.errors import UserError
+from geocore.files import atomic_path, atomic_write_text, sha256_json, storage_errors
+from geocore.shares import Unfinished
+
+Work = Callable[[dict[str, Any], Path], None]
+"""Makes the part of a task: takes its arguments and the path to write a file or a folder at, which does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One unit of work."""
+
+    key: str
+    """Name of the part in the folder; letters, digits, `.`, `_` and `-`, not beginning with a dot."""
+    arguments: dict[str, Any]
+    """JSON values."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.key):
+            raise ValueError(f"task key {self.key!r}: must be a plain file name of letters, digits, '.', '_' and '-'")
+
+    def fingerprint(self, context: Any) -> str:
+        """SHA-256 over what decides the part.
+
+        Args:
+            context: JSON value: settings that decide the result, hash of the weights.
+        """
+        return sha256_json({"key": self.key, "arguments": self.arguments, "context": context})
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a task ended."""
+
+    key: str
+    status: Literal["done", "skipped", "failed", "elsewhere"]
+    """`skipped`: was done before the run. `elsewhere`: is for other shards to do, or waits for what they do."""
+    seconds: float
+    """Time that the work took, when it was done."""
+    message: str = ""
+    """Why it failed, or what it waits for; one line."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the part can be read."""
+        return self.status in ("done", "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """Performs tasks in any process or machine that sees the folder; can be pickled when the work can."""
+
+    work: Work
+    folder: Path
+    """Of the parts."""
+    context: Any
+    """As for `Task.fingerprint`."""
+
+    def earlier(self, task: Task) -> Outcome | None:
+        """The outcome of a task whose part is there, made by the same arguments and context; else None."""
+        try:
+            marker = json.loads(_marker_path(self.folder, task.key).read_text(encoding="utf-8"))
+            if marker["fingerprint"] == task.fingerprint(self.context) and part_path(self.folder, task.key).exists():
+                return Outcome(task.key, "skipped", float(marker["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+    def perform(self, task: Task, attempts: Path) -> Outcome:
+        """Make the part of a task, unless another process has done so.
+
+        Args:
+            task: what to do.
+            attempts: folder of `geocore.attempts`.
+
+        Raises:
+            Exception: a bug in the work; what a user can mend is a failed outcome.
+        """
+        started = time.perf_counter()
+        try:
+            # A task whose worker was killed runs again, even one that had ended but could not say so any more.
+            return self._made_meanwhile(task) or self._make(task, attempts, started)
+        except Unfinished as rest:
+            if rest.failures:
+                return Outcome(task.key, "failed", time.perf_counter() - started, "; ".join(rest.failures))
+            # Whoever found all parts may have joined them since.
+            return self._made_meanwhile(task) or Outcome(task.key, "elsewhere", 0.0, str(rest))
+        except UserError as error:
+            return Outcome(task.key, "failed", time.perf_counter() - started, str(error))
+
+    def perform_remotely(self, task: Task, attempts: Path) -> Outcome:
+        """As `perform`, for another process: an exception that could not be rebuilt there becomes one that can.
+
+        Raises:
+            RuntimeError: in place of such an exception, with its traceback as text.
+        """
+        try:
+            return self.perform(task, attempts)
+        except Exception as error:
+            try:
+                pickle.loads(pickle.dumps(error))
+            except Exception:
+                # It would look like a killed worker.
+                raise RuntimeError(f"task {task.key}:\n{traceback.format_exc()}") from None
+            raise
+
+    def _made_meanwhile(self, task: Task) -> Outcome | None:
+        earlier = self.earlier(task)
+        return None if earlier is None else replace(earlier, status="done")
+
+    def _make(self, task: Task, attempts: Path, started: float) -> Outcome:
+        marker, part = _marker_path(self.folder, task.key), part_path(self.folder, task.key)
+        with storage_errors(), attempt(attempts, task.key) as own:
+            with atomic_path(own / task.key) as temporary:
+                self.work(task.arguments, temporary)
+            seconds = time.perf_counter() - started
+            # A worker that was given up for dead may end its task late: what is there may be in use by now.
+            made = self._made_meanwhile(task)
+            if made is not None:
+                return made
+            # An old part must not be taken for the new one, nor may a folder be renamed onto it.
+            marker.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                part.rename(own / ".replaced")
+            (own / task.key).rename(part)
+            content = {"fingerprint": task.fingerprint(self.context), "seconds": round(seconds, 3)}
+            atomic_write_text(marker, json.dumps(content) + "\n")
+        return Outcome(task.key, "done", seconds)
+
+
+def part_path(folder: Path, key: str) -> Path:
+    """Where the part of a task lies once it is done."""
+    return folder / key
+
+
+def _marker_path(folder: Path, key: str) -> Path:
+    return folder / ".done" / f"{key}.json"
