@@ -22,6 +22,7 @@ from geocore.errors import StorageError
 from geocore.files import atomic_path
 from geocore.georeferences import creation_options, unreferenced_allowed
 from geocore.grid import Grid
+from geocore.handles import threads
 
 BLOCK_PX = 512
 """Side of a block; windows written should start and end at its multiples, or blocks are compressed several times."""
@@ -238,6 +239,8 @@ def _create(path: Path, options: Mapping[str, Any], *, zlevel: int) -> Any:
             photometric="MINISBLACK",
             compress="deflate",
             zlevel=zlevel,
+            # Blocks are compressed by GDAL's threads while the caller makes the next ones.
+            num_threads=threads(),
             bigtiff="IF_SAFER",
             **options,
         )
@@ -253,7 +256,7 @@ def _translate(source: Path, target: Path, overviews: Overviews) -> None:
         blocksize=BLOCK_PX,
         overview_resampling=overviews.upper(),
         bigtiff="IF_SAFER",
-        num_threads="ALL_CPUS",
+        num_threads=threads(),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ _MOST_PIXELS_PER_BYTE = {"PNG": 10_000, "JPEG": 10_000, "GTiff": 300_000}
 # A TIFF holds offset and length of each block, of at least this many bytes together.
 _LEAST_INDEX_BYTES_PER_BLOCK = 6
 _PNG_SIGNATURE_BYTES = 8
+# Of a tile only the part asked for is decoded, but all of its index is built first.
+_LARGEST_JP2_TILE_PX = 1 << 31
+# The size segment follows the start of the codestream, behind boxes that hold little more than the georeference.
+_JP2_CODESTREAM = b"\xff\x4f\xff\x51"
+_JP2_HEADER_BYTES = 1 << 20
 
 
 def check_file(dataset: Any, path: Path) -> None:
@@ -49,8 +55,25 @@ def check_file(dataset: Any, path: Path) -> None:
             f"{path}: its header promises {dataset.height} x {dataset.width} pixels, which {size} bytes cannot hold; "
             "the file is damaged: copy or make it again"
         )
+    if dataset.driver.startswith("JP2") and (tile := _jp2_tile(path)) is not None:
+        across, down = min(tile[0], dataset.width), min(tile[1], dataset.height)
+        if across * down > _LARGEST_JP2_TILE_PX:
+            raise SceneError(
+                f"{path}: is stored in tiles of {down} x {across} pixels, and at most 2 Gpx can be handled; the file "
+                "is damaged, or has to be rewritten in tiles: gdal_translate -of COG IN OUT"
+            )
     if dataset.driver == "PNG" and not _png_is_whole(path):
         raise SceneError(f"{path}: ends early; the file is damaged or incomplete: copy or make it again")
+
+
+def _jp2_tile(path: Path) -> tuple[int, int] | None:
+    """Width and height of a tile as the codestream states them (ISO 15444-1, A.5.1); None where they are not found."""
+    with path.open("rb") as file:
+        header = file.read(_JP2_HEADER_BYTES)
+    start = header.find(_JP2_CODESTREAM)
+    # Behind markers, length, capabilities, image size and its offset.
+    place = start + len(_JP2_CODESTREAM) + 20
+    return struct.unpack_from(">II", header, place) if start >= 0 and place + 8 <= len(header) else None
 
 
 def _png_is_whole(path: Path) -> bool:

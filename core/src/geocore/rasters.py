@@ -20,32 +20,39 @@ from rasterio.errors import RasterioError
 from geocore.bands import Band, Bands
 from geocore.cogs import RasterWriter, write_raster
 from geocore.errors import SceneError
-from geocore.georeferences import grid_of, unreferenced_allowed
+from geocore.georeferences import grid_of
 from geocore.grid import Grid, Window
+from geocore.handles import open_handle, reason_of, remedy_for
 from geocore.integrity import check_file
+from geocore.locations import access, located, name_of, shown
+from geocore.nesting import nesting_ratio
 from geocore.scenes import Layer, Patch, Scene, valid_mask
+from geocore.warping import Warp
 
 __all__ = ["RasterSource", "RasterWriter", "open_raster", "open_rasters", "write_raster"]
-
-_NESTING_TOLERANCE_PX = 0.05
 
 
 class RasterSource:
     """A layer read from one file, which stays open; reads from several threads take turns at its handle.
 
     An alpha band is not a band but says which pixels are valid, as do a mask band, a nodata value, and NaN or
-    infinity in floats. A palette image is read as its indices.
+    infinity in floats. A palette image is read as its indices. Blocks of a wide window are decoded by all cores.
 
     Args:
-        path: the file.
+        path: the file, or its http(s):// or s3:// address, of which only the ranges needed are fetched.
         layer: name of the layer.
         bands: names of the bands to read, in this order: descriptions stored in the file, or "1", "2", ... by
             position. None reads all but alpha.
         nodata: takes the place of the file's nodata value.
+        warp: the grid that the file is brought to; None leaves it on its own.
 
     Raises:
-        SceneError: the file is missing, damaged or not a raster, or lacks a band.
+        SceneError: the file is missing, damaged or not a raster, lacks a band, or cannot be brought to the grid.
     """
+
+    block: tuple[int, int]
+    """(rows, cols) of the blocks in which the file is stored, pixels of this layer: each is decoded whole, so windows
+    along their borders cost least. A striped file has blocks of some rows and its whole width."""
 
     def __init__(
         self,
@@ -54,21 +61,28 @@ class RasterSource:
         layer: str = "image",
         bands: Sequence[str] | None = None,
         nodata: float | None = None,
+        warp: Warp | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = located(path)
+        self._name = shown(self.path)
         self._lock = threading.Lock()
-        self._dataset = dataset = _open(self.path)
-        try:
-            check_file(dataset, self.path)
+        with access(self.path), ExitStack() as opened:
+            dataset = opened.enter_context(closing(open_handle(self.path)))
+            if isinstance(self.path, Path):
+                check_file(dataset, self.path)
+            if warp is not None:
+                dataset = opened.enter_context(closing(warp.open(dataset, self._name, nodata)))
+            self._dataset = dataset
             planes, alpha = _planes(dataset)
             names = _band_names(dataset, planes)
-            self._indexes = planes if bands is None else [_index_of(name, names, planes, self.path) for name in bands]
+            self._indexes = planes if bands is None else [_index_of(name, names, planes, self._name) for name in bands]
             self._alpha = alpha
-            self._dtype = np.result_type(*(_dtype(dataset.dtypes[index - 1]) for index in self._indexes))
+            self._dtype = np.result_type(*(_dtype(dataset.dtypes[index - 1], self._name) for index in self._indexes))
             self._nodata = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
             with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
                 self._mask_indexes = _mask_indexes(dataset, self._indexes)
             self.shape: tuple[int, int] = dataset.shape
+            self.block = dataset.block_shapes[self._indexes[0] - 1]
             self.grid = grid_of(dataset)
             self.layer = Layer(
                 name=layer,
@@ -76,9 +90,7 @@ class RasterSource:
                 dtype=self._dtype.name,
                 nodata=self._nodata[0],
             )
-        except BaseException:
-            dataset.close()
-            raise
+            self._opened = opened.pop_all()
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.
@@ -90,38 +102,38 @@ class RasterSource:
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
         masks: NDArray[np.uint8] | None = None
         try:
-            with self._lock:
+            with self._lock, access(self.path):
                 if self._dataset.closed:
-                    raise ValueError(f"{self.path} is closed")
+                    raise ValueError(f"{self._name} is closed")
                 values = self._dataset.read(indexes, window=place, out_dtype=self._dtype)
                 if self._mask_indexes:
                     masks = self._dataset.read_masks(self._mask_indexes, window=place)
         except RasterioError as error:
             raise SceneError(
-                f"{self.path}: {window.height} x {window.width} pixels at row {window.row}, column {window.col} cannot "
-                f"be read ({_reason(error)}); the file is damaged or incomplete: copy or make it again"
+                f"{self._name}: {window.height} x {window.width} pixels at row {window.row}, column {window.col} "
+                f"cannot be read ({reason_of(error)}); {remedy_for(self.path)}"
             ) from error
         alpha = None if self._alpha is None else values[-1:]
         values = values[: len(self._indexes)]
         valid = self._valid_by_value(values)
         for mask in (alpha, masks):
             if mask is not None:
-                valid = valid & (mask != 0)
+                valid = valid & (mask != 0) if len(mask) > len(valid) else np.logical_and(valid, mask, out=valid)
         return Patch(values, valid)
 
     def _valid_by_value(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Shape (band, row, col); one band where no value is invalid, to save the comparison."""
-        if self._dtype.kind not in "fc" and all(nodata is None for nodata in self._nodata):
+        if self._dtype.kind != "f" and all(nodata is None for nodata in self._nodata):
             return np.ones((1, *values.shape[1:]), np.bool_)
-        # By `repr`, since NaN differs from itself.
-        if len({repr(nodata) for nodata in self._nodata}) == 1:
-            return valid_mask(values, self._nodata[0])
-        return np.stack([valid_mask(band, nodata) for band, nodata in zip(values, self._nodata, strict=True)])
+        valid = np.empty(values.shape, np.bool_)
+        for band, nodata, held in zip(values, self._nodata, valid, strict=True):
+            held[...] = valid_mask(band, nodata)
+        return valid
 
     def close(self) -> None:
         """Close the file, after the read in progress."""
         with self._lock:
-            self._dataset.close()
+            self._opened.close()
 
 
 def open_raster(
@@ -134,7 +146,7 @@ def open_raster(
     """Open one file as a scene of one layer, called by the file's stem.
 
     Args:
-        path: GeoTIFF, TIFF, PNG, JPEG, ...
+        path: GeoTIFF, TIFF, PNG, JPEG, ..., or its http(s):// or s3:// address.
         layer: name of the layer.
         bands: names of the bands to read, in this order: descriptions stored in the file, or "1", "2", ... by
             position. None reads all but alpha.
@@ -144,7 +156,7 @@ def open_raster(
         SceneError: the file is missing, damaged or not a raster, or lacks a band.
     """
     source = RasterSource(path, layer=layer, bands=bands, nodata=nodata)
-    return Scene(source.path.stem, source.grid, {layer: source})
+    return Scene(name_of(source.path), source.grid, {layer: source})
 
 
 def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> Scene:
@@ -175,62 +187,15 @@ def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> 
 
 
 def _ratio(reference: Grid, source: RasterSource) -> int:
-    grid = source.grid
-    if reference.transform is None or grid.transform is None:
-        ratios = _fitting_ratios(reference, grid)
-        if len(ratios) > 1:
-            raise SceneError(
-                f"{source.path}: each of its {grid.height} x {grid.width} pixels may be {ratios[0]} to {ratios[-1]} of "
-                f"the {reference.height} x {reference.width} reference pixels wide: without a georeference only one "
-                "ratio may fit; write a transform or the same control points into both files"
-            )
-        ratio, nested = (ratios or [1])[0], bool(ratios)
-    else:
-        width = math.dist((0, 0), reference.transform[:2])
-        ratio = max(1, round(math.dist((0, 0), grid.transform[:2]) / width)) if width else 1
-        coarse = reference.coarser(ratio)
-        nested = bool(width) and coarse.shape == grid.shape and coarse.same_georeference(grid, _NESTING_TOLERANCE_PX)
-    if not nested:
+    grid, name = source.grid, shown(source.path)
+    ratio = nesting_ratio(reference, grid, name)
+    if ratio is None:
         raise SceneError(
-            f"{source.path}: its {grid.height} x {grid.width} pixels do not nest in the {reference.height} x "
+            f"{name}: its {grid.height} x {grid.width} pixels do not nest in the {reference.height} x "
             f"{reference.width} of the reference: a pixel must be a whole number of reference pixels wide and both "
             "must start at the same corner; resample one to the other's grid, or take the finest as reference"
         )
     return ratio
-
-
-def _fitting_ratios(reference: Grid, grid: Grid) -> list[int]:
-    """Ratios at which a grid nests in the reference, by shape and, where both have them, by control points.
-
-    The border pixels of a coarse grid may reach outside, so several ratios can give one shape.
-    """
-    longest = max(-(-reference.height // grid.height), -(-reference.width // grid.width))
-    placed = reference.gcps and grid.gcps
-    coarser = {ratio: reference.coarser(ratio) for ratio in range(1, 2 * longest + 1)}
-    return [
-        ratio
-        for ratio, coarse in coarser.items()
-        if coarse.shape == grid.shape and (not placed or coarse.same_georeference(grid, _NESTING_TOLERANCE_PX))
-    ]
-
-
-def _open(path: Path) -> Any:
-    try:
-        with unreferenced_allowed():
-            return rasterio.open(path)
-    except RasterioError as error:
-        try:
-            empty = path.stat().st_size == 0
-        except FileNotFoundError:
-            raise SceneError(f"{path}: there is no such file; check the path") from error
-        except OSError as closed:
-            raise SceneError(f"{path}: {closed.strerror}: must be a readable file; check the path") from error
-        if path.is_dir():
-            raise SceneError(f"{path} is a folder: a raster file is needed; name one of its files") from error
-        reason = "it is empty" if empty else _reason(error)
-        raise SceneError(
-            f"{path}: cannot be opened as a raster ({reason}); give a GeoTIFF, TIFF, PNG or JPEG file"
-        ) from error
 
 
 def _planes(dataset: Any) -> tuple[list[int], int | None]:
@@ -259,7 +224,7 @@ def _band_names(dataset: Any, planes: Sequence[int]) -> tuple[str, ...]:
     return names if len(set(names)) == len(names) else tuple(str(index) for index in planes)
 
 
-def _index_of(name: str, names: Sequence[str], planes: Sequence[int], path: Path) -> int:
+def _index_of(name: str, names: Sequence[str], planes: Sequence[int], path: str) -> int:
     if name in names:
         return planes[names.index(name)]
     if name.isdecimal() and int(name) in planes:
@@ -270,21 +235,19 @@ def _index_of(name: str, names: Sequence[str], planes: Sequence[int], path: Path
 
 
 def _bands(dataset: Any, indexes: Sequence[int], names: Sequence[str]) -> Bands:
-    return Bands(
-        tuple(
-            Band(name, dataset.units[i - 1] or None, float(dataset.scales[i - 1]), float(dataset.offsets[i - 1]))
-            for i, name in zip(indexes, names, strict=True)
+    def described(index: int, name: str) -> Band:
+        scale, offset = float(dataset.scales[index - 1]), float(dataset.offsets[index - 1])
+        # Of a scale of 0 or NaN nothing could be read: whoever wrote it meant none.
+        said = scale != 0 and math.isfinite(scale) and math.isfinite(offset)
+        return Band(name, dataset.units[index - 1] or None, *((scale, offset) if said else (1.0, 0.0)))
+
+    return Bands(tuple(described(index, name) for index, name in zip(indexes, names, strict=True)))
+
+
+def _dtype(name: str, file: str) -> np.dtype[Any]:
+    if name.startswith("complex"):
+        raise SceneError(
+            f"{file}: holds complex numbers ({name}): only real ones can be mapped; write the amplitude or the phase "
+            "to a file of its own"
         )
-    )
-
-
-def _dtype(name: str) -> np.dtype[Any]:
-    """GDAL has complex integers, which numpy has not."""
-    return np.dtype("complex64" if name == "complex_int16" else name)
-
-
-def _reason(error: BaseException) -> str:
-    """The first cause of a chain in one short line; rasterio's own text only points to it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())[:160].rstrip(".")
+    return np.dtype(name)

@@ -173,6 +173,11 @@ class Scene:
         self._sources = dict(sources)
 
     @property
+    def sources(self) -> dict[str, LayerSource]:
+        """Layer name -> where its pixels come from."""
+        return dict(self._sources)
+
+    @property
     def layers(self) -> dict[str, Layer]:
         """Layer name -> what it holds."""
         return {name: source.layer for name, source in self._sources.items()}

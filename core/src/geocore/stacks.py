@@ -1,0 +1,208 @@
+"""One layer from several files on several grids: bands by name, brought to one grid as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from geocore.bands import Band, Bands
+from geocore.errors import SceneError
+from geocore.grid import Grid, Window
+from geocore.locations import Location, shown
+from geocore.nesting import nesting_ratio
+from geocore.rasters import RasterSource
+from geocore.scenes import Layer, Patch, Scene
+from geocore.warping import BlockwiseSource, Interpolation, Warp
+
+_BLOCK = (256, 512)
+"""Rows and columns that are warped at once: few enough to wait little for a small window."""
+
+
+@dataclass(frozen=True, slots=True)
+class BandFile:
+    """Where one band of a scene lies and what its numbers mean."""
+
+    path: Location
+    band: str = "1"
+    """Description in the file, or number from 1."""
+    scale: float | None = None
+    """Physical value of one stored unit; None: as the file says."""
+    offset: float | None = None
+    """Physical value of a stored zero; None: as the file says."""
+    nodata: float | None = None
+    """Takes the place of the file's nodata value."""
+    interpolation: Interpolation = "bilinear"
+    """Where the file has another CRS or pixels that do not nest; nearest for classes and quality bits."""
+
+
+class StackSource:
+    """A layer of bands from several files, all on one grid.
+
+    A file on the grid is read as it is. One whose pixels are a whole number of the grid's wide, from the same corner,
+    is repeated: every pixel keeps its number. Any other is warped, and invalid where the file does not reach.
+
+    Args:
+        files: band name -> where it lies; in the order of the layer's bands.
+        grid: of the layer; None: the finest of the files' own.
+        layer: name of the layer.
+
+    Raises:
+        SceneError: a file cannot be opened or brought to the grid, or lacks its band.
+    """
+
+    def __init__(self, files: Mapping[str, BandFile], *, grid: Grid | None = None, layer: str = "image") -> None:
+        if not files:
+            raise ValueError("a stack needs a band")
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for name, file in files.items():
+            groups.setdefault((file.path, file.nodata, file.interpolation), []).append(name)
+        with ExitStack() as opened:
+            natives = [
+                opened.enter_context(closing(_open([files[name] for name in names]))) for names in groups.values()
+            ]
+            self.grid = grid or finest([native.grid for native in natives])
+            members = [
+                opened.enter_context(closing(_onto(self.grid, native, [files[name] for name in names])))
+                for native, names in zip(natives, groups.values(), strict=True)
+            ]
+            self._opened = opened.pop_all()
+        order = list(files)
+        self._members = [
+            (member, [order.index(name) for name in names])
+            for member, names in zip(members, groups.values(), strict=True)
+        ]
+        bands: list[Band] = [Band("")] * len(order)
+        for native, (_, places) in zip(natives, self._members, strict=True):
+            for place, band in zip(places, native.layer.bands, strict=True):
+                bands[place] = _described(order[place], files[order[place]], band)
+        nodata = {repr(native.layer.nodata): native.layer.nodata for native in natives}
+        self._dtype = np.result_type(*(native.layer.dtype for native in natives))
+        self.layer = Layer(
+            layer,
+            Bands(tuple(bands)),
+            self._dtype.name,
+            # Files with different values are told apart by their masks alone.
+            nodata=next(iter(nodata.values())) if len(nodata) == 1 else None,
+        )
+        self.shape = self.grid.shape
+        blocks = [member.block for member, _ in self._members if not isinstance(member, RepeatedSource)]
+        # Blocks of coarse files are large on this grid and hold few pixels: to read one twice costs little.
+        blocks = blocks or [member.block for member, _ in self._members]
+        self.block: tuple[int, int] = (max(rows for rows, _ in blocks), max(cols for _, cols in blocks))
+
+    def read(self, window: Window) -> Patch:
+        """Read a window that lies inside.
+
+        Raises:
+            SceneError: a file is damaged there.
+        """
+        if len(self._members) == 1:
+            return self._members[0][0].read(window)
+        shape = (len(self.layer.bands), *window.shape)
+        values, valid = np.empty(shape, self._dtype), np.empty(shape, np.bool_)
+        for member, places in self._members:
+            patch = member.read(window)
+            values[places], valid[places] = patch.values, patch.valid
+        return Patch(values, valid)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._opened.close()
+
+
+class RepeatedSource:
+    """A coarse layer on a finer grid: each of its pixels stands `ratio` times in both directions.
+
+    Args:
+        source: the coarse layer.
+        ratio: pixels of the finer grid per pixel of the layer, along an axis.
+        shape: (rows, cols) of the finer grid, which the layer covers.
+    """
+
+    def __init__(self, source: RasterSource, ratio: int, shape: tuple[int, int]) -> None:
+        self.layer = source.layer
+        self.shape = shape
+        self.block = (source.block[0] * ratio, source.block[1] * ratio)
+        self._source, self._ratio = source, ratio
+
+    def read(self, window: Window) -> Patch:
+        """Read a window that lies inside.
+
+        Raises:
+            SceneError: the file is damaged there.
+        """
+        coarse = window.coarser(self._ratio)
+        patch = self._source.read(coarse)
+        rows = np.arange(window.row, window.row_stop) // self._ratio - coarse.row
+        cols = np.arange(window.col, window.col_stop) // self._ratio - coarse.col
+        return Patch(patch.values.take(cols, -1).take(rows, -2), patch.valid.take(cols, -1).take(rows, -2))
+
+    def close(self) -> None:
+        """Close the layer."""
+        self._source.close()
+
+
+def open_stack(
+    name: str, files: Mapping[str, BandFile | Location], *, reference: str | None = None, layer: str = "image"
+) -> Scene:
+    """Open several files as a scene of one layer.
+
+    Args:
+        name: of the scene.
+        files: band name -> the file that holds it, or where in a file it lies; in the order of the layer's bands.
+        reference: the band whose grid is the scene's; None: the finest grid of all.
+        layer: name of the layer.
+
+    Raises:
+        SceneError: a file cannot be opened or brought to the grid, or lacks its band; or the reference is no band.
+    """
+    described = {band: file if isinstance(file, BandFile) else BandFile(file) for band, file in files.items()}
+    if reference is not None and reference not in described:
+        raise SceneError(f"scene {name} has no band {reference!r}: the reference must be one of {', '.join(described)}")
+    source = StackSource(described, grid=None if reference is None else grid_of_file(described[reference]), layer=layer)
+    return Scene(name, source.grid, {layer: source})
+
+
+def grid_of_file(file: BandFile) -> Grid:
+    """The grid that a band is stored on.
+
+    Raises:
+        SceneError: the file cannot be opened.
+    """
+    with closing(_open([file])) as source:
+        return source.grid
+
+
+def finest(grids: Sequence[Grid]) -> Grid:
+    """The grid with the smallest pixels by ground, where all have a transform; else the one with most pixels."""
+    if any(grid.transform is None or grid.length_unit == "px" for grid in grids):
+        return max(grids, key=lambda grid: grid.height * grid.width)
+    return min(grids, key=lambda grid: grid.pixel_area_m2(grid.height / 2))
+
+
+def _open(files: Sequence[BandFile], warp: Warp | None = None) -> RasterSource:
+    """The bands of one file."""
+    first = files[0]
+    return RasterSource(first.path, bands=[file.band for file in files], nodata=first.nodata, warp=warp)
+
+
+def _onto(
+    grid: Grid, native: RasterSource, files: Sequence[BandFile]
+) -> RasterSource | RepeatedSource | BlockwiseSource:
+    ratio = nesting_ratio(grid, native.grid, shown(native.path))
+    if ratio == 1:
+        return native
+    if ratio is not None:
+        return RepeatedSource(native, ratio, grid.shape)
+    native.close()
+    return BlockwiseSource(_open(files, Warp(grid, files[0].interpolation)), _BLOCK)
+
+
+def _described(name: str, file: BandFile, stored: Band) -> Band:
+    scale = stored.scale if file.scale is None else file.scale
+    offset = stored.offset if file.offset is None else file.offset
+    return Band(name, stored.unit, scale, offset)
