@@ -8,7 +8,7 @@ import torch
 
 from geocore.errors import DataError, SettingsError
 from geocore.grid import Window
-from geocore.loading import Batches, Draw, GridSampler, RandomWindowSampler, stack
+from geocore.loading import Batches, GridSampler, NeighbourhoodSampler, stack
 from geocore.scenes import Patch
 
 WINDOWS = [[Window(0, col, 4, 4) for col in range(3)], [None], [Window(8, col, 4, 4) for col in range(6)]]
@@ -25,43 +25,6 @@ def identity(items):
 def batches(**options):
     options = {"batch_size": 4, "collate": identity, "threads": 0} | options
     return Batches(GridSampler(WINDOWS, seed=3), lambda draw: draw, **options)
-
-
-def test_grid_sampler_draws_each_window_once_in_an_order_of_seed_and_epoch():
-    sampler = GridSampler(WINDOWS, seed=3)
-    first, again, second = sampler.epoch(0), GridSampler(WINDOWS, seed=3).epoch(0), sampler.epoch(1)
-    everything = {(sample, window) for sample, its in enumerate(WINDOWS) for window in its}
-    assert {(draw.sample, draw.window) for draw in first} == everything
-    assert first == again
-    assert keys(first) == [(0, index) for index in range(10)]
-    assert [draw.window for draw in first] != [draw.window for draw in second]
-    assert [draw.window for draw in first] != [draw.window for draw in GridSampler(WINDOWS, seed=4).epoch(0)]
-    unshuffled = GridSampler(WINDOWS, seed=3, shuffle=False).epoch(5)
-    assert unshuffled[3] == Draw(1, None, 5, 3)
-
-
-def test_random_windows_depend_on_seed_epoch_and_index_alone():
-    shapes = [(100, 50), (40, 64)]
-    long = RandomWindowSampler(shapes, 32, 200, seed=1).epoch(2)
-    assert RandomWindowSampler(shapes, 32, 30, seed=1).epoch(2) == long[:30]
-    assert RandomWindowSampler(shapes, 32, 200, seed=1).epoch(3)[:30] != long[:30]
-    for draw in long:
-        rows, cols = shapes[draw.sample]
-        assert 0 <= draw.window.row <= rows - 32
-        assert 0 <= draw.window.col <= cols - 32
-    assert {draw.window.row for draw in long if draw.sample == 1} == set(range(9)), "every position must be reachable"
-
-
-def test_random_windows_follow_area_or_weights_and_alignment():
-    shapes = [(300, 100), (100, 100), (8, 8)]
-    drawn = RandomWindowSampler(shapes, 16, 4000, seed=0, align=4).epoch(0)
-    counts = np.bincount([draw.sample for draw in drawn], minlength=3)
-    assert counts[0] / counts[1] == pytest.approx(3, rel=0.15)
-    assert all(draw.window.row % 4 == 0 and draw.window.col % 4 == 0 for draw in drawn)
-    small = RandomWindowSampler(shapes, 16, 50, seed=0, weights=[0, 0, 1]).epoch(0)
-    assert {(draw.sample, draw.window) for draw in small} == {(2, Window(0, 0, 16, 16))}
-    with pytest.raises(ValueError, match="not all 0"):
-        RandomWindowSampler(shapes, 16, 50, seed=0, weights=[0, 0, 0])
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
@@ -146,23 +109,33 @@ def test_too_few_samples_and_uneven_shares_are_one_clear_line():
         batches(world_size=3)
 
 
-def test_stack_keeps_types_and_structure():
-    items = [
-        {
-            "inputs": {"image": Patch(np.full((2, 3, 3), k, np.uint16), np.ones((k, 3, 3), bool))},
-            "keys": np.array([0, k]),
-            "name": f"n{k}",
-            "value": float(k),
-            "big": np.array([k], ">u2"),
-            "boxes": [k],
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_made_in_place_are_the_items_stacked(threads):
+    def read(draw):
+        # Some items come with a mask for each band, so that places alone do not do.
+        values = np.full((2, 3, 3), draw.index, np.uint16)
+        return {
+            "image": Patch(values, np.ones((1 + draw.index % 2, 3, 3), bool)),
+            "keys": np.array([draw.epoch, draw.index]),
+            "name": f"n{draw.index}",
         }
-        for k in (1, 2)
-    ]
-    batch = stack(items)
-    image = batch["inputs"]["image"]
-    assert image["values"].dtype == torch.uint16 and image["values"].shape == (2, 2, 3, 3)
-    assert image["valid"].dtype == torch.bool and image["valid"].shape == (2, 2, 3, 3)
-    assert batch["keys"].tolist() == [[0, 1], [0, 2]]
-    assert batch["big"].tolist() == [[1], [2]]
-    assert batch["value"].dtype == torch.float32
-    assert batch["name"] == ["n1", "n2"] and batch["boxes"] == [[1], [2]]
+
+    def ours(collate):
+        source = Batches(GridSampler(WINDOWS, seed=3), read, batch_size=4, collate=collate, threads=threads)
+        return itertools.islice(source, 5)
+
+    for batch, expected in zip(ours(None), ours(stack), strict=True):
+        assert torch.equal(batch["image"]["values"], expected["image"]["values"])
+        assert torch.equal(batch["image"]["valid"], expected["image"]["valid"])
+        assert torch.equal(batch["keys"], expected["keys"])
+        assert batch["name"] == expected["name"] and batch.keys() == expected.keys()
+
+
+def test_processes_that_share_neighbourhoods_out_decode_none_twice():
+    sampler = NeighbourhoodSampler([(4000, 4000)], 32, 320, seed=0, batch_size=8, cell_px=(64, 64), each=8)
+    met = []
+    for rank in range(4):
+        source = Batches(sampler, lambda draw: draw, batch_size=8, collate=identity, rank=rank, world_size=4, threads=0)
+        draws = itertools.chain.from_iterable(itertools.islice(source, 80))
+        met.append({(draw.window.row // 64, draw.window.col // 64) for draw in draws})
+    assert sum(map(len, met)) <= 1.05 * len(set.union(*met)), "cells drawn twice by chance aside"

@@ -1,0 +1,274 @@
+"""Samplers: which window of which sample is drawn when.
+
+The draws of an epoch are a pure function of (seed, epoch, index): whoever asks again gets the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geocore.densities import Density
+from geocore.errors import SettingsError
+from geocore.grid import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One sample of one epoch, as a reader is asked for it."""
+
+    sample: int
+    """Index of the sample (scene, chip) in the list that the sampler was made for."""
+    window: Window | None
+    """The part to read, reference pixels; None for all of it. May reach outside the sample."""
+    epoch: int
+    index: int
+    """Global position within the epoch, counted over all processes. (seed, epoch, index) keys every random choice."""
+
+
+class Sampler(Protocol):
+    """Lists the draws of an epoch."""
+
+    def epoch(self, epoch: int) -> Sequence[Draw]:
+        """Return the draws of an epoch, in order; the same for the same epoch, however often it is asked."""
+        ...
+
+
+class GridSampler:
+    """Draws each of a fixed set of windows once an epoch."""
+
+    def __init__(self, windows: Sequence[Sequence[Window | None]], *, seed: int, shuffle: bool = True) -> None:
+        """Keep the windows.
+
+        Args:
+            windows: for each sample its windows; `[None]` for a sample that is read whole.
+            seed: 0 or more.
+            shuffle: False keeps the order given.
+        """
+        self._windows = [(sample, window) for sample, its in enumerate(windows) for window in its]
+        self._seed = seed
+        self._shuffle = shuffle
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return every window once, shuffled by (seed, epoch)."""
+        order: Sequence[int] = range(len(self._windows))
+        if self._shuffle:
+            # Sorting random numbers, since numpy promises the stream of `random` and not that of `permutation`.
+            order = np.argsort(np.random.default_rng((self._seed, epoch)).random(len(order)), kind="stable").tolist()
+        return [Draw(*self._windows[position], epoch, index) for index, position in enumerate(order)]
+
+
+class RandomWindowSampler:
+    """Draws windows at random places; a sample's chance is its share of the area unless `weights` says otherwise."""
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        size: int,
+        draws_per_epoch: int,
+        *,
+        seed: int,
+        align: int = 1,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """Keep what is needed to draw.
+
+        Args:
+            shapes: (rows, cols) of each sample, reference pixels.
+            size: edge of the windows, pixels. A smaller sample gives windows that reach outside it.
+            draws_per_epoch: length of an epoch. The first draws of an epoch do not depend on it.
+            seed: 0 or more.
+            align: rows and columns of the windows are multiples of it, as scenes with coarser layers need.
+            weights: relative chance of each sample, 0 or more.
+        """
+        if draws_per_epoch < 1:
+            raise ValueError(f"draws_per_epoch = {draws_per_epoch}: must be at least 1")
+        self._positions = np.array([[max(0, edge - size) // align + 1 for edge in shape] for shape in shapes])
+        chances = np.array([rows * cols for rows, cols in shapes] if weights is None else weights, np.float64)
+        if len(shapes) == 0 or len(chances) != len(shapes) or chances.min() < 0 or chances.sum() <= 0:
+            raise ValueError(f"{len(shapes)} samples and weights {weights}: needs one weight >= 0 a sample, not all 0")
+        self._shares = np.cumsum(chances / chances.sum())
+        self._size, self._align, self._draws, self._seed = size, align, draws_per_epoch, seed
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return the draws of an epoch; each is a pure function of (seed, epoch, index)."""
+        # One row of three numbers a draw, so that a row does not depend on how many follow.
+        chance = np.random.default_rng((self._seed, epoch)).random((self._draws, 3))
+        # The shares may sum to a hair less than 1.
+        samples = np.minimum(np.searchsorted(self._shares, chance[:, 0], side="right"), len(self._shares) - 1)
+        corners = (chance[:, 1:] * self._positions[samples]).astype(np.int64) * self._align
+        return [
+            Draw(sample, Window(row, col, self._size, self._size), epoch, index)
+            for index, (sample, (row, col)) in enumerate(zip(samples.tolist(), corners.tolist(), strict=True))
+        ]
+
+
+class NeighbourhoodSampler:
+    """Draws several windows from each of a few neighbourhoods at a time, so that pixels decoded once serve several.
+
+    The positions where a window may start are cut into cells; what the windows of one cell see is a neighbourhood, of
+    cell + size - 1 pixels along an axis, which `geocore.neighbourhoods` keeps in memory. Each gives `each` windows.
+    A few are open at a time. Every place of a batch has its own, which take turns from batch to batch: a batch mixes as
+    many as it has places, and processes that share it out do not decode the same ones. Where fewer are open than a
+    batch has places, neighbouring places share one.
+
+    A single draw, looked at alone, has exactly the density asked for: without `densities` every legal position of a
+    sample is equally likely, borders and the seams between cells included, and a sample's chance is its share of the
+    area. Draws of one neighbourhood depend on each other. Those that are open together come from equal shares of the
+    density, so that they are spread evenly over samples and cells.
+
+    With `each` = 1 draws are single: a random block with jitter, or windows by class.
+    """
+
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int]],
+        size: int,
+        draws_per_epoch: int,
+        *,
+        seed: int,
+        batch_size: int,
+        cell_px: tuple[int, int],
+        each: int = 8,
+        open_at_once: int | None = None,
+        align: int = 1,
+        densities: Sequence[Density] | None = None,
+    ) -> None:
+        """Keep what is needed to draw.
+
+        Args:
+            shapes: (rows, cols) of each sample, reference pixels.
+            size: edge of the windows, pixels. A smaller sample gives windows that reach outside it.
+            draws_per_epoch: length of an epoch. Neighbourhoods that are open at its end go on in the next one.
+            seed: 0 or more.
+            batch_size: as given to `Batches`: samples in a batch, all processes together.
+            cell_px: (rows, cols) of a cell, pixels: see `geocore.neighbourhoods.cell_of`.
+            each: windows of a neighbourhood.
+            open_at_once: neighbourhoods; a multiple or a divisor of batch_size. None: twice the batch.
+            align: rows and columns of the windows are multiples of it, as scenes with coarser layers need.
+            densities: one for each sample; None: uniform.
+
+        Raises:
+            SettingsError: the open neighbourhoods cannot be shared out among the places of a batch.
+        """
+        opened = 2 * batch_size if open_at_once is None else open_at_once
+        if min(draws_per_epoch, batch_size, each, opened) < 1:
+            raise ValueError(f"{draws_per_epoch} draws, {batch_size} a batch, {each} each, {opened} open: must be >= 1")
+        if opened % batch_size and batch_size % opened:
+            raise SettingsError(
+                f"open_at_once = {opened}: must be a multiple or a divisor of batch_size = {batch_size}; take "
+                f"{-(-opened // batch_size) * batch_size}"
+            )
+        if densities is None:
+            densities = [_uniform(shape, size, align) for shape in shapes]
+        if len(shapes) == 0 or len(densities) != len(shapes):
+            raise ValueError(f"{len(shapes)} samples and {len(densities)} densities: needs one a sample")
+        cell = (-(-cell_px[0] // align) * align, -(-cell_px[1] // align) * align)
+        parts = [
+            _parts(sample, shape, size, align, cell, density)
+            for sample, (shape, density) in enumerate(zip(shapes, densities, strict=True))
+        ]
+        self._parts = np.concatenate(parts)
+        if not self._parts.size:
+            raise ValueError("the densities are 0 everywhere")
+        # Parts of one neighbourhood follow each other, so that its draws fall between two values of this sum.
+        self._sum = np.cumsum(self._parts["mass"])
+        first = np.ones(len(self._parts), np.bool_)
+        keys = self._parts[["sample", "cell_row", "cell_col"]]
+        first[1:] = keys[1:] != keys[:-1]
+        self._first = np.append(np.flatnonzero(first), len(self._parts))
+        self._group = np.cumsum(first) - 1
+        self._size, self._align, self._draws, self._seed = size, align, draws_per_epoch, seed
+        self._batch_size, self._each, self._open = batch_size, each, opened
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return the draws of an epoch; each is a pure function of (seed, epoch, index)."""
+        batch, place = np.divmod(np.arange(self._draws), self._batch_size)
+        batch += epoch * -(-self._draws // self._batch_size)
+        # Slots hold one neighbourhood after the other: several take turns at a place, or several places share one.
+        turns, sharing = max(1, self._open // self._batch_size), max(1, self._batch_size // self._open)
+        slot = place // sharing * turns + batch % turns
+        # Slots are ahead of each other, so that they do not all need another neighbourhood at the same time.
+        step = batch // turns * sharing + place % sharing + slot * self._each // self._open
+        number, turn = np.divmod(step, self._each)
+        rounds = {int(n): self._round(int(n)) for n in np.unique(number)}
+        draws = []
+        for index, (n, s, t) in enumerate(zip(number.tolist(), slot.tolist(), turn.tolist(), strict=True)):
+            samples, corners = rounds[n]
+            row, col = corners[s][t]
+            draws.append(Draw(samples[s], Window(row, col, self._size, self._size), epoch, index))
+        return draws
+
+    def _round(self, number: int) -> tuple[list[int], list[list[list[int]]]]:
+        """The neighbourhoods that the slots hold as their first, second, ...
+
+        Returns:
+            For each slot the sample, and (row, col) of each of its windows.
+        """
+        random = np.random.default_rng((self._seed, number))
+        # One neighbourhood from each of as many equal shares of the density, in random order.
+        order, jitter = random.random((2, self._open))
+        share = (np.argsort(np.argsort(order, kind="stable"), kind="stable") + jitter) / self._open
+        groups = self._group[self._part_at(share * self._sum[-1])]
+        begin, stop = self._first[groups, np.newaxis], self._first[groups + 1, np.newaxis]
+        low, high = self._sum[begin] - self._parts["mass"][begin], self._sum[stop - 1]
+        chance = random.random((self._open, self._each, 3))
+        # Rounding may lead to the part beside the neighbourhood.
+        parts = self._parts[np.clip(self._part_at(low + chance[..., 0] * (high - low)), begin, stop - 1)]
+        rows = parts["row"] + (chance[..., 1] * parts["rows"]).astype(np.int64)
+        cols = parts["col"] + (chance[..., 2] * parts["cols"]).astype(np.int64)
+        return parts["sample"][:, 0].tolist(), (np.stack([rows, cols], axis=-1) * self._align).tolist()
+
+    def _part_at(self, mass: NDArray[np.float64]) -> NDArray[np.intp]:
+        return np.minimum(np.searchsorted(self._sum, mass, side="right"), len(self._sum) - 1)
+
+
+_PART = np.dtype(
+    [
+        ("sample", np.int64),
+        ("cell_row", np.int64),
+        ("cell_col", np.int64),
+        ("row", np.int64),
+        ("col", np.int64),
+        ("rows", np.int64),
+        ("cols", np.int64),
+        ("mass", np.float64),
+    ]
+)
+"""A rectangle of positions of equal density within one cell; rows and columns count positions, not pixels."""
+
+
+def _uniform(shape: tuple[int, int], size: int, align: int) -> Density:
+    """Every position alike, all together as likely as the sample is large."""
+    positions = math.prod(max(0, edge - size) // align + 1 for edge in shape)
+    return Density(np.array([[math.prod(shape) / positions]]), max(shape) * align)
+
+
+def _parts(
+    sample: int, shape: tuple[int, int], size: int, align: int, cell_px: tuple[int, int], density: Density
+) -> NDArray[np.void]:
+    """Rectangles of one sample where the density is above 0, cell by cell."""
+    if density.cell_px % align:
+        raise ValueError(f"density in cells of {density.cell_px} pixels: must be a multiple of {align}")
+    axes = []
+    for edge, cell in zip(shape, cell_px, strict=True):
+        count = max(0, edge - size) // align + 1
+        steps = [np.arange(0, count, step // align) for step in (cell, density.cell_px)]
+        starts = np.unique(np.concatenate(steps))
+        axes.append((starts, np.diff(starts, append=count), starts * align // cell, starts * align // density.cell_px))
+    (row, rows, cell_row, i), (col, cols, cell_col, j) = axes
+    if density.values.shape != (i[-1] + 1, j[-1] + 1):
+        raise ValueError(f"density of shape {density.values.shape} where {i[-1] + 1} x {j[-1] + 1} cells are needed")
+    parts = np.empty((len(row), len(col)), _PART)
+    parts["sample"], parts["mass"] = sample, density.values[np.ix_(i, j)] * np.outer(rows, cols)
+    for name, values in (("row", row), ("rows", rows), ("cell_row", cell_row)):
+        parts[name] = values[:, np.newaxis]
+    for name, values in (("col", col), ("cols", cols), ("cell_col", cell_col)):
+        parts[name] = values
+    flat = parts[parts["mass"] > 0]
+    return flat[np.lexsort((flat["cell_col"], flat["cell_row"]))]
