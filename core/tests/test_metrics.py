@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 from sklearn import metrics as sklearn
+from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
 from geocore.boundaries import BoundaryCounts
@@ -94,6 +95,19 @@ def test_scores_equal_the_oracles():
     T, P = torch.from_numpy(truth).long(), torch.from_numpy(prediction).long()
     iou = multiclass_jaccard_index(P, T, 6, average=None, ignore_index=255)
     np.testing.assert_allclose(confusion.iou(), iou.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 7, 20])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_mean_iou_over_batches_is_that_of_torchmetrics(classes, dtype):
+    confusion, oracle = Confusion(classes, 255), MulticlassJaccardIndex(classes, ignore_index=255, average="macro")
+    for seed in range(3):
+        truth, prediction = _maps(classes, dtype, seed=seed)
+        confusion.update(torch.from_numpy(truth), torch.from_numpy(prediction))
+        oracle.update(torch.from_numpy(prediction).long(), torch.from_numpy(truth).long())
+    # It divides in float32.
+    assert confusion.macro_iou() == pytest.approx(float(oracle.compute()), rel=1e-6)
+    np.testing.assert_array_equal(confusion.counts, oracle.confmat.numpy())
 
 
 def test_a_class_that_never_occurs_is_nan_and_left_out_of_means():

@@ -20,6 +20,7 @@ from affine import Affine
 from geocore.errors import DataError, SettingsError
 from geocore.files import atomic_path
 from geocore.grid import Grid, Transform, Window, length_unit_of, metres_per_unit, parse_crs, same_crs
+from geocore.tracing import polygonise_labels
 
 Geometry = Any
 """A shapely Polygon or MultiPolygon."""
@@ -136,13 +137,12 @@ def polygonise(mask: npt.NDArray[np.bool_], transform: Transform, window: Window
     shapely = _library("shapely")
     a, b, c, d, e, f = transform
     row, col = (0, 0) if window is None else (window.row, window.col)
-    moved = Affine(a, b, a * col + b * row + c, d, e, d * col + e * row + f)
-    # With 4 neighbours the rings never cross themselves at a corner.
-    traced = rasterio.features.shapes(mask.astype(np.uint8), mask=mask, connectivity=4, transform=moved)
-    parts = [shapely.geometry.shape(outline) for outline, _ in traced]
-    if not parts:
+    moved = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
+    # Parts that touch at corners stay apart, so that no ring crosses itself there.
+    parts, _ = polygonise_labels(mask, moved)
+    if not len(parts):
         raise ValueError("a mask without a pixel has no outline")
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))
 
 
 def measures(

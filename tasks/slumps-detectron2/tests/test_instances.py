@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from geocore.components import components
 from geocore.grid import Window
-from slumps_detectron2.instances import Instance, components, cut, disjoint, instances_of, paint, renumbered
+from slumps_detectron2.instances import Instance, cut, disjoint, instances_of, paint
 
 SHAPE = (12, 20)
 
@@ -38,26 +39,6 @@ def test_mask_to_objects_to_mask_is_the_identity(mask: npt.NDArray[np.bool_]) ->
     # Windows are tight, and numbers follow the first pixels.
     assert all(side.any() for i in objects for side in (i.mask[0], i.mask[-1], i.mask[:, 0], i.mask[:, -1]))
     assert [instance.first for instance in objects] == sorted(instance.first for instance in objects)
-
-
-def test_parts_that_touch_at_a_corner_are_one() -> None:
-    mask = np.array([[1, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
-    assert components(mask).tolist() == [[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 0, 3]]
-
-
-def test_components_are_numbered_by_their_first_pixel() -> None:
-    # The right arm of the U comes second in its first row but joins the left one further down.
-    mask = np.array([[0, 1, 0, 1, 0, 1], [1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 0, 1]], bool)
-    assert components(mask).tolist() == [[0, 1, 0, 1, 0, 2], [1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 0, 3]]
-
-
-@settings(deadline=None)
-@given(ids=hnp.arrays(np.uint32, (5, 6), elements=st.sampled_from([0, 3, 7, 12, 4_000_000_000, 4_294_967_295])))
-def test_renumbered_keeps_objects_and_orders_them(ids: npt.NDArray[np.uint32]) -> None:
-    numbered = renumbered(ids)
-    flat, names = numbered.ravel().tolist(), ids.ravel().tolist()
-    order = list(dict.fromkeys(name for name in names if name))
-    assert flat == [order.index(name) + 1 if name else 0 for name in names]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64])
@@ -102,7 +83,6 @@ def test_the_class_is_the_most_frequent_one_under_the_object() -> None:
 def test_an_empty_raster_has_no_objects() -> None:
     ids = np.zeros(SHAPE, np.uint32)
     assert instances_of(ids, ignored=None) == []
-    assert not renumbered(ids).any()
     assert not paint([], whole(ids)).any()
 
 

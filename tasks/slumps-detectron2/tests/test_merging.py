@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from geocore.components import components, renumbered
 from geocore.grid import Window
 from geocore.tiles import Tiling, regions, tiles_of
-from slumps_detectron2.instances import Instance, components, instances_of, merge, paint, renumbered
+from slumps_detectron2.instances import Instance, instances_of, merge, paint
 from slumps_detectron2.merging import TileGrid, groups, vote
 from slumps_detectron2.sightings import Sighting, SightingCollector, TileOutput
 

@@ -9,8 +9,9 @@ import math
 import numpy as np
 import pytest
 
+from geocore.components import components
 from geocore.grid import Window
-from slumps_detectron2.instances import Instance, components, instances_of
+from slumps_detectron2.instances import Instance, instances_of
 from slumps_detectron2.scores import (
     OVERLAPS,
     AveragePrecision,

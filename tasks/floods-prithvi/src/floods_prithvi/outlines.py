@@ -8,23 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio.features
 import shapely
-import shapely.geometry
-from affine import Affine
-from scipy import ndimage
 
+from geocore.components import components
 from geocore.grid import Grid
+from geocore.tracing import polygonise_labels
 
 Chart = npt.NDArray[np.uint8]
 Strip = tuple[int, Chart, Chart]
 """First row, classes and probability (percent), each of shape (row, col)."""
-
-_EIGHT: Final = np.ones((3, 3), bool)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,10 +105,10 @@ class _Pieces:
             self._parents.append(len(self._pieces))
             self._pieces.append(_Piece(int(labels[number]), *figures, offset + int(firsts[number]), []))
         ids[~kept[ids]] = 0
-        # Along 4 neighbours, so that no ring crosses itself at a corner; in whole pixels, so that seams fit exactly.
-        moved = Affine.translation(0, row)
-        for outline, number in rasterio.features.shapes(ids, mask=ids > 0, connectivity=4, transform=moved):
-            self._pieces[places[int(number)]].polygons.append(shapely.geometry.shape(outline))
+        # In whole pixels, so that seams fit exactly.
+        polygons, numbers = polygonise_labels(ids, (1.0, 0.0, 0.0, 0.0, 1.0, float(row)))
+        for polygon, place in zip(polygons, places[numbers].tolist(), strict=True):
+            self._pieces[place].polygons.append(polygon)
         self._link(classes[0], places[ids[0]])
         self._above = (classes[-1].copy(), places[ids[-1]])
 
@@ -135,14 +131,12 @@ class _Pieces:
             found.append((first, Outline(own[0].label, pixels, probability, shape)))
         return [outline for _, outline in sorted(found, key=lambda pair: pair[0])]
 
-    def _numbered(self, classes: Chart) -> npt.NDArray[np.int32]:
+    def _numbered(self, classes: Chart) -> npt.NDArray[np.uint32]:
         """Pieces of all classes, 1, 2, ...; pixels that touch at a corner belong together."""
-        ids = np.zeros(classes.shape, np.int32)
-        count = 0
+        ids = np.zeros(classes.shape, np.uint32)
         for label in self._labels:
-            own, number = ndimage.label(classes == label, structure=_EIGHT)
-            np.add(own, count, out=ids, where=own > 0)
-            count += number
+            own = components(classes == label)
+            np.add(own, ids.max(), out=ids, where=own > 0)
         return ids
 
     def _ground(self, row: int, rows: int) -> npt.NDArray[np.float64]:

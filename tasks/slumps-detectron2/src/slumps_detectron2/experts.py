@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from geocore.components import components
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
 from slumps_detectron2.areas import EXPERT
 from slumps_detectron2.config import PrepareSettings
-from slumps_detectron2.instances import components
 from slumps_detectron2.labels import IGNORED, Labels, read_labels, strips_of
 from slumps_detectron2.pairs import ScenePair
 

@@ -15,13 +15,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.components import components
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
 from geocore.rasters import open_raster
 from geocore.scenes import Scene
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.coverage import corners, covered, offset, position
-from slumps_detectron2.instances import components
 
 IGNORED: Final = 4294967295
 """Id of pixels that neither train nor score."""
