@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crops_activesampling import composites
 from crops_activesampling.composites import (
     SCALE,
     composite,
@@ -66,6 +67,63 @@ def test_medians_equal_a_plain_loop(highest: int, dtype: type) -> None:
     np.testing.assert_array_equal(counts, seen)
     assert (seen[5] == 0).all() and (medians[5] == 0).all()
     assert {0, 1, 2, 3} <= set(np.unique(seen).tolist())
+
+
+def test_pixels_are_composed_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    times = np.datetime64("2019-01-01") + rng.choice(365, 40, replace=False)
+    values = rng.integers(0, 40_000, (40, 17, 11)).astype(np.uint16)
+    values[::3] = values[::3].clip(min=1)
+    edges = period_edges(CompositeSettings(frequency="2MS"), 2019)
+    whole = composite(values, times, edges)
+    assert whole[0].dtype == np.float32
+    monkeypatch.setattr(composites, "_SCRATCH_VALUES", 0)
+    for pixels in (1, 13, 186, 187, 1000):
+        monkeypatch.setattr(composites, "_FEWEST_PX", pixels)
+        for part, expected in zip(composite(values, times, edges), whole, strict=True):
+            assert part.dtype == expected.dtype
+            np.testing.assert_array_equal(part, expected)
+    medians, counts = naive(values, times, edges)
+    np.testing.assert_array_equal(whole[0] * SCALE, medians)
+    np.testing.assert_array_equal(whole[1], counts)
+
+
+@pytest.mark.parametrize(
+    "low, high, dtype", [(32767, 32767, np.uint16), (32766, 32768, np.uint16), (32767, 32768, np.float32)]
+)
+def test_medians_become_float_where_twice_of_one_is_more_than_65534(low: int, high: int, dtype: type) -> None:
+    values = np.array([5, low, high], np.uint16)[:, None, None]
+    times = edges_of("2019-01-05", "2019-02-05", "2019-02-06")
+    medians, _ = composite(values, times, edges_of("2019-01-01", "2019-02-01", "2019-03-01"))
+    assert medians.dtype == dtype
+    assert (medians.ravel() * SCALE).tolist() == [5, (low + high) / 2]
+
+
+def test_a_series_without_images_has_no_medians() -> None:
+    medians, counts = composite(np.zeros((0, 3, 2), np.uint16), edges_of(), edges_of("2019-01-01", "2019-02-01"))
+    assert medians.shape == counts.shape == (1, 3, 2)
+    assert not medians.any() and not counts.any()
+
+
+def test_threads_make_what_one_thread_makes_whatever_type_a_band_needs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    times = np.datetime64("2019-01-01") + 10 * np.arange(30)
+    bands = {
+        band: (rng.integers(0, highest, (30, 12 // RATIOS[band], 12 // RATIOS[band])).astype(np.uint16), times)
+        for band, highest in (("B02", 9000), ("B03", 65_536), ("B8A", 9000), ("B09", 9000))
+    }
+    settings = CompositeSettings(bands=list(bands))
+    with open_patch(write(tmp_path, bands, 12)) as patch:
+        one = patch_composites(patch, settings)
+        assert one.medians.dtype == np.float32
+        for threads in (2, 7):
+            made = patch_composites(patch, settings, threads=threads)
+            assert made.medians.dtype == one.medians.dtype
+            np.testing.assert_array_equal(made.medians, one.medians)
+            np.testing.assert_array_equal(made.counts, one.counts)
+        narrow = patch_composites(patch, CompositeSettings(bands=["B02", "B8A", "B09"])).medians
+        assert narrow.dtype == np.uint16
+        np.testing.assert_array_equal(one.medians[:, [0, 2, 3]], narrow)
 
 
 def test_a_period_begins_with_its_first_day_and_ends_before_the_next() -> None:

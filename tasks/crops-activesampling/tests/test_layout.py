@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import h5py
 import numpy as np
 import pytest
 
+from crops_activesampling import layout
 from crops_activesampling.cf_times import decode_times
 from crops_activesampling.layout import RATIOS, PatchName, find_patches, open_patch, true_labels, truth_path
 from crops_activesampling.patch_writer import NewPatch, write_patch
@@ -102,13 +105,14 @@ def test_images_are_sorted_by_time_with_their_values(path: Path) -> None:
 
 def test_opening_reads_no_images(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    original = h5netcdf.Variable.__getitem__
+    original = h5py.Dataset.__getitem__
 
     def spy(variable: Any, key: Any) -> Any:
         read.append(variable.name)
         return original(variable, key)
 
-    monkeypatch.setattr(h5netcdf.Variable, "__getitem__", spy)
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    monkeypatch.setattr(layout, "read_dataset", lambda variable: read.append(variable.name))
     with open_patch(path) as patch:
         assert read == []
         patch.times("B02")
@@ -245,6 +249,31 @@ def test_sizes_and_types_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     wrong = NewPatch(**{**_fields(good), "bands": {"B02": (floats, DAYS)}})
     with open_patch(write_patch(tmp_path, wrong)) as patch, pytest.raises(DataError, match="DN are uint16"):
         patch.series("B02")
+
+
+def test_a_chunk_that_is_too_short_is_one_line(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["B02/B02"].id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(10)))
+    with (
+        open_patch(path) as patch,
+        pytest.raises(DataError, match=r"B02 cannot be read \(a chunk of 864 bytes holds 10\): copy it") as error,
+    ):
+        patch.series("B02")
+    assert "\n" not in str(error.value)
+
+
+def test_texts_of_a_fixed_length_are_read(path: Path) -> None:
+    with open_patch(path) as patch:
+        expected = patch.times("B02"), patch.grid
+
+    def fix(file: Any) -> None:
+        for variable, name in (("B02/time", "units"), ("B02/time", "calendar"), ("labels/labels", "crs")):
+            attributes = file._h5file[variable].attrs
+            attributes[name] = np.bytes_(attributes[name].encode())
+
+    with open_patch(changed(path, fix)) as patch:
+        np.testing.assert_array_equal(patch.times("B02"), expected[0])
+        assert patch.grid == expected[1]
 
 
 def test_true_labels_lie_beside_the_patch(path: Path) -> None:

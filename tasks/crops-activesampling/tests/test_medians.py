@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crops_activesampling import caching
+from crops_activesampling import caching, composites
 from crops_activesampling.caching import FOLDER, cache_patches
 from crops_activesampling.composites import patch_composites
 from crops_activesampling.config import CompositeSettings, MediansSettings
@@ -87,9 +90,9 @@ def test_a_changed_encoder_keeps_medians_and_a_damaged_entry_does_not(
 ) -> None:
     computed = []
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         computed.append(arguments)
-        return patch_composites(*arguments)
+        return patch_composites(*arguments, **options)
 
     monkeypatch.setattr(caching, "patch_composites", counted)
     assert statuses(patches, tmp_path) == ["done"] * 3
@@ -146,6 +149,19 @@ def test_the_command_says_which_periods_are_empty_and_goes_on_where_it_was(
         assert f"2 patches, {made} of them made now" in out
         # The sample has no image in February 2019 here.
         assert "note: period 2: no data in one band at least in 2 of 2 patches" in out
+
+
+def test_entries_depend_on_all_the_code_that_makes_medians() -> None:
+    # Settings are part of the fingerprint themselves.
+    left, package = [composites.__name__], set()
+    while left:
+        module = importlib.import_module(left.pop())
+        package.add(Path(str(module.__file__)))
+        nodes = ast.walk(ast.parse(inspect.getsource(module)))
+        named = {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        left += [name for name in named if name.startswith("crops_activesampling.") and not name.endswith(".config")]
+    assert package < set(caching._CODE)
+    assert {"hdf5.py", "plane_medians.py"} <= {path.name for path in package}
 
 
 def test_settings_that_would_fail_every_patch_are_one_error(patches: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ as wanted, and made again when the patch, the settings or the code that computes
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from crops_activesampling import cf_times, composites, layout
+from crops_activesampling import cf_times, composites, hdf5, layout, plane_medians
 from crops_activesampling.composites import check_bands, patch_composites, period_edges
 from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import PatchName, open_patch
@@ -24,6 +26,7 @@ from geocore.cache import NewEntry, map_array, new_entry, read_entry
 from geocore.errors import DataError
 from geocore.files import sha256_file, sha256_json, storage_errors
 from geocore.jobs import Outcome, Task, run_tasks
+from geocore.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from crops_activesampling.encoders import Encoder
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 FOLDER: Final = "medians"
 """Folder of the entries within that of a data set."""
 
-_MODULES: Final = (cf_times, composites, layout)
+_MODULES: Final = (cf_times, composites, hdf5, layout, plane_medians)
 _CODE: Final = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))
 _COMPUTED: Final = ("medians", "counts", "parcels")
 
@@ -42,7 +45,7 @@ def cache_patches(
     settings: CompositeSettings,
     *,
     encoder: Encoder | None = None,
-    workers: int = 0,
+    workers: int | WorkerSettings = 0,
     on_done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Make the entries of patches; those that are in the cache already are left as they are.
@@ -54,7 +57,7 @@ def cache_patches(
         out: folder that gets the folder `medians`.
         settings: of the composites.
         encoder: makes classes of the labels; None leaves them out.
-        workers: processes; 0: this one.
+        workers: who does it, as for `run_tasks`.
         on_done: called after each patch.
 
     Returns:
@@ -63,6 +66,7 @@ def cache_patches(
     Raises:
         SettingsError: bands or periods are unusable.
         StorageError: the disk is full or closed.
+        Unfinished: patches are left to other shards.
     """
     check_bands(settings.bands)
     for year in sorted({PatchName.of(path).year for path in patches}):
@@ -108,7 +112,7 @@ def _cache_patch(
             for name in _COMPUTED:
                 _put(entry, name, map_array(known / f"{name}.npy"))
         else:
-            made = patch_composites(patch, settings)
+            made = patch_composites(patch, settings, threads=_threads())
             observed: NDArray[np.bool_] = np.logical_and.reduce(made.counts.any(axis=(2, 3)), axis=1)
             entry.facts |= {
                 "patch": str(path),
@@ -128,6 +132,13 @@ def _cache_patch(
             labels = encoder.encode(patch.labels())
             entry.facts["class_px"] = np.bincount(labels.ravel(), minlength=len(encoder.names)).tolist()
             _put(entry, "labels", labels)
+
+
+def _threads() -> int:
+    """Threads for one patch: as many as this process may use cores, but one in a worker, which has others beside it."""
+    if multiprocessing.parent_process() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _earlier(entry: Path, computed: str) -> dict[str, Any] | None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import RATIOS, Patch
+from crops_activesampling.plane_medians import Plane, middle_of
 from geocore.errors import DataError, SettingsError
 
 SCALE: Final = 0.5
@@ -23,6 +26,9 @@ SCALE: Final = 0.5
 
 _LARGEST: Final = 2 * 32767
 _MOST_COUNTED: Final = 255
+# One MiB, which a processor's cache holds, unless so many images leave too few pixels for the call of each operation.
+_SCRATCH_VALUES: Final = 1 << 19
+_FEWEST_PX: Final = 1 << 14
 Medians = NDArray[np.uint16] | NDArray[np.float32]
 
 
@@ -97,29 +103,34 @@ def composite(
         65534, 0 where there is none; images behind it, uint8, at most 255.
     """
     shape = (len(edges) - 1, *values.shape[1:])
-    doubled, counts = np.zeros(shape, np.uint32), np.zeros(shape, np.uint8)
+    counts = np.zeros(shape, np.uint8)
+    medians: Medians = np.zeros(shape, np.uint16)
     period = np.searchsorted(edges, times, side="right") - 1
-    for index in range(shape[0]):
-        # Zeros come first, so that what follows them is sorted data.
-        images = np.sort(values[period == index], axis=0)
-        if not len(images):
+    members = [np.flatnonzero(period == index) for index in range(shape[0])]
+    most, pixels = max(map(len, members)), counts[0].size
+    images = values.reshape(len(values), pixels)
+    step = min(max(_FEWEST_PX, _SCRATCH_VALUES // (most + 1)), pixels)
+    scratch = np.empty((most + 1, step), np.uint16)
+    for index, start in product(range(shape[0]), range(0, pixels, step)):
+        part = slice(start, start + step)
+        chosen = [images[image, part] for image in members[index]]
+        if not chosen:
             continue
-        empty = np.count_nonzero(images == 0, axis=0)
-        count = len(images) - empty
-        # The two in the middle, which are one where the count is odd; where nothing is, both are 0.
-        low = np.take_along_axis(images, (empty + np.maximum(count - 1, 0) // 2).clip(max=len(images) - 1)[None], 0)[0]
-        high = np.take_along_axis(images, (empty + count // 2).clip(max=len(images) - 1)[None], 0)[0]
-        doubled[index] = low.astype(np.uint32) + high
-        counts[index] = np.minimum(count, _MOST_COUNTED)
-    return _stored(doubled), counts
+        low, high, seen = middle_of(chosen, scratch[:, : chosen[0].size])
+        if medians.dtype == np.uint16 and _too_large(low, high):
+            medians = medians.astype(np.float32)
+        np.add(low, high, out=medians.reshape(shape[0], -1)[index, part], dtype=medians.dtype)
+        counts.reshape(shape[0], -1)[index, part] = np.minimum(seen, _MOST_COUNTED)
+    return medians, counts
 
 
-def patch_composites(patch: Patch, settings: CompositeSettings) -> Composites:
+def patch_composites(patch: Patch, settings: CompositeSettings, *, threads: int = 1) -> Composites:
     """Composites of a patch at 10 m, where pixels of 20 and 60 m are repeated.
 
     Args:
         patch: an open patch.
         settings: bands in the order that the composites are to have, periods, and filling.
+        threads: bands that are read and composed at once; the result is the same for any number.
 
     Raises:
         DataError: the patch lacks a band, its times are unusable, or no image of any band has data in the series.
@@ -134,23 +145,24 @@ def patch_composites(patch: Patch, settings: CompositeSettings) -> Composites:
         )
     edges = period_edges(settings, patch.name.year)
     shape = (len(edges) - 1, len(settings.bands), *patch.grid.shape)
+    stacked: Medians = np.empty(shape, np.uint16)
     counts = np.empty(shape, np.uint8)
-    planes: list[Medians] = []
-    for place, band in enumerate(settings.bands):
+
+    def of_band(band: str) -> tuple[Medians, NDArray[np.uint8]]:
         medians, count = composite(*patch.series(band), edges)
-        if settings.fill == "linear":
-            medians = fill_gaps(medians, edges)
-        ratio = RATIOS[band]
-        counts[:, place] = _repeated(count, ratio)
-        planes.append(medians)
+        return (fill_gaps(medians, edges) if settings.fill == "linear" else medians), count
+
+    with ThreadPoolExecutor(threads) as pool:
+        for place, (medians, count) in enumerate(pool.map(of_band, settings.bands)):
+            ratio = RATIOS[settings.bands[place]]
+            stacked = stacked.astype(np.result_type(stacked, medians), copy=False)
+            stacked[:, place] = _repeated(medians, ratio)
+            counts[:, place] = _repeated(count, ratio)
     if not counts.any():
         raise DataError(
             f"{patch.path}: no image has data from {edges[0]} to {edges[-1] - np.timedelta64(1, 'D')}: set "
             "composites.start and .end to the dates of the patch, or take it out"
         )
-    stacked = np.empty(shape, np.result_type(*(plane.dtype for plane in planes)))
-    for place, (band, plane) in enumerate(zip(settings.bands, planes, strict=True)):
-        stacked[:, place] = _repeated(plane, RATIOS[band])
     return Composites(stacked, counts, edges)
 
 
@@ -195,10 +207,9 @@ def fill_gaps(medians: Medians, edges: NDArray[np.datetime64]) -> Medians:
     return filled
 
 
-def _stored(doubled: NDArray[np.uint32]) -> Medians:
-    if doubled.max(initial=0) <= _LARGEST:
-        return doubled.astype(np.uint16)
-    return doubled.astype(np.float32)
+def _too_large(low: Plane, high: Plane) -> bool:
+    """Whether twice a median is more than uint16 keeps."""
+    return 2 * int(high.max()) > _LARGEST and int(np.add(low, high, dtype=np.uint32).max()) > _LARGEST
 
 
 def _repeated(values: NDArray[Any], ratio: int) -> NDArray[Any]:

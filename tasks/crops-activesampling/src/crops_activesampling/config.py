@@ -15,6 +15,7 @@ from geocore.settings import (
     TilingSettings,
     TrackingSettings,
     TrainingSettings,
+    WorkerSettings,
     deciding,
     operational,
 )
@@ -37,14 +38,13 @@ class CompositeSettings(Settings):
     )
 
 
-class MediansSettings(Settings):
+class MediansSettings(WorkerSettings):
     """Medians of patches: one composite a period, band and pixel, with the number of observations behind it."""
 
     data: Path = operational(..., "folder of Sen4AgriNet patches (netCDF), in any depth of folders")
     out: Path = operational(..., "folder for the cache of medians; patches stay in place")
     composites: CompositeSettings = CompositeSettings()
     limit: int | None = operational(None, "only so many patches, in the order of their names", gt=0)
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
 
 
 class SplitSettings(Settings):
@@ -73,7 +73,7 @@ class SplitCommandSettings(Settings):
     encoder: str = deciding("s4a-labels", "packaged label encoder by name, or the path of one (YAML)")
 
 
-class PrepareSettings(Settings):
+class PrepareSettings(WorkerSettings):
     """Medians, split and labels together: a data set to train on."""
 
     data: Path = operational(..., "folder of Sen4AgriNet patches (netCDF), in any depth of folders")
@@ -88,7 +88,6 @@ class PrepareSettings(Settings):
         "where the patch is no multiple of the window: the rest is dropped, or the last window overlaps the one before",
     )
     limit: int | None = operational(None, "only so many patches, in the order of their names", gt=0)
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
 
 
 class ModelSettings(Settings):
@@ -185,14 +184,13 @@ class EvaluateSettings(Settings):
     device: DeviceSettings = DeviceSettings()
 
 
-class PredictSettings(Settings):
+class PredictSettings(WorkerSettings):
     """Map patches."""
 
     run: Path = operational(..., "run folder of crops-train")
     input: list[Path] = operational(..., "patches (netCDF), or folders of them", min_length=1)
     output: Path = operational(..., "folder for the products")
     mosaic: bool = deciding(False, "patches of one tile and year are also joined into one map")
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
     device: DeviceSettings = DeviceSettings()
 
     @field_validator("input", mode="before")

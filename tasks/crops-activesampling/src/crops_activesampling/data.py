@@ -72,9 +72,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
     encoder = read_encoder(settings.encoder)
     chosen, notes = chosen_patches(settings)
     if outcomes is None:
-        outcomes = cache_patches(
-            list(chosen), settings.out, settings.composites, encoder=encoder, workers=settings.workers
-        )
+        outcomes = cache_patches(list(chosen), settings.out, settings.composites, encoder=encoder, workers=settings)
         for outcome in outcomes:
             if outcome.status == "failed":
                 raise DataError(outcome.message)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import MediansSettings
 from geocore.commands import command
+from geocore.shares import in_shares
 
 if TYPE_CHECKING:
     from geocore.jobs import Outcome
@@ -19,6 +20,7 @@ def main() -> NoReturn:
     command(medians, MediansSettings, prog="crops-medians")
 
 
+@in_shares
 def medians(settings: MediansSettings) -> None:
     """Fill the cache and say what is in it; the same command goes on where it was stopped.
 
@@ -43,7 +45,7 @@ def medians(settings: MediansSettings) -> None:
             if outcome.status == "failed":
                 failed.append(outcome)
 
-        outcomes = cache_patches(found, settings.out, settings.composites, workers=settings.workers, on_done=done)
+        outcomes = cache_patches(found, settings.out, settings.composites, workers=settings, on_done=done)
     for outcome in failed:
         print(f"failed: {outcome.message}")
     kept = [outcome for outcome in outcomes if outcome.status != "failed"]

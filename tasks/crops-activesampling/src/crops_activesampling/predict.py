@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from crops_activesampling.config import PredictSettings
 from geocore.commands import command, progress
+from geocore.shares import in_shares
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
@@ -37,6 +38,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="crops-predict")
 
 
+@in_shares
 def predict(settings: PredictSettings) -> None:
     """Map all patches; those that fail are listed after the others are done.
 
@@ -70,7 +72,7 @@ def predict(settings: PredictSettings) -> None:
             MapPatch(settings),
             done,
             context=context,
-            workers=settings.workers,
+            workers=settings,
             on_done=lambda outcome: bar.advance(),
         )
     joined: list[Outcome] = []
@@ -188,8 +190,10 @@ def _forget_incomplete(done: Path, key: str, products: Sequence[Path]) -> None:
     """Have a map made again of which a product was deleted."""
     from geocore.jobs import part_path
 
-    if not all(path.exists() for path in products):
-        part_path(done, key).unlink(missing_ok=True)
+    summary = part_path(done, key)
+    # In this order, since another shard may be writing: products are there before the summary.
+    if summary.exists() and not all(path.exists() for path in products):
+        summary.unlink(missing_ok=True)
 
 
 def _summaries(done: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:

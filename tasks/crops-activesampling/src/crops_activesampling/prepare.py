@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import PrepareSettings
 from geocore.commands import command
+from geocore.shares import in_shares
 
 if TYPE_CHECKING:
     from geocore.jobs import Outcome
@@ -19,6 +20,7 @@ def main() -> NoReturn:
     command(prepare, PrepareSettings, prog="crops-prepare")
 
 
+@in_shares
 def prepare(settings: PrepareSettings) -> None:
     """Fill the cache, write dataset.yaml and say what is in it; the same command goes on where it was stopped.
 
@@ -46,7 +48,7 @@ def prepare(settings: PrepareSettings) -> None:
                 failed.append(outcome)
 
         outcomes = cache_patches(
-            chosen, settings.out, settings.composites, encoder=encoder, workers=settings.workers, on_done=done
+            chosen, settings.out, settings.composites, encoder=encoder, workers=settings, on_done=done
         )
     for outcome in failed:
         print(f"failed: {outcome.message}")
