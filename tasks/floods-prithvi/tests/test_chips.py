@@ -223,6 +223,27 @@ def test_stored_numbers_become_reflectance(tmp_path: Path) -> None:
     assert patch.valid.shape == (1, 2, 2)
 
 
+def test_what_a_scene_says_of_its_numbers_counts_before_what_is_assumed(tmp_path: Path) -> None:
+    """Sentinel-2 since baseline 04.00, told by the file, gives the very reflectance of the baselines before."""
+    numbers = np.random.default_rng(0).integers(1, 9000, (6, 20, 30)).astype(np.uint16)
+    old = write(tmp_path / "old.tif", numbers)
+    new = write(tmp_path / "new.tif", numbers + np.uint16(1000))
+    bare = write(tmp_path / "bare.tif", numbers + np.uint16(1000))
+    with rasterio.open(new, "r+") as file:
+        file.scales, file.offsets = (1e-4,) * 6, (-0.1,) * 6
+
+    def reflectance(path: Path, **options: Any) -> npt.NDArray[np.float32]:
+        with open_scene(path, LAYER, assumed=(1e-4, 0.0), **options) as scene:
+            values: npt.NDArray[np.float32] = scene.read(Window(0, 0, 20, 30))[IMAGE].values
+            return values
+
+    expected = reflectance(old)
+    np.testing.assert_array_equal(expected, numbers.astype(np.float32) * np.float32(1e-4))
+    np.testing.assert_array_equal(reflectance(new), expected)
+    np.testing.assert_array_equal(reflectance(bare, offset=-0.1), expected)
+    np.testing.assert_array_equal(reflectance(new, scale=1e-4, offset=0.0), reflectance(bare))
+
+
 @pytest.mark.parametrize("tag, given", [(0, None), (None, 0.0), (-5, 0.0)])
 def test_zero_is_missing_only_where_all_six_bands_are_zero(
     tmp_path: Path, tag: float | None, given: float | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,50 @@ def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
     assert rasters[0].read_bytes() == content
 
 
+def test_a_plan_says_what_a_scene_takes_and_maps_none(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = chips_of(trained)[:2]
+    words = ["--run", trained / "run", "--input", *scenes, "--output", tmp_path / "maps", *CPU]
+    assert run_command(predict, *words, "--plan", "true") == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2
+    pattern = r": \d+ tiles in \d+ regions \(\d+ of them .* to decode, .* of buffers .*, about \d+ s$"
+    assert all(re.search(pattern, line) for line in lines), lines
+    assert not (tmp_path / "maps").exists()
+
+
+def test_shards_give_the_products_of_one_run(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a CPU with one thread, in regions of one size."""
+    write_sample(tmp_path / "wide", seed=5, size=288, counts={"bolivia": 1})
+    scenes = [*chips_of(trained)[:2], *chips_of_folder(tmp_path / "wide")]
+    shutil.move(scenes[2], tmp_path / "wide.tif")  # a name that no chip has
+    scenes[2] = tmp_path / "wide.tif"
+    words = ["--run", trained / "run", "--input", *scenes, "--region-px", "256", *CPU, "--output"]
+    assert run_command(predict, *words, tmp_path / "whole") == 0
+    capsys.readouterr()
+    out = tmp_path / "shards"
+    assert run_command(predict, *words, out, "--shard", "2/2") == 0
+    said = capsys.readouterr().out
+    assert "shard 2/2 has done its share; 2 of 3 are not there yet" in said and "wide (2 of 4 parts are not" in said
+    # Scenes of one region are dealt out as the regions of a wide one are.
+    there = [all(path.exists() for path in product_paths(out, scene.stem)) for scene in scenes]
+    assert sum(there) == 1 and not there[2] and not (out / "run.json").exists()
+    assert run_command(predict, *words, out, "--shard", "1/2") == 0
+    assert "3 of 3 scenes mapped" in capsys.readouterr().out
+    for scene in scenes:
+        pairs = zip(product_paths(out, scene.stem), product_paths(tmp_path / "whole", scene.stem), strict=True)
+        for mine, theirs in pairs:
+            if mine.suffix == ".gpkg":  # holds the time at which it was written
+                assert geopandas.read_file(mine).equals(geopandas.read_file(theirs))
+            else:
+                assert mine.read_bytes() == theirs.read_bytes(), mine.name
+    assert (out / "run.json").read_text() == (tmp_path / "whole" / "run.json").read_text()
+    assert not list((out / ".parts").iterdir())
+
+
 def chips_of_folder(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*_S2Hand.tif"))
 
@@ -167,6 +212,53 @@ def test_finished_run_says_so_and_another_setting_is_refused(
     assert "floods-evaluate --run" in capsys.readouterr().out
     assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
     assert "learning_rate" in capsys.readouterr().err
+
+
+def test_a_sentinel_2_product_is_mapped_as_the_file_with_its_bands(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The product is of a baseline that adds 1000 to all numbers; half of it is cloud."""
+    (chip,) = chips_of(trained)[:1]
+    with rasterio.open(chip) as file:
+        values, names = file.read(), file.descriptions
+    product = tmp_path / "S2B_MSIL1C_20230702T101559_N0509_R065_T32TPT_20230702T131218.SAFE"
+    images = product / "GRANULE/L1C_T32TPT_A033012_20230702T101846/IMG_DATA"
+    images.mkdir(parents=True)
+    size = {"height": values.shape[1], "width": values.shape[2], "crs": "EPSG:32632"}
+    place = {"transform": rasterio.Affine(10, 0, 600000, 0, -10, 5300040)}
+    clouds = np.full(values.shape[1:], 4, "uint8")
+    clouds[:32] = 9
+    missing = (values == 0).all(axis=0)
+    planes = {"SCL": clouds}
+    for name, band in zip(names, values, strict=True):
+        label = f"B{name[1:].rjust(2, '0')}"
+        planes[label] = np.where(missing, 0, band.astype("int32") + 1000).astype("uint16")
+    for label, plane in planes.items():
+        path, lossless = images / f"T32TPT_20230702T101559_{label}.jp2", {"REVERSIBLE": "YES", "QUALITY": "100"}
+        with rasterio.open(
+            path, "w", driver="JP2OpenJPEG", count=1, dtype=plane.dtype, **size, **place, **lossless
+        ) as file:
+            file.write(plane, 1)
+    offsets = "".join(f'<RADIO_ADD_OFFSET band_id="{number}">-1000</RADIO_ADD_OFFSET>' for number in range(13))
+    (product / "MTD_MSIL1C.xml").write_text(f"<a><QUANTIFICATION_VALUE>10000</QUANTIFICATION_VALUE>{offsets}</a>")
+    words = ["--run", trained / "run", *CPU]
+    assert run_command(predict, *words, "--input", chip, product, "--output", tmp_path / "a") == 0
+    found = []
+    for name in (chip.stem, product.stem):
+        with rasterio.open(tmp_path / f"a/{name}_prob.tif") as file:
+            found.append(file.read(1))
+    np.testing.assert_array_equal(*found)
+
+    folder = [*words, "--input", tmp_path, "--output", tmp_path / "b"]
+    assert run_command(predict, *folder, "--mask", "SCL:8,9") == 0
+    with rasterio.open(tmp_path / f"b/{product.stem}_prob.tif") as file:
+        percent = file.read(1)
+    assert (percent[:32] == 255).all()
+    np.testing.assert_array_equal(percent[32:] == 255, missing[32:])
+    capsys.readouterr()
+    assert run_command(predict, *folder, "--mask", "SCL") == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "mask 'SCL'" in line and "SCL:3,8,9,10" in line
 
 
 def test_bad_scenes_are_listed_and_the_others_are_mapped(

@@ -300,8 +300,8 @@ def test_without_lists_events_are_dealt_out_whole(tmp_path: Path) -> None:
 def test_scenes_are_found_and_labels_and_products_are_not(tmp_path: Path) -> None:
     names = ["a.tif", "a_pred.tif", "a_prob.tif", "a_confidence.tif", "b_pred.tif", "._a.tif"]
     folder = touch(tmp_path / "maps", *names, "Ghana_1_S2Hand.tif", "Ghana_1_LabelHand.tif", "x.mask.tif", "notes.txt")
-    assert [path.name for path in find_rasters([folder])] == ["Ghana_1_S2Hand.tif", "a.tif", "b_pred.tif"]
-    assert find_rasters([folder / "a_prob.tif", folder / "a_prob.tif"]) == [folder / "a_prob.tif"]
+    assert list(find_rasters([folder])) == ["Ghana_1_S2Hand", "a", "b_pred"]
+    assert find_rasters([folder / "a_prob.tif", folder / "a_prob.tif"]) == {"a_prob": folder / "a_prob.tif"}
     with pytest.raises(DataError, match="not found"):
         find_rasters([tmp_path / "nowhere"])
     with pytest.raises(DataError, match="no scene"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,19 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["failed"] == {}
     assert not list((tmp_path / ".parts").iterdir())
+
+
+def test_a_plan_says_what_a_scene_takes_and_maps_none(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = scenes_of(trained)[:2]
+    words = ["--run", trained / "run", "--input", *scenes, "--output", tmp_path / "maps", "--device.device", "cpu"]
+    assert run_command(predict, *words, "--plan", "true") == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2
+    pattern = r": \d+ tiles in \d+ regions \(\d+ of them .* to decode, .* of buffers .*, about \d+ s$"
+    assert all(re.search(pattern, line) for line in lines), lines
+    assert not (tmp_path / "maps").exists()
 
 
 def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from geocore.errors import DataError, SceneError, UserError
 from geocore.grid import Grid, Window
 from geocore.loading import Draw
 from geocore.rasters import open_raster, write_raster
+from geocore.scenes import Layer
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.data import (
     CLASSES,
@@ -490,6 +493,30 @@ def test_bands_of_a_scene_are_found_by_name_or_given(raw: Path, tmp_path: Path) 
         open_scene(_scene(tmp_path / "rgb.tif", bands=["blue", "green", "red"]), layer)
 
 
+def test_a_scene_with_another_offset_gives_the_numbers_of_the_training_data(tmp_path: Path) -> None:
+    plain, shifted = _scene(tmp_path / "plain.tif"), _scene(tmp_path / "shifted.tif")
+    with rasterio.open(shifted, "r+") as file:
+        file.write(file.read() + np.uint16(1000))
+        file.scales, file.offsets = (1e-4,) * 4, (-0.1,) * 4
+
+    def read(path: Path, layer: Layer, **options: Any) -> np.ndarray:
+        with open_scene(path, layer, **options) as scene:
+            assert scene.layers[IMAGE].bands == layer.bands
+            return scene.read(Window(3, 4, 20, 30))[IMAGE].values
+
+    with open_scene(plain) as scene:
+        bare = scene.layers[IMAGE]
+    numbers = read(plain, bare)
+    assert numbers.dtype == np.uint16
+    bands = tuple(dataclasses.replace(band, scale=1e-4) for band in bare.bands)
+    told = dataclasses.replace(bare, bands=dataclasses.replace(bare.bands, bands=bands))
+    assert read(plain, told).dtype == np.uint16
+    assert np.array_equal(read(shifted, told), numbers)
+    with pytest.raises(SceneError, match=r"--scale 1 --offset -1000 "):
+        open_scene(shifted, bare)
+    assert np.array_equal(read(shifted, bare, scale=1.0, offset=-1000.0), numbers)
+
+
 def test_numbers_of_bands_stand_for_nothing_in_another_file(tmp_path: Path) -> None:
     with open_scene(_scene(tmp_path / "three.tif", bands=["a", "b", "c"])) as scene:
         named = scene.layers[IMAGE]
@@ -510,8 +537,8 @@ def test_scenes_are_found_and_products_are_not(raw: Path, tmp_path: Path) -> Non
     for name in ("a.tif", "a_prob.tif", "a_instances.tif", "b_pred.tif", "._a.tif"):
         _scene(folder / name)
     (folder / "notes.txt").write_text("x")
-    assert [path.name for path in find_scenes([folder])] == ["a.tif", "b_pred.tif"]
-    assert find_scenes([folder / "a_prob.tif", folder / "a_prob.tif"]) == [folder / "a_prob.tif"]
+    assert list(find_scenes([folder])) == ["a", "b_pred"]
+    assert find_scenes([folder / "a_prob.tif", folder / "a_prob.tif"]) == {"a_prob": folder / "a_prob.tif"}
     with pytest.raises(DataError, match="not found"):
         find_scenes([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import rasterio
@@ -14,6 +13,8 @@ from rasterio.errors import RasterioError
 from floods_prithvi.config import SIX_BANDS
 from geocore.errors import SceneError
 from geocore.georeferences import unreferenced_allowed
+from geocore.granules import granule_of
+from geocore.locations import Location, access, shown
 
 _SCHEMES: Final = (
     (("blue",), ("green",), ("red",), ("nirnarrow", "nir08", "nir"), ("swir1", "swir16"), ("swir2", "swir22")),
@@ -25,11 +26,11 @@ _ONLY_SENTINEL_2: Final = frozenset({"b8", "b8a", "b12"})
 """B5, B6 and B7 of a file with one of these are red edge, and B11 is no temperature."""
 
 
-def choose_bands(path: Path, bands: Sequence[str] | None, frames: int) -> list[str] | None:
+def choose_bands(path: Location, bands: Sequence[str] | None, frames: int) -> list[str] | None:
     """Numbers, from 1, of the bands to read from a file, all six of the first date first, as text.
 
     Args:
-        path: the file.
+        path: the file, its address, or a granule.
         bands: names, or numbers from 1, of the bands that stand for the six, in their order; of several dates those of
             the first, or of all. None: by name. A name that stands once for each date is read date by date, wherever
             its bands lie; a file without names that are known must hold no others, all bands of the first date first.
@@ -45,17 +46,20 @@ def choose_bands(path: Path, bands: Sequence[str] | None, frames: int) -> list[s
     return [str(number) for number in _choose(path, names, bands, frames)] if names else None
 
 
-def _names(path: Path) -> list[str]:
+def _names(path: Location) -> list[str]:
     """What a file calls its bands, without a transparency band; empty where it has no name or cannot be opened."""
+    granule = granule_of(path)
+    if granule is not None:
+        return list(granule.files)
     try:
-        with unreferenced_allowed(), rasterio.open(path) as file:
+        with access(path), unreferenced_allowed(), rasterio.open(path) as file:
             seen = [interp != ColorInterp.alpha for interp in file.colorinterp]
             return [name or "" for name, kept in zip(file.descriptions, seen, strict=True) if kept]
     except RasterioError:
         return []
 
 
-def _choose(path: Path, names: Sequence[str], bands: Sequence[str] | None, frames: int) -> list[int]:
+def _choose(path: Location, names: Sequence[str], bands: Sequence[str] | None, frames: int) -> list[int]:
     """Numbers, from 1, of the bands to read: all six of the first date first."""
     six = ", ".join(SIX_BANDS)
     dates = f" at {frames} dates" if frames > 1 else ""
@@ -71,12 +75,12 @@ def _choose(path: Path, names: Sequence[str], bands: Sequence[str] | None, frame
     else:
         problem = f"its bands are {', '.join(name or '?' for name in names)}"
     raise SceneError(
-        f"{path}: {problem}, but six are needed{dates} ({six}): say which ones, such as --bands 2 3 4 9 12 13 for the "
-        "thirteen of Sentinel-2"
+        f"{shown(path)}: {problem}, but six are needed{dates} ({six}): say which ones, such as --bands 2 3 4 9 12 13 "
+        "for the thirteen of Sentinel-2"
     )
 
 
-def _given(path: Path, names: Sequence[str], bands: Sequence[str], frames: int) -> list[int]:
+def _given(path: Location, names: Sequence[str], bands: Sequence[str], frames: int) -> list[int]:
     plain = [_plain(name) for name in names]
     numbers = []
     for band in bands:
@@ -88,15 +92,15 @@ def _given(path: Path, names: Sequence[str], bands: Sequence[str], frames: int) 
             numbers.append(plain.index(_plain(band)) + 1)
         else:
             held = ", ".join(filter(None, names)) or f"numbered 1 to {len(names)}"
-            raise SceneError(f"{path}: has no band {band!r}: its bands are {held}; correct --bands")
+            raise SceneError(f"{shown(path)}: has no band {band!r}: its bands are {held}; correct --bands")
     each, rest = divmod(len(names), frames)
     if len(numbers) == len(SIX_BANDS) and frames > 1 and not rest and max(numbers) <= each:
         numbers = [number + frame * each for frame in range(frames) for number in numbers]
     if len(numbers) != len(SIX_BANDS) * frames:
         dates = f" at {frames} dates, or six among those of the first date" if frames > 1 else ""
         raise SceneError(
-            f"{path}: --bands names {len(bands)} ({', '.join(bands)}), but six are needed{dates}: give one for each of "
-            f"{', '.join(SIX_BANDS)}, in this order"
+            f"{shown(path)}: --bands names {len(bands)} ({', '.join(bands)}), but six are needed{dates}: give one for "
+            f"each of {', '.join(SIX_BANDS)}, in this order"
         )
     return numbers
 

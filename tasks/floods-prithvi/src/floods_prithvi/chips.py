@@ -15,7 +15,11 @@ from floods_prithvi.config import SIX_BANDS
 from geocore.bands import Band, Bands
 from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window, parse_crs
-from geocore.rasters import RasterSource, open_raster
+from geocore.images import ImageSource, image_name, open_image
+from geocore.locations import Location
+from geocore.masks import MaskRule
+from geocore.radiometry import calibrated, overridden
+from geocore.rasters import open_raster
 from geocore.scenes import Layer, Patch, Scene, valid_mask
 
 IMAGE: Final = "image"
@@ -46,44 +50,55 @@ def image_layer(times: Sequence[str] = ()) -> Layer:
 
 
 def open_scene(
-    path: Path,
+    path: Location,
     layer: Layer,
     *,
     bands: Sequence[str] | None = None,
-    scale: float = 1.0,
-    offset: float = 0.0,
+    scale: float | None = None,
+    offset: float | None = None,
+    assumed: tuple[float, float] = (1.0, 0.0),
     nodata: float | None = None,
+    mask: MaskRule | None = None,
 ) -> Scene:
-    """Open a GeoTIFF as a scene of the one layer `image`.
+    """Open a GeoTIFF or a granule of Sentinel-2 or HLS as a scene of the one layer `image`.
 
     Values are shape (band, row, col), or (time, band, row, col) for a layer with times; `valid` has one band. The file
     holds all bands of the first date first, unless its names say otherwise.
 
     Args:
-        path: the file.
+        path: the file, its address, or a granule as `geocore.granules.granule_of` knows it.
         layer: of `image_layer`.
         bands: names, or numbers from 1, of the bands that stand for the six, in their order; of several dates those of
             the first, or of all. None: by name; a file without names must have no other bands.
-        scale: reflectance of one stored unit.
-        offset: reflectance of a stored zero.
+        scale: reflectance of one stored unit; None: as the scene says.
+        offset: reflectance of a stored zero; None: as the scene says.
+        assumed: scale and offset of a scene that says neither.
         nodata: takes the place of the file's nodata value. 0 marks a pixel whose bands are all 0 at that date, as one
             band may be dark; any other value, and what is not finite, marks a pixel in whichever band it stands.
+        mask: pixels that a mask band of the scene makes invalid.
 
     Raises:
         SceneError: the file cannot be read, or it is not clear which bands stand for the six.
     """
     frames = max(1, len(layer.times))
-    source = RasterSource(path, layer=IMAGE, bands=choose_bands(path, bands, frames), nodata=nodata)
-    return Scene(path.stem, source.grid, {IMAGE: _Reflectance(source, layer, scale, offset)})
+    source = open_image(path, layer=IMAGE, bands=choose_bands(path, bands, frames), nodata=nodata, mask=mask)
+    stated = source.layer.bands
+    held = overridden(stated if calibrated(stated) else overridden(stated, *assumed), scale, offset)
+    return Scene(image_name(path), source.grid, {IMAGE: _Reflectance(source, layer, held)})
 
 
 class _Reflectance:
     """A layer of a file whose numbers become reflectance as they are read."""
 
-    def __init__(self, source: RasterSource, layer: Layer, scale: float, offset: float) -> None:
+    def __init__(self, source: ImageSource, layer: Layer, held: Bands) -> None:
         self.layer = layer
         self.shape = source.shape
-        self._source, self._scale, self._offset = source, np.float32(scale), np.float32(offset)
+        self.block = source.block
+        self._source = source
+        axes = (*layer.axes, 1, 1)
+        self._scale = np.array([band.scale for band in held], np.float32).reshape(axes)
+        # In stored units, so that the 1000 of newer Sentinel-2 products is taken off without rounding.
+        self._shift = np.array([band.offset / band.scale for band in held], np.float32).reshape(axes)
 
     def read(self, window: Window) -> Patch:
         stored = self._source.read(window)
@@ -95,7 +110,9 @@ class _Reflectance:
         valid: npt.NDArray[np.bool_] = fold.reduce(held, axis=-3, keepdims=True)
         if numbers.dtype.kind == "f":
             valid &= np.isfinite(numbers).all(axis=-3, keepdims=True)
-        values = numbers.astype(np.float32) * self._scale + self._offset
+        values = numbers.astype(np.float32)
+        values += self._shift
+        values *= self._scale
         values[~np.broadcast_to(valid, shape)] = np.nan
         return Patch(values, valid)
 

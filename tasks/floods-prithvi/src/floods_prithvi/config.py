@@ -15,6 +15,7 @@ from geocore.settings import (
     TilingSettings,
     TrackingSettings,
     TrainingSettings,
+    WorkerSettings,
     deciding,
     operational,
 )
@@ -162,22 +163,36 @@ class EvaluateSettings(Settings):
     device: DeviceSettings = DeviceSettings()
 
 
-class PredictSettings(Settings):
+class PredictSettings(WorkerSettings):
     """Map whole scenes."""
 
     run: Path = operational(..., "run folder of floods-train")
-    input: list[Path] = operational(..., "scenes (GeoTIFF), or folders of them", min_length=1)
+    input: list[Path | str] = operational(
+        ...,
+        "scenes (GeoTIFF, its http(s):// or s3:// address, Sentinel-2 SAFE folder, HLS granule, YAML list of bands and "
+        "their files), or folders of them",
+        min_length=1,
+    )
     output: Path = operational(..., "folder for the products")
     bands: list[str] | None = operational(
         None, "names, or numbers from 1, of the scenes' bands that stand for the six, in their order; none: by name"
     )
-    scale: float | None = operational(None, "reflectance of one stored unit; none: as in the data set", gt=0)
-    offset: float | None = operational(None, "reflectance of a stored zero; none: as in the data set")
+    scale: float | None = operational(
+        None, "reflectance of one stored unit; none: as the scene says, else as in the data set", gt=0
+    )
+    offset: float | None = operational(
+        None, "reflectance of a stored zero; none: as the scene says, else as in the data set"
+    )
     nodata: float | None = operational(None, "stored value of missing pixels; none: as the files say")
+    mask: str | None = operational(
+        None,
+        "mask band of the scenes with the values or bits that are not mapped: SCL:3,8,9,10 or Fmask:bit1,bit3",
+    )
     date: str | None = operational(None, "date of the scenes (YYYY-MM-DD), for networks that take time and location")
     min_area_m2: float = deciding(0.0, "smaller polygons are left out, m2", ge=0)
+    flips: bool = deciding(False, "average over the four mirror images")
     region_px: int = deciding(16384, "edge of the part of a scene that one job maps, pixels", ge=256)
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
+    plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
 
     @field_validator("input", mode="before")

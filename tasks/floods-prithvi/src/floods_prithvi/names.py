@@ -19,6 +19,8 @@ from typing import Final
 
 from floods_prithvi.config import Format
 from geocore.errors import DataError
+from geocore.images import find_images
+from geocore.locations import Location
 
 SCENE_EXTENSIONS: Final = (".tif", ".tiff", ".vrt")
 METADATA: Final = "Sen1Floods11_Metadata.geojson"
@@ -165,43 +167,22 @@ def date_of_event(event: str, dates: Mapping[str, str]) -> str | None:
     return dates.get(name) or dates.get(_CALLED_IN_METADATA.get(name, name))
 
 
-def find_rasters(inputs: Sequence[Path]) -> list[Path]:
-    """Scenes among files and folders; in a folder, labels and rasters made from another one there do not count.
+def find_rasters(inputs: Sequence[Location]) -> dict[str, Location]:
+    """Scenes among files, addresses and folders; in a folder, labels and what was made from another scene do not count.
+
+    Returns:
+        Name of each scene -> where it lies.
 
     Raises:
         DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
     """
-    found: dict[str, Path] = {}
-    for path in inputs:
-        if not path.exists():
-            raise DataError(f"{path}: not found: --input takes scenes or folders of them; check the path")
-        scenes = [path] if path.is_file() else _scenes_in(path)
-        if not scenes:
-            raise DataError(f"{path}: no scene ({', '.join(SCENE_EXTENSIONS)}): check the path")
-        for scene in scenes:
-            if found.setdefault(scene.stem, scene).resolve() != scene.resolve():
-                raise DataError(f"{scene} and {found[scene.stem]} share a name and so their products: rename one")
-    return list(found.values())
+    return find_images(inputs, extensions=SCENE_EXTENSIONS, left_out=_LABEL_ENDINGS, made=_PRODUCTS)
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:
     """The first names of many, and how many more there are."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _scenes_in(folder: Path) -> list[Path]:
-    files = [
-        file
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in SCENE_EXTENSIONS
-        and file.is_file()
-        and not file.name.startswith(".")
-        and not file.name.endswith(_LABEL_ENDINGS)
-    ]
-    stems = {file.stem for file in files}
-    made = {f"{stem}{ending}" for stem in stems for ending in _PRODUCTS}
-    return [file for file in files if file.stem not in made]
 
 
 def _by_id(paths: Iterable[Path], ending: str) -> dict[str, Path]:

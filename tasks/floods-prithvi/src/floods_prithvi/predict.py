@@ -11,17 +11,20 @@ import functools
 import importlib.metadata
 import json
 import logging
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from floods_prithvi.config import PredictSettings
 from geocore.commands import command, progress
+from geocore.shares import in_shares
 
 if TYPE_CHECKING:
     from floods_prithvi.model import FloodNet
     from geocore.checkpoints import Checkpoint
+    from geocore.jobs import Outcome
+    from geocore.locations import Location
     from geocore.scenes import Scene
     from geocore.settings import TilingSettings
     from geocore.tiles import Region
@@ -37,6 +40,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="floods-predict")
 
 
+@in_shares
 def predict(settings: PredictSettings) -> None:
     """Map all scenes; those that fail are listed after the others are done.
 
@@ -47,29 +51,51 @@ def predict(settings: PredictSettings) -> None:
     from floods_prithvi.names import find_rasters
     from floods_prithvi.products import product_paths
     from geocore.errors import DataError
-    from geocore.files import atomic_write_text, sha256_file
+    from geocore.files import atomic_write_text
+    from geocore.images import image_hash
     from geocore.jobs import Task, part_path, run_tasks
+    from geocore.masks import MaskRule
+    from geocore.shares import remove_joined
 
     checkpoint, network = _network(settings.run)
-    _coordinates(settings, network, None)  # a bad date would else fail every scene
+    # A bad date or mask would else fail every scene.
+    _coordinates(settings, network, None)
+    if settings.mask is not None:
+        MaskRule.parse(settings.mask)
     scenes = find_rasters(settings.input)
+    if settings.plan:
+        show_plans(settings, checkpoint, network, scenes)
+        return
     context = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
-        **settings.model_dump(mode="json", include={"bands", "scale", "offset", "nodata", "date", "min_area_m2"}),
+        **settings.model_dump(
+            mode="json", include={"bands", "scale", "offset", "nodata", "mask", "date", "flips", "min_area_m2"}
+        ),
         "region_px": settings.region_px,
         "precision": settings.device.precision,
         "version": importlib.metadata.version("floods-prithvi"),
     }
     done = settings.output / ".done"
     for scene in scenes:
-        if not all(path.exists() for path in product_paths(settings.output, scene.stem)):
-            part_path(done, scene.stem).unlink(missing_ok=True)  # a product was deleted: make it again
-    tasks = [Task(scene.stem, {"path": str(scene), "sha256": sha256_file(scene)}) for scene in scenes]
+        summary = part_path(done, scene)
+        # In this order, since another shard may be writing: products are there before the summary.
+        if summary.exists() and not all(path.exists() for path in product_paths(settings.output, scene)):
+            summary.unlink(missing_ok=True)  # a product was deleted: make it again
+    # A worker may run in another folder; an address is a text and stays as it is.
+    places = {name: path.absolute() if isinstance(path, Path) else path for name, path in scenes.items()}
+    tasks = [Task(name, {"path": str(path), "sha256": image_hash(path)}) for name, path in places.items()]
+    parts = settings.output / ".parts"
     with progress(len(tasks), "scenes") as bar:
-        work = MapScene(settings, context)
+
+        def ended(outcome: Outcome) -> None:
+            if outcome.is_there:
+                remove_joined(parts / outcome.key)
+            bar.advance()
+
+        work = MapScene(settings, context, tuple(task.key for task in tasks))
         # Workers share the regions of a scene: scenes may be few and large.
-        outcomes = run_tasks(tasks, work, done, context=context, on_done=lambda outcome: bar.advance())
+        outcomes = run_tasks(tasks, work, done, context=context, on_done=ended)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     record = {
         "checkpoint": str(checkpoint.path),
@@ -96,6 +122,8 @@ class MapScene:
 
     settings: PredictSettings
     context: dict[str, Any]
+    scenes: tuple[str, ...]
+    """Names of all: shards share out the regions of each from another one on."""
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         """Write the products of one scene, then a short summary as the part.
@@ -107,11 +135,15 @@ class MapScene:
         from floods_prithvi.chips import check_unit
         from floods_prithvi.products import write_products
         from geocore.devices import open_place
+        from geocore.images import image_name
         from geocore.inference import predict_scene
+        from geocore.locations import located
+        from geocore.shares import joining
 
-        path, settings = Path(arguments["path"]), self.settings
+        path, settings = located(arguments["path"]), self.settings
+        name = image_name(path)
         _, network = _network(settings.run)
-        parts_folder = settings.output / ".parts" / path.stem
+        parts_folder = settings.output / ".parts" / name
         with _open(settings, path, network) as scene:
             check_unit(scene, network.layer)
             with open_place(settings.device):
@@ -123,19 +155,19 @@ class MapScene:
                 region_px=settings.region_px,
                 align=1,
                 context={**self.context, "sha256": arguments["sha256"]},
-                workers=settings.workers,
+                workers=settings.turned(self.scenes.index(name)),
             )
             parts = [(region.window, folder) for region, folder in regions]
-            summary = write_products(
-                settings.output,
-                path.stem,
-                scene.grid,
-                parts,
-                network.class_names,
-                min_area_m2=settings.min_area_m2,
-            )
+            with joining(parts_folder, [folder for _, folder in regions]):
+                summary = write_products(
+                    settings.output,
+                    name,
+                    scene.grid,
+                    parts,
+                    network.class_names,
+                    min_area_m2=settings.min_area_m2,
+                )
         part.write_text(json.dumps(summary))
-        shutil.rmtree(parts_folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +175,7 @@ class MapRegion:
     """The job of one region; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
-    path: Path
+    path: Location
 
     def __call__(self, region: Region, part: Path) -> None:
         """Write the planes of a region into the folder `part`."""
@@ -167,7 +199,36 @@ class MapRegion:
                 emit=writer.write,
                 dates=dates,
                 places=places,
+                flips=self.settings.flips,
             )
+
+
+def show_plans(
+    settings: PredictSettings, checkpoint: Checkpoint, network: FloodNet, scenes: Mapping[str, Location]
+) -> None:
+    """Print what mapping each scene takes, with the time that some of its tiles took.
+
+    Raises:
+        SettingsError: a scene cannot be mapped here; says why.
+    """
+    from floods_prithvi.mapping import planes
+    from geocore.plans import plan_scene, tell, trial
+    from geocore.tiles import Tiling
+
+    tiling = Tiling(size=_tiling(checkpoint).size, overlap=_tiling(checkpoint).overlap)
+    plans = {}
+    for name, path in scenes.items():
+        with _open(settings, path, network) as scene:
+            plans[name] = plan_scene(
+                scene,
+                tiling,
+                region_px=settings.region_px,
+                align=1,
+                channels=network.head.channels,
+                planes=planes(),
+                seconds_per_tile=trial(MapRegion(settings, path), scene.grid.shape, tiling),
+            )
+    tell(plans, settings.output)
 
 
 def warn_if_shifted(network: FloodNet, scene: Scene) -> None:
@@ -198,17 +259,23 @@ def warn_if_shifted(network: FloodNet, scene: Scene) -> None:
         )
 
 
-def _open(settings: PredictSettings, path: Path, network: FloodNet) -> Scene:
+def _open(settings: PredictSettings, path: Location, network: FloodNet) -> Scene:
     from floods_prithvi.chips import open_scene
+    from geocore.granules import granule_of
+    from geocore.masks import MaskRule
 
     stored = network.stored
+    # The files of a granule say themselves which value is missing.
+    missing = stored.nodata if granule_of(path) is None else None
     return open_scene(
         path,
         network.layer,
         bands=settings.bands,
-        scale=stored.scale if settings.scale is None else settings.scale,
-        offset=stored.offset if settings.offset is None else settings.offset,
-        nodata=stored.nodata if settings.nodata is None else settings.nodata,
+        scale=settings.scale,
+        offset=settings.offset,
+        assumed=(stored.scale, stored.offset),
+        nodata=missing if settings.nodata is None else settings.nodata,
+        mask=None if settings.mask is None else MaskRule.parse(settings.mask),
     )
 
 

@@ -57,7 +57,7 @@ def cache_scenes(
     work = partial(_cache_scene, context=context)
     with storage_errors(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
-    return run_tasks(tasks, work, settings.out / FOLDER, context=context, workers=settings.workers, on_done=on_done)
+    return run_tasks(tasks, work, settings.out / FOLDER, context=context, workers=settings, on_done=on_done)
 
 
 def _arguments(path: Path, references: Path | None) -> dict[str, Any]:

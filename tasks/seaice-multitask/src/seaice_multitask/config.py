@@ -15,6 +15,7 @@ from geocore.settings import (
     TilingSettings,
     TrackingSettings,
     TrainingSettings,
+    WorkerSettings,
     deciding,
     operational,
 )
@@ -71,7 +72,7 @@ class SplitSettings(Settings):
         return self
 
 
-class PrepareSettings(Settings):
+class PrepareSettings(WorkerSettings):
     """List scenes, divide them, and put their planes on the working grid."""
 
     data: Path = operational(..., "folder of AI4Arctic scenes (ready-to-train *_prep.nc, raw *_icechart_*.nc, or both)")
@@ -86,7 +87,6 @@ class PrepareSettings(Settings):
     working: WorkingSettings = WorkingSettings()
     patch: int = deciding(256, "edge of a training window, working pixels", ge=16)
     split: SplitSettings = SplitSettings()
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
 
 
 class OutputSettings(Settings):
@@ -177,7 +177,7 @@ class EvaluateSettings(Settings):
     device: DeviceSettings = DeviceSettings()
 
 
-class PredictSettings(Settings):
+class PredictSettings(WorkerSettings):
     """Map whole scenes on their 80 m grid."""
 
     run: Path = operational(..., "run folder of seaice-train")
@@ -187,7 +187,7 @@ class PredictSettings(Settings):
     resolution_m: float = deciding(0.0, "pixel of the polar stereographic maps, m; 0: working resolution", ge=0)
     upload: bool = deciding(True, "also write the challenge's upload file, upload_package.nc")
     region_px: int = deciding(4096, "edge of the part of a scene that one job maps, working pixels", ge=64)
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
+    plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
 
     @field_validator("input", mode="before")

@@ -13,12 +13,13 @@ import importlib.metadata
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from geocore.commands import command, progress
+from geocore.shares import in_shares
 from seaice_multitask.config import PredictSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="seaice-predict")
 
 
+@in_shares
 def predict(settings: PredictSettings) -> None:
     """Map all scenes; those that fail are listed after the others are done.
 
@@ -54,11 +56,15 @@ def predict(settings: PredictSettings) -> None:
     from geocore.errors import DataError
     from geocore.files import atomic_write_text, sha256_file
     from geocore.jobs import Task, part_path, run_tasks
+    from geocore.shares import remove_joined
     from seaice_multitask.data import find_scenes, scene_id
     from seaice_multitask.products import product_paths
 
     checkpoint, network = _network(settings.run)
     scenes = {path: scene_id(path) for path in find_scenes(settings.input)}
+    if settings.plan:
+        show_plans(settings, checkpoint, network, scenes)
+        return
     context = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
@@ -70,14 +76,23 @@ def predict(settings: PredictSettings) -> None:
     }
     done = settings.output / ".done"
     for name in scenes.values():
-        if not all(path.exists() for path in product_paths(settings.output, name, network.outputs)):
+        part = part_path(done, name)
+        # In this order, since another shard may be writing: products are there before the part.
+        if part.exists() and not all(path.exists() for path in product_paths(settings.output, name, network.outputs)):
             # A product was deleted: make it again.
-            shutil.rmtree(part_path(done, name), ignore_errors=True)
+            shutil.rmtree(part, ignore_errors=True)
     tasks = [Task(name, {"path": str(path), "sha256": sha256_file(path)}) for path, name in scenes.items()]
+    parts = settings.output / ".parts"
     with progress(len(tasks), "scenes") as bar:
-        work = MapScene(settings, context)
+
+        def ended(outcome: Outcome) -> None:
+            if outcome.is_there:
+                remove_joined(parts / outcome.key)
+            bar.advance()
+
+        work = MapScene(settings, context, tuple(scenes.values()))
         # Workers share the regions of a scene: scenes may be few and large.
-        outcomes = run_tasks(tasks, work, done, context=context, on_done=lambda outcome: bar.advance())
+        outcomes = run_tasks(tasks, work, done, context=context, on_done=ended)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     record = {
         "checkpoint": str(checkpoint.path),
@@ -102,6 +117,8 @@ class MapScene:
 
     settings: PredictSettings
     context: dict[str, Any]
+    scenes: tuple[str, ...]
+    """Names of all: shards share out the regions of each from another one on."""
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         """Write the products of one scene, then its classes and a short summary into the folder `part`.
@@ -112,6 +129,7 @@ class MapScene:
         """
         from geocore.devices import open_place
         from geocore.inference import predict_scene
+        from geocore.shares import joining
         from seaice_multitask.data import open_scene, working_scene
         from seaice_multitask.products import CLASSES_FILE, MappedScene, write_products
 
@@ -129,22 +147,22 @@ class MapScene:
                 region_px=settings.region_px,
                 align=1,
                 context={**self.context, "sha256": arguments["sha256"]},
-                workers=settings.workers,
+                workers=settings.turned(self.scenes.index(scene.name)),
             )
             parts = [(region.window, folder) for region, folder in regions]
-            mapped = MappedScene(parts, network.working.downscale, scene.grid.shape)
-            summary = write_products(
-                settings.output,
-                scene,
-                mapped,
-                network.outputs,
-                resolution_m=settings.resolution_m or 80.0 * network.working.downscale,
-                truth=_charts(path, tuple(network.outputs)),
-            )
-        part.mkdir()
-        mapped.save_classes(part / CLASSES_FILE, network.outputs)
+            with joining(parts_folder, [folder for _, folder in regions]):
+                mapped = MappedScene(parts, network.working.downscale, scene.grid.shape)
+                summary = write_products(
+                    settings.output,
+                    scene,
+                    mapped,
+                    network.outputs,
+                    resolution_m=settings.resolution_m or 80.0 * network.working.downscale,
+                    truth=_charts(path, tuple(network.outputs)),
+                )
+                part.mkdir()
+                mapped.save_classes(part / CLASSES_FILE, network.outputs)
         (part / _SUMMARY).write_text(json.dumps(summary))
-        shutil.rmtree(parts_folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +194,36 @@ class MapRegion:
                 emit=planes.write,
                 flips=self.settings.flips,
             )
+
+
+def show_plans(
+    settings: PredictSettings, checkpoint: Checkpoint, network: SeaIceNet, scenes: Mapping[Path, str]
+) -> None:
+    """Print what mapping each scene takes, with the time that some of its tiles took.
+
+    Raises:
+        SettingsError: a scene cannot be mapped here; says why.
+    """
+    from geocore.plans import plan_scene, tell, trial
+    from geocore.tiles import Tiling
+    from seaice_multitask.data import open_scene, working_scene
+    from seaice_multitask.mapping import planes_of
+
+    tiling = Tiling(size=_tiling(checkpoint).size, overlap=_tiling(checkpoint).overlap)
+    plans = {}
+    for path, name in scenes.items():
+        with open_scene(path, network.channels) as scene:
+            working = working_scene(scene, network.channels, network.working)
+            plans[name] = plan_scene(
+                working,
+                tiling,
+                region_px=settings.region_px,
+                align=1,
+                channels=sum(head.channels for head in network.heads.values()),
+                planes=planes_of(network.outputs),
+                seconds_per_tile=trial(MapRegion(settings, path), working.grid.shape, tiling),
+            )
+    tell(plans, settings.output)
 
 
 def warn_if_shifted(network: SeaIceNet, scene: Scene) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from geocore.commands import command
+from geocore.shares import in_shares
 from seaice_multitask.config import PrepareSettings
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def main() -> NoReturn:
     command(prepare, PrepareSettings, prog="seaice-prepare")
 
 
+@in_shares
 def prepare(settings: PrepareSettings) -> None:
     """Fill the cache, write dataset.yaml and say what is in it; the same command goes on where it was stopped.
 

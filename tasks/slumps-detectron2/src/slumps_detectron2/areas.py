@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,8 +13,13 @@ import numpy.typing as npt
 
 from geocore.datasets import Dataset, Sample
 from geocore.errors import DataError, SceneError
+from geocore.granules import granule_of
 from geocore.grid import Window
-from geocore.rasters import RasterSource, open_raster
+from geocore.images import image_bands, image_name, open_image
+from geocore.locations import Location, shown
+from geocore.masks import MaskRule
+from geocore.radiometry import matched
+from geocore.rasters import open_raster
 from geocore.scenes import Layer, Scene
 from slumps_detectron2.labels import IGNORED, UNLABELLED
 
@@ -33,58 +36,72 @@ logger = logging.getLogger(__name__)
 
 
 def open_scene(
-    path: Path, layer: Layer | None = None, *, bands: Sequence[str] | None = None, nodata: float | None = None
+    path: Location,
+    layer: Layer | None = None,
+    *,
+    bands: Sequence[str] | None = None,
+    nodata: float | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    mask: MaskRule | None = None,
 ) -> Scene:
-    """Open a GeoTIFF as a scene of the one layer `image`.
+    """Open a GeoTIFF or a granule of Sentinel-2 or HLS as a scene of the one layer `image`.
 
     Args:
-        path: the file.
+        path: the file, its address, or a granule as `geocore.granules.granule_of` knows it.
         layer: what a data set or a model expects: its bands are read by name, in its order, and its nodata value is
             applied.
         bands: names or numbers, from 1, of the bands to read, in this order; with `layer`, those that stand for its
             bands. None: all, or the layer's by name.
         nodata: takes the place of the file's nodata value, where no layer is given.
+        scale: with `layer`, physical value of one stored unit; None: as the scene says, else as the layer.
+        offset: with `layer`, physical value of a stored zero; None: as for `scale`.
+        mask: with `layer`, pixels that a mask band of the scene makes invalid.
 
     Raises:
-        SceneError: the file cannot be read or lacks a band, or bands without names are not as many as the layer's.
+        SceneError: the file cannot be read or lacks a band, bands without names are not as many as the layer's, or the
+            scene has an offset and the layer does not say what its numbers mean.
     """
+    name = image_name(path)
     if layer is None:
-        return open_raster(path, layer=IMAGE, bands=_named(path, bands), nodata=nodata)
+        own = open_image(path, layer=IMAGE, bands=_named(path, bands), nodata=nodata)
+        return Scene(name, own.grid, {IMAGE: own})
     if bands is None:
         bands = layer.bands.names
         _check_numbered(path, layer)
     elif len(bands) != len(layer.bands):
         raise SceneError(
-            f"{path}: {len(bands)} bands are given ({', '.join(bands)}), but {len(layer.bands)} are needed "
+            f"{shown(path)}: {len(bands)} bands are given ({', '.join(bands)}), but {len(layer.bands)} are needed "
             f"({', '.join(layer.bands.names)}): give one for each, in this order"
         )
-    source = RasterSource(path, layer=IMAGE, bands=bands, nodata=layer.nodata)
+    # The files of a granule say themselves which value is missing.
+    missing = layer.nodata if granule_of(path) is None else None
+    source = open_image(path, layer=IMAGE, bands=bands, nodata=missing, mask=mask)
     # The bands of an explicit map stand for the layer's.
-    source.layer = dataclasses.replace(source.layer, bands=layer.bands)
-    return Scene(path.stem, source.grid, {IMAGE: source})
+    image = matched(source, layer, source.grid, name, scale=scale, offset=offset)
+    return Scene(name, source.grid, {IMAGE: image})
 
 
-def _named(path: Path, bands: Sequence[str] | None) -> list[str] | None:
+def _named(path: Location, bands: Sequence[str] | None) -> list[str] | None:
     """Numbers replaced by the names in the file, so that another file may hold the bands in another order."""
     if bands is None:
         return None
-    with open_raster(path, layer=IMAGE) as scene:
-        names = scene.layers[IMAGE].bands.names
+    names = image_bands(path)
     return [
         names[int(band) - 1] if band not in names and band.isdecimal() and 1 <= int(band) <= len(names) else band
         for band in bands
     ]
 
 
-def _check_numbered(path: Path, layer: Layer) -> None:
+def _check_numbered(path: Location, layer: Layer) -> None:
     """Numbers tell nothing of a band, and any file has a band 1: the file has to have no others."""
     if not all(name.isdecimal() for name in layer.bands.names):
         return
-    with open_raster(path, layer=IMAGE) as whole:
-        found = len(whole.layers[IMAGE].bands)
+    found = len(image_bands(path))
     if found != len(layer.bands):
         raise SceneError(
-            f"{path}: {found} bands, but {len(layer.bands)} without names are needed: say which ones with --bands"
+            f"{shown(path)}: {found} bands, but {len(layer.bands)} without names are needed: say which ones with "
+            "--bands"
         )
 
 

@@ -15,6 +15,7 @@ from geocore.settings import (
     TilingSettings,
     TrackingSettings,
     TrainingSettings,
+    WorkerSettings,
     deciding,
     operational,
 )
@@ -201,19 +202,34 @@ class EvaluateSettings(Settings):
     device: DeviceSettings = DeviceSettings()
 
 
-class PredictSettings(Settings):
+class PredictSettings(WorkerSettings):
     """Map the slumps of whole scenes."""
 
     run: Path = operational(..., "run folder of slumps-train")
-    input: list[Path] = operational(..., "scenes, or folders of them", min_length=1)
+    input: list[Path | str] = operational(
+        ...,
+        "scenes (GeoTIFF, its http(s):// or s3:// address, Sentinel-2 SAFE folder, HLS granule, YAML list of bands and "
+        "their files), or folders of them",
+        min_length=1,
+    )
     output: Path = operational(..., "folder for rasters and polygons")
     bands: list[str] | None = deciding(
         None, "bands of the scenes, by name or number, in the order of the model's; none: by the model's names"
     )
+    scale: float | None = deciding(
+        None,
+        "physical value of one stored unit, in the unit of the training data; none: as the scene says, else as those",
+        gt=0,
+    )
+    offset: float | None = deciding(None, "physical value of a stored zero; none: as for scale")
+    mask: str | None = deciding(
+        None,
+        "mask band of the scenes with the values or bits that are not mapped: SCL:3,8,9,10 or Fmask:bit1,bit3",
+    )
     threshold: float | None = deciding(None, "score of an object; none: the one of the run", gt=0, lt=1)
     min_area_m2: float = deciding(0.0, "minimum mapping unit: smaller objects are dropped, m2", ge=0)
     region_px: int = deciding(8192, "edge of the part of a scene that one job maps, pixels", ge=256)
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
+    plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
 
     @field_validator("input", mode="before")

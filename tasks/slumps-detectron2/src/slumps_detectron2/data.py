@@ -11,6 +11,8 @@ from typing import Any, Final
 from geocore.datasets import Dataset, LabelSpec, Sample, validate
 from geocore.errors import DataError
 from geocore.files import sha256_file
+from geocore.images import find_images
+from geocore.locations import Location
 from geocore.manifests import Scalar
 from geocore.normalisation import BandCounts, Statistics
 from geocore.samples import built_in_sample
@@ -218,34 +220,16 @@ def class_values(dataset: Dataset) -> list[int]:
     return sorted(dataset.labels[INSTANCES].classes)
 
 
-def find_scenes(inputs: Sequence[Path]) -> list[Path]:
-    """Scenes among files and folders; in a folder, rasters that were made from another one there do not count.
+def find_scenes(inputs: Sequence[Location]) -> dict[str, Location]:
+    """Scenes among files, addresses and folders; in a folder, rasters made from another one there do not count.
+
+    Returns:
+        Name of each scene -> where it lies.
 
     Raises:
         DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
     """
-    found: dict[str, Path] = {}
-    for path in inputs:
-        if not path.exists():
-            raise DataError(f"{path}: not found: --input takes scenes or folders of them; check the path")
-        scenes = [path] if path.is_file() else _scenes_in(path)
-        if not scenes:
-            raise DataError(f"{path}: no scene ({', '.join(SCENE_EXTENSIONS)}): check the path")
-        for scene in scenes:
-            if found.setdefault(scene.stem, scene).resolve() != scene.resolve():
-                raise DataError(f"{scene} and {found[scene.stem]} share a name and so their products: rename one")
-    return list(found.values())
-
-
-def _scenes_in(folder: Path) -> list[Path]:
-    files = [
-        file
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in SCENE_EXTENSIONS and file.is_file() and not file.name.startswith(".")
-    ]
-    stems = {file.stem for file in files}
-    made = {f"{stem}{ending}" for stem in stems for ending in _PRODUCTS}
-    return [file for file in files if file.stem not in made]
+    return find_images(inputs, extensions=SCENE_EXTENSIONS, made=_PRODUCTS)
 
 
 def _check_classes(settings: PrepareSettings) -> None:

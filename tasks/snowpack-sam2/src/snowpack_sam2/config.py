@@ -15,6 +15,7 @@ from geocore.settings import (
     TilingSettings,
     TrackingSettings,
     TrainingSettings,
+    WorkerSettings,
     deciding,
     operational,
 )
@@ -117,7 +118,7 @@ class EvaluateSettings(Settings):
     device: DeviceSettings = DeviceSettings()
 
 
-class PredictSettings(Settings):
+class PredictSettings(WorkerSettings):
     """Trace the layers in photographs."""
 
     run: Path = operational(..., "run folder of snowpack-train")
@@ -126,7 +127,6 @@ class PredictSettings(Settings):
     threshold: float | None = deciding(None, "boundary probability; none: the one chosen on validation", gt=0, lt=1)
     min_length_px: int = deciding(40, "boundaries shorter than this many pixels are dropped", ge=1)
     cm_per_px: float | None = deciding(None, "size of a pixel on the wall in cm; none: depths in pixels only", gt=0)
-    workers: int = operational(0, "worker processes; 0: none", ge=0)
     device: DeviceSettings = DeviceSettings()
 
     @field_validator("input", mode="before")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from geocore.commands import command, progress
+from geocore.shares import in_shares
 from snowpack_sam2.config import PredictSettings
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TILES_PER_BATCH = 4
-"""Part of the result: another batch shape may round differently."""
 FAR = 4.0
 """Standard deviations: no photograph of the sample, whose exposures differ, has a mean half as far off."""
 
@@ -49,6 +48,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="snowpack-predict")
 
 
+@in_shares
 def predict(settings: PredictSettings) -> None:
     """Map all photographs; those that fail are listed after the others are done.
 
@@ -76,12 +76,14 @@ def predict(settings: PredictSettings) -> None:
     }
     parts = settings.output / ".done"
     for photo in photos:
-        if not all(path.exists() for path in products(settings.output, photo.stem)):
-            part_path(parts, photo.stem).unlink(missing_ok=True)  # a product was deleted: make it again
+        summary = part_path(parts, photo.stem)
+        # In this order, since another shard may be writing: products are there before the summary.
+        if summary.exists() and not all(path.exists() for path in products(settings.output, photo.stem)):
+            summary.unlink(missing_ok=True)  # a product was deleted: make it again
     tasks = [Task(photo.stem, {"path": str(photo), "sha256": sha256_file(photo)}) for photo in photos]
     with progress(len(tasks), "photographs") as bar:
         outcomes = run_tasks(
-            tasks, work, parts, context=context, workers=settings.workers, on_done=lambda outcome: bar.advance()
+            tasks, work, parts, context=context, workers=settings, on_done=lambda outcome: bar.advance()
         )
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     record = {
@@ -144,7 +146,7 @@ class TracePhoto:
     ) -> list[dict[str, Any]]:
         import torch
 
-        from geocore.blending import PERCENT_NODATA, percent_of
+        from geocore.decisions import PERCENT_NODATA, percent_of
         from geocore.files import atomic_path, atomic_write_text
         from geocore.rasters import write_raster
         from snowpack_sam2.crests import trace
@@ -215,7 +217,6 @@ def boundary_probability(
         reducer,
         read=Scene.read,
         place=place,
-        batch_size=TILES_PER_BATCH,
     )
     return probability, valid
 
