@@ -160,3 +160,26 @@ def parity(session: nox.Session) -> None:
     settings = ["-c", str(ROOT / "pyproject.toml"), "--rootdir", str(test.parents[1]), "-p", "no:cacheprovider"]
     with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
         session.run("pytest", *settings, "-m", "parity", str(test), *session.posargs, env=TEST_ENV)
+
+
+@nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """Measure geocore beside its peers; `-- NAME ...` some of it, `-- --quick` only whether everything runs."""
+    home = Path(os.environ.get("GEOCORE_BENCH", ROOT / ".nox" / "bench")).resolve()
+    ours = home / "environments" / "geocore"
+    python = str(ours / "bin" / "python")
+    # Kept between sessions, beside the peers' environments: hard links, so that torch lies on the disk once.
+    environment = {**UV_ENV, "UV_PROJECT_ENVIRONMENT": str(ours), "UV_LINK_MODE": "hardlink"}
+    options = ["--locked", "--exact", "--no-default-groups", "--no-install-workspace", "--all-packages"]
+    session.run("uv", "sync", "--quiet", "--python", "3.11", *options, env=environment, external=True)
+    with tempfile.TemporaryDirectory() as wheels:
+        for name in MEMBERS:
+            build = ["uv", "build", "--quiet", "--wheel", "--no-sources", "--package", name, "--out-dir", wheels]
+            session.run(*build, env=UV_ENV, external=True)
+        built = sorted(map(str, Path(wheels).glob("*.whl")))
+        install = ["uv", "pip", "install", "--python", python, "--no-deps", "--compile-bytecode", *built]
+        session.run(*install, env=UV_ENV, external=True)
+    # What is published is a whole session; a part of one goes beside its data.
+    out = home / "results" if session.posargs else ROOT / MEMBERS["geocore-bench"].folder
+    folders = ["--environments", str(home / "environments"), "--data", str(home / "data"), "--out", str(out)]
+    session.run(python, "-m", "geocore_bench", *folders, *session.posargs, external=True)

@@ -1,0 +1,1 @@
+"""geocore and its peers measured side by side, in one run on one machine."""

@@ -1,0 +1,192 @@
+"""How geocore maps a scene, and the parts that it cannot do without: decoding, casting, the model, encoding."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geocore_bench.harness import Measured
+from geocore_bench.maps import CLASSES, Details, Setting, build, mapped
+from geocore_bench.scenes import BLOCK_PX, REFLECTANCE
+
+if TYPE_CHECKING:
+    import torch
+
+_OUTPUT = "classes"
+_FORWARDS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class GeocoreMap:
+    """Map with `geocore.inference.map_region` and `blending.DenseBlend`."""
+
+    precision: str = "float32"
+    cog: bool = False
+    """Whether the product gets its overviews, which no peer makes."""
+
+    def __call__(self, setting: Setting, data: Path) -> Measured:
+        """Measure it."""
+        import torch
+
+        model = build(setting, data)
+        channels_last = setting.model == "unet"
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+
+        def predict(target: Path) -> Details:
+            tiles = self._map(model, setting, data / setting.scene, target, channels_last=channels_last)
+            return {"tiles": tiles}
+
+        measured = mapped(predict, data)
+        tiles, seconds = measured.details["tiles"], measured.details["seconds"]
+        rate = {"tile_mpx_s": tiles * setting.tile_px**2 / 1e6 / seconds}
+        return Measured(measured.value, {**measured.details, **rate})
+
+    def _map(self, model: Any, setting: Setting, path: Path, target: Path, *, channels_last: bool) -> int:
+        """Write the product and return the number of tiles; the calls of geocore that are measured are all here."""
+        import torch
+
+        from geocore.blending import VALID, DenseBlend
+        from geocore.cogs import RasterWriter
+        from geocore.decisions import labels_of
+        from geocore.devices import Place
+        from geocore.grid import Window
+        from geocore.inference import map_region
+        from geocore.rasters import open_raster
+        from geocore.tiles import Region, Tiling
+
+        place = Place(torch.device("cpu"), precision=self.precision, channels_last=channels_last)
+        tiling = Tiling(size=setting.tile_px, overlap=setting.overlap_px)
+        with (
+            open_raster(path) as scene,
+            RasterWriter(target, grid=scene.grid, count=1, dtype="uint8", cog=self.cog) as writer,
+        ):
+            shape = scene.grid.shape
+            region = Region("all", Window(0, 0, *shape))
+            product = _BlockRows(writer.write, *shape)
+
+            def forward(batch: Any) -> dict[str, Any]:
+                values = batch["image"]["values"].float().mul_(1 / REFLECTANCE)
+                images = values.contiguous(memory_format=place.memory_format)
+                return {_OUTPUT: model(images), VALID: batch["image"]["valid"]}
+
+            def emit(row: int, rows: dict[str, torch.Tensor]) -> None:
+                product.write(row, labels_of(rows[_OUTPUT]).numpy())
+
+            map_region(
+                forward,
+                scene,
+                region,
+                tiling,
+                DenseBlend(region, tiling, shape, {_OUTPUT: CLASSES}, emit=emit),
+                read=lambda scene, window: scene.read(window),
+                place=place,
+            )
+            return len(tiling.windows(shape))
+
+
+class _BlockRows:
+    """Gathers rows to whole rows of blocks, so that each block of the product is compressed once."""
+
+    def __init__(self, write: Callable[[NDArray[np.uint8], int], None], height: int, width: int) -> None:
+        self._write, self._height = write, height
+        self._rows = np.empty((1, BLOCK_PX, width), np.uint8)
+
+    def write(self, row: int, labels: NDArray[np.uint8]) -> None:
+        """Take the rows that follow, shape (row, col), from the first of the scene on."""
+        while len(labels):
+            place = row % BLOCK_PX
+            taken = min(BLOCK_PX - place, len(labels))
+            self._rows[0, place : place + taken] = labels[:taken]
+            row, labels = row + taken, labels[taken:]
+            if row % BLOCK_PX == 0 or row == self._height:
+                self._write(self._rows[:, : place + taken], row - place - taken)
+
+
+def parts_alone(setting: Setting, data: Path) -> Measured:
+    """Decode every block once, cast it, run the model on every tile, encode the product: nothing in between.
+
+    Each part runs by itself in one thread, on memory in use, and all over the scene. The value is the rate at which
+    all threads would map if nothing else cost anything: threads x pixels / CPU seconds of the parts.
+    """
+    import rasterio
+    import torch
+    from rasterio.io import MemoryFile
+    from rasterio.windows import Window
+
+    from geocore.tiles import Tiling
+
+    model = build(setting, data)
+    torch.set_num_threads(1)
+    spent = {"decode_cpu_s": 0.0, "cast_cpu_s": 0.0, "model_cpu_s": 0.0, "encode_cpu_s": 0.0}
+
+    def timed(part: str, work: Any) -> Any:
+        start = time.process_time()
+        result = work()
+        spent[f"{part}_cpu_s"] += time.process_time() - start
+        return result
+
+    with rasterio.Env(GDAL_CACHEMAX=64), rasterio.open(data / setting.scene) as source, torch.inference_mode():
+        height, width = source.shape
+        pixels = np.empty((setting.bands, BLOCK_PX, width), np.uint16)
+        cast = torch.empty(setting.bands, BLOCK_PX, width)
+        for row in range(0, height, BLOCK_PX):
+            rows = min(BLOCK_PX, height - row)
+            window = Window(0, row, width, rows)
+            timed("decode", lambda window=window, rows=rows: source.read(window=window, out=pixels[:, :rows]))
+            timed("cast", lambda: cast.copy_(torch.from_numpy(pixels)).mul_(1 / REFLECTANCE))
+        tile = cast[None, :, : setting.tile_px, : setting.tile_px].contiguous()
+        for _ in Tiling(size=setting.tile_px, overlap=setting.overlap_px).windows((height, width)):
+            timed("model", lambda: model(tile))
+        labels = (pixels[:1] > 1500).astype(np.uint8)
+        profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "width": width, "height": height}
+        blocks = {"tiled": True, "blockxsize": BLOCK_PX, "blockysize": BLOCK_PX, "compress": "deflate"}
+        with MemoryFile() as memory:
+            product = memory.open(**profile, **blocks)
+
+            def encode(row: int) -> None:
+                rows = min(BLOCK_PX, height - row)
+                product.write(labels[:, :rows], window=Window(0, row, width, rows))
+
+            for row in range(0, height, BLOCK_PX):
+                timed("encode", lambda row=row: encode(row))
+            timed("encode", product.close)
+    total = sum(spent.values())
+    return Measured(setting.threads * height * width / 1e6 / total, {"cpu_s": total, **spent})
+
+
+def forward_alone(setting: Setting, data: Path) -> Measured:
+    """The model on one tile after another: million pixels of tiles a second.
+
+    The better of two ways to use the threads: all of them inside one forward, or one forward in each.
+    """
+    import torch
+
+    model = build(setting, data).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    shape = (1, setting.bands, setting.tile_px, setting.tile_px)
+    image = torch.rand(shape).contiguous(memory_format=torch.channels_last)
+
+    def forwards(_: int) -> None:
+        with torch.inference_mode():
+            for _ in range(_FORWARDS // setting.threads):
+                model(image)
+
+    def rate(within: int, beside: int) -> float:
+        torch.set_num_threads(within)
+        with ThreadPoolExecutor(beside) as pool:
+            list(pool.map(forwards, range(beside)))  # the first round sets up kernels
+            rounds = range(setting.threads)
+            start = time.perf_counter()
+            list(pool.map(forwards, rounds))
+            done = len(rounds) * (_FORWARDS // setting.threads)
+            return done * setting.tile_px**2 / 1e6 / (time.perf_counter() - start)
+
+    inside, beside = rate(setting.threads, 1), rate(1, setting.threads)
+    return Measured(max(inside, beside), {"threads_inside_mpx_s": inside, "threads_beside_mpx_s": beside})
