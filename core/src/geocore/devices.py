@@ -6,8 +6,11 @@ This is the one module that asks for CUDA and for torch.distributed; everything 
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +24,9 @@ from geocore.errors import DeviceError
 from geocore.settings import DeviceSettings
 
 Batch = TypeVar("Batch")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +226,22 @@ def _mapped(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Bat
         # A named tuple takes its fields one by one, a tuple takes one iterable.
         changed = type(batch)(*values) if hasattr(batch, "_fields") else tuple(values)
     return changed  # type: ignore[return-value]
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have the C library keep memory that was freed for the next tensor of the process, where it can be told to (glibc).
+
+    By default each thread gives large blocks back to the system, and touching new ones costs more than the arithmetic in
+    them; several threads that do so wait for each other in the kernel. What is kept is at most what was in use at once.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library, such as musl
+        return
+    for parameter, value in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**30)):
+        mallopt(parameter, value)
 
 
 def seed_everything(seed: int) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from geocore.belts import belted
-from geocore.devices import Place, out_of_memory, pin, to_device
+from geocore.devices import Place, keep_freed_memory, out_of_memory, pin, to_device
 from geocore.errors import DeviceError, SceneError
 from geocore.grid import Window
 from geocore.jobs import Outcome, Task, part_path, run_tasks
@@ -34,7 +34,6 @@ from geocore.tiles import Region, Tiling, regions, tiles_of
 
 Part = TypeVar("Part", covariant=True)
 P = TypeVar("P")
-
 Tile = tuple[int, int, Window]
 _Batch = tuple[list[Tile], list[Any], Any]
 
@@ -211,6 +210,7 @@ def _cores(on_cpu: bool) -> Iterator[int]:
     if not on_cpu or before == 1:
         yield 1
         return
+    keep_freed_memory()
     torch.set_num_threads(1)
     try:
         yield before

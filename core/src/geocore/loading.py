@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from geocore.collation import Stacking, stack
 from geocore.devices import pin
 from geocore.errors import DataError, SettingsError
 from geocore.samplers import Draw, GridSampler, NeighbourhoodSampler, RandomWindowSampler, Sampler
-from geocore.stacking import Stacking, stack
 
 __all__ = [
     "Batches",

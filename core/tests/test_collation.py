@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from geocore.collation import Stacking, stack
 from geocore.scenes import Patch
-from geocore.stacking import Stacking, stack
 
 
 def test_stack_keeps_types_and_structure():
