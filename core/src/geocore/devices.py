@@ -230,10 +230,10 @@ def _mapped(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Bat
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have the C library keep memory that was freed for the next tensor of the process, where it can be told to (glibc).
+    """Have the C library keep memory that was freed for the next tensor of the process; glibc can be told to.
 
-    By default each thread gives large blocks back to the system, and touching new ones costs more than the arithmetic in
-    them; several threads that do so wait for each other in the kernel. What is kept is at most what was in use at once.
+    By default each thread gives large blocks back to the system, and touching new ones costs more than the arithmetic
+    in them; several threads that do so wait for each other in the kernel. What is kept was in use at once before.
     """
     if sys.platform != "linux":
         return
