@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from geocore.devices import Place, open_place, out_of_memory, pin, seed_everything, to_device
+from geocore.devices import (
+    Place,
+    keep_freed_memory,
+    open_place,
+    out_of_memory,
+    pin,
+    seed_everything,
+    to_device,
+)
 from geocore.errors import DeviceError
 from geocore.settings import DeviceSettings
 
@@ -194,3 +202,25 @@ def test_out_of_memory_is_told_from_other_errors():
     assert out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"))
     assert not out_of_memory(RuntimeError("size mismatch"))
     assert not out_of_memory(ValueError("out of memory"))
+
+
+def test_the_c_library_is_told_once_to_keep_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, parameter: int, value: int) -> int:
+            told.append((parameter, value))
+            return 1
+
+    monkeypatch.setattr("geocore.devices.sys.platform", "linux")
+    monkeypatch.setattr("geocore.devices.ctypes.CDLL", lambda name: Library())
+    keep_freed_memory.cache_clear()
+    keep_freed_memory()
+    keep_freed_memory()
+    # Numbers of malloc.h: M_MMAP_THRESHOLD is -3, at most 32 MiB; M_TRIM_THRESHOLD is -1.
+    assert sorted(told) == [(-3, 2**25), (-1, 2**30)]
+    # A library without it, such as musl, is left alone.
+    monkeypatch.setattr("geocore.devices.ctypes.CDLL", lambda name: object())
+    keep_freed_memory.cache_clear()
+    keep_freed_memory()
+    keep_freed_memory.cache_clear()

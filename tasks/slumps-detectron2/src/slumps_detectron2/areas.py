@@ -149,15 +149,13 @@ class Areas:
 
     def window(self, index: int) -> Window:
         """Pixels of the scene that belong to an area."""
-        values = self.samples[index].attributes
-        try:
-            row, col, height, width = (int(values[key]) for key in ("row", "col", "height", "width"))
-        except (KeyError, ValueError) as error:
+        window = self.samples[index].window
+        if window is None:
             raise DataError(
                 f"sample {self.samples[index].id!r}: attributes lack whole numbers row, col, height and width; "
                 "prepare the data again"
-            ) from error
-        return Window(row, col, height, width)
+            )
+        return window
 
     def truth(self, index: int, window: Window | None = None) -> Truth:
         """What is true in an area.
