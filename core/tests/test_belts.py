@@ -37,6 +37,15 @@ class BlockedSource(ArraySource):
         return super().read(window)
 
 
+class DecodingBlocks(BlockedSource):
+    """The same, which also decodes into arrays that are there."""
+
+    def decode(self, window: Window, into: Patch) -> None:
+        patch = self.read(window)
+        assert (into.values.shape, into.valid.shape) == (patch.values.shape, patch.valid.shape)
+        into.values[...], into.valid[...] = patch.values, patch.valid
+
+
 def image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 50, shape, np.uint16)
 
@@ -47,10 +56,11 @@ def image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     windows=st.lists(st.tuples(*(st.integers(0, 199) for _ in range(4))), min_size=1, max_size=12),
     columns=st.tuples(st.integers(-5, 20), st.integers(21, 60)),
     dated=st.booleans(),
+    kind=st.sampled_from([BlockedSource, DecodingBlocks]),
 )
 @settings(max_examples=200, deadline=None)
-def test_any_windows_in_any_order_equal_the_source(shape, block, windows, columns, dated) -> None:
-    source = BlockedSource(image((2, 3, *shape) if dated else (3, *shape)), block, nodata=7)
+def test_any_windows_in_any_order_equal_the_source(shape, block, windows, columns, dated, kind) -> None:
+    source = kind(image((2, 3, *shape) if dated else (3, *shape)), block, nodata=7)
     belt = BeltSource(source, block, columns)
     for row, col, height, width in windows:
         row, col = row % shape[0], col % shape[1]
@@ -67,11 +77,12 @@ def test_any_windows_in_any_order_equal_the_source(shape, block, windows, column
     block=st.tuples(st.integers(1, 80), st.integers(1, 70)),
     size=st.integers(1, 90),
     overlap=st.integers(0, 89),
+    kind=st.sampled_from([BlockedSource, DecodingBlocks]),
 )
 @settings(max_examples=150, deadline=None)
-def test_each_block_is_decoded_once_for_the_tiles_of_a_scene(shape, block, size, overlap) -> None:
+def test_each_block_is_decoded_once_for_the_tiles_of_a_scene(shape, block, size, overlap, kind) -> None:
     tiling = Tiling(size, overlap % size)
-    source = BlockedSource(image((2, *shape)), block)
+    source = kind(image((2, *shape)), block)
     scene = Scene("s", Grid(*shape), {"image": source})
     expected = Scene("s", Grid(*shape), {"image": ArraySource(source.layer, image((2, *shape)))})
     with belted(scene, (0, shape[1])) as fed:

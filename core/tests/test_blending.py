@@ -192,6 +192,18 @@ def test_misuse_is_refused() -> None:
     blend.add(*tiles[1], good)
     with pytest.raises(ValueError, match="tile row 0 after 1"):
         blend.add(*tiles[0], good)
+    wide = regions((4, 12), 99)[0]
+    left, middle, right = tiles_of(wide, tiling, (4, 12))
+    for found, words in (
+        [(left, right), "columns 4 to 8"],
+        [(middle,), "columns 0 to 4"],
+        [(left,), "columns 4 to 12"],
+    ):
+        gaps = DenseBlend(wide, tiling, (4, 12), {"out": 1}, emit=lambda row, out: None)
+        with pytest.raises(ValueError, match=f"no tile covers {words}"):
+            for tile in found:
+                gaps.add(*tile, good)
+            gaps.finish()
     with pytest.raises(ValueError, match="does not end in the last working pixel"):
         DenseBlend(region, tiling, shape, {"out": 1}, emit=lambda row, out: None, output_shape=(11, 4))
     with pytest.raises(ValueError, match="none called"):

@@ -217,8 +217,8 @@ def test_the_c_library_is_told_once_to_keep_freed_memory(monkeypatch: pytest.Mon
     keep_freed_memory.cache_clear()
     keep_freed_memory()
     keep_freed_memory()
-    # Numbers of malloc.h: M_MMAP_THRESHOLD is -3, at most 32 MiB; M_TRIM_THRESHOLD is -1.
-    assert sorted(told) == [(-3, 2**25), (-1, 2**30)]
+    # Numbers of malloc.h: M_ARENA_MAX is -8, M_MMAP_MAX is -4, M_TRIM_THRESHOLD is -1.
+    assert sorted(told) == [(-8, 1), (-4, 0), (-1, 2**30)]
     # A library without it, such as musl, is left alone.
     monkeypatch.setattr("geocore.devices.ctypes.CDLL", lambda name: object())
     keep_freed_memory.cache_clear()

@@ -9,7 +9,7 @@ from geocore.bands import Band, Bands
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
 from geocore.radiometry import matched
-from geocore.scenes import ArraySource, Layer
+from geocore.scenes import ArraySource, BlockSource, DecodingSource, Layer, Patch
 
 GRID = Grid(20, 30)
 DN = np.random.default_rng(0).integers(0, 60000, (2, 20, 30)).astype("uint16")
@@ -35,6 +35,21 @@ def test_numbers_that_mean_the_same_stay_as_they_are() -> None:
         np.testing.assert_array_equal(patch.values, DN[:, 2:12, 3:23])
     patch, layer = read(DN, bands(1e-4), bands())
     assert (layer.dtype, layer.bands) == ("uint16", bands())
+
+
+def test_what_only_changes_its_names_is_decoded_as_its_source_is() -> None:
+    class Decoding(ArraySource):
+        block = (8, 8)
+
+        def decode(self, window: Window, into: Patch) -> None:
+            into.values[...] = self.read(window).values
+
+    layer = Layer("image", bands(1e-4), "uint16", nodata=0)
+    for held, passed in ((bands(), True), (bands(1e-4, -0.1), False)):
+        source = Decoding(Layer("image", held, "uint16", nodata=0), DN)
+        found = matched(source, layer, GRID, "scene")
+        assert isinstance(found, DecodingSource) == passed
+        assert isinstance(found, BlockSource)
 
 
 def test_another_offset_gives_exactly_the_numbers_without_one() -> None:

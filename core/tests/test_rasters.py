@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rasterio.control import GroundControlPoint
 from geocore.errors import SceneError, StorageError
 from geocore.grid import ControlPoint, Grid, Window
 from geocore.rasters import RasterSource, RasterWriter, open_raster, open_rasters, write_raster
-from geocore.scenes import Scene
+from geocore.scenes import Patch, Scene
 
 UTM = Grid(60, 70, (10.0, 0.0, 500000.0, 0.0, -10.0, 8000000.0), "EPSG:32652", length_unit="m")
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -176,6 +177,56 @@ def test_repeated_descriptions_give_way_to_numbers(tmp_path: Path) -> None:
         file.descriptions = ("band", "band")
     with open_raster(tmp_path / "a.tif") as scene:
         assert scene.layers["image"].bands.names == ("1", "2")
+
+
+@pytest.mark.parametrize("interleave", ["band", "pixel"])
+@pytest.mark.parametrize("kind", ["plain", "nodata", "float", "alpha", "mask", "mixed"])
+def test_pixels_decoded_into_a_part_of_an_array_are_those_that_are_read(
+    tmp_path: Path, kind: str, interleave: str
+) -> None:
+    path = tmp_path / "a.tif"
+    values = image((3, 90, 110), "float32" if kind == "float" else "uint16")
+    if kind == "float":
+        values[1, 3:9, 60:70] = np.nan
+    options = {"photometric": "RGB", "alpha": "YES"} if kind == "alpha" else {}
+    if kind == "alpha":
+        values = np.concatenate([values, values[:1] % 2 * 65535])
+    save(path, values, interleave=interleave, tiled=True, blockxsize=32, blockysize=32, **options)
+    if kind in ("nodata", "mask"):
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+            if kind == "nodata":
+                file.nodata = int(values[0, 0, 0])
+            else:
+                file.write_mask(values[0] % 3 > 0)
+    if kind == "mixed":
+        other = save(tmp_path / "b.tif", image((1, 90, 110), "uint8"))
+        build_vrt(tmp_path / "mixed.vrt", path, other)
+        path = tmp_path / "mixed.vrt"
+    with closing(RasterSource(path)) as source:
+        for window in (Window(0, 0, 90, 110), Window(31, 17, 40, 64), Window(89, 109, 1, 1)):
+            patch = source.read(window)
+            assert patch.values.shape[0] == (4 if kind == "mixed" else 3)
+            assert window.height < 90 or patch.valid.all() == (kind in ("plain", "mixed"))
+            room = Patch(np.zeros((5, 100, 300), patch.values.dtype), np.zeros((5, 100, 300), np.bool_))
+            part = (slice(1, 1 + len(patch.values)), slice(4, 4 + window.height), slice(9, 9 + window.width))
+            masks = (slice(1, 1 + len(patch.valid)), *part[1:])
+            source.decode(window, Patch(room.values[part], room.valid[masks]))
+            assert np.array_equal(room.values[part], patch.values, equal_nan=kind == "float")
+            assert np.array_equal(room.valid[masks], patch.valid)
+            room.values[part] = 0
+            room.valid[masks] = False
+            assert not room.values.any() and not room.valid.any()
+
+
+def build_vrt(path: Path, first: Path, second: Path) -> None:
+    """A raster of the three uint16 bands of one file and the uint8 band of another."""
+    bands = [(first, band, "UInt16") for band in (1, 2, 3)] + [(second, 1, "Byte")]
+    lines = [
+        f'<VRTRasterBand dataType="{dtype}" band="{place}"><SimpleSource><SourceFilename>{file}</SourceFilename>'
+        f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+        for place, (file, band, dtype) in enumerate(bands, 1)
+    ]
+    path.write_text(f'<VRTDataset rasterXSize="110" rasterYSize="90">{"".join(lines)}</VRTDataset>')
 
 
 def sentinel(folder: Path) -> dict[str, Path]:

@@ -11,17 +11,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geocore.grid import Window
-from geocore.scenes import Layer, LayerSource, Patch, Scene
+from geocore.scenes import BlockSource, DecodingSource, Layer, LayerSource, Patch, Scene
 
 PIECE_BYTES = 16 * 2**20
-"""Decoded at once: several blocks, which GDAL decodes beside each other, yet below the 32 MiB from which the allocator
-returns memory to the system after each use."""
+"""Decoded at once: several blocks, which GDAL decodes beside each other, and little enough to stay in its cache where
+it passes them on from there."""
 
 CACHE_BYTES = 32 * 2**20
 """GDAL's own cache of blocks while belts are in use; as each block is decoded once, it only has to hold a piece."""
@@ -31,15 +31,6 @@ _TALLEST_STRIP = 1024
 
 _LOWEST_BAND = 64
 """Rows decoded at once where blocks are lower, such as strips of a row."""
-
-
-@runtime_checkable
-class BlockSource(Protocol):
-    """A source whose pixels are decoded block by block."""
-
-    @property
-    def block(self) -> tuple[int, int]:
-        """(rows, cols) of a block, in pixels of the layer."""
 
 
 class BeltSource:
@@ -133,9 +124,13 @@ class BeltSource:
             until = min(col + max(1, PIECE_BYTES // (rows * self._cols * pixel)), len(loaded))
             until = next((other for other in range(col + 1, until) if loaded[other]), until)
             cols = slice(col * self._cols, min(until * self._cols, self._right - self._left))
-            patch = self._source.read(Window(band * self._rows, self._left + cols.start, rows, cols.stop - cols.start))
-            into = (..., slice(place * self._rows, place * self._rows + rows), cols)
-            self._values[into], self._valid[into] = patch.values, patch.valid
+            piece = Window(band * self._rows, self._left + cols.start, rows, cols.stop - cols.start)
+            part = (..., slice(place * self._rows, place * self._rows + rows), cols)
+            if isinstance(self._source, DecodingSource):
+                self._source.decode(piece, Patch(self._values[part], self._valid[part]))
+            else:
+                patch = self._source.read(piece)
+                self._values[part], self._valid[part] = patch.values, patch.valid
             loaded[col:until] = True
 
     def _cut(self, buffer: NDArray[Any], window: Window) -> NDArray[Any]:

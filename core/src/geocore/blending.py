@@ -118,6 +118,7 @@ class DenseBlend:
         self._valid = torch.empty(0, dtype=torch.bool)
         self._row_index = -1
         self._top = 0
+        self._held_rows = self._held_cols = 0
 
     def add(self, row_index: int, col_index: int, window: Window, output: Mapping[str, Tensor]) -> None:
         """Add one tile.
@@ -146,13 +147,21 @@ class DenseBlend:
         if first >= last:
             return
         tile, strip = slice(first - left, last - left), slice(first - self.window.col, last - self.window.col)
+        held, fresh = self._places(strip)
         weights = torch.outer(self._row_weights[row_index], self._col_weights[col_index][tile])
         for name, channels in self._channels.items():
             value = output[name]
             if value.shape != (channels, self._size, self._size):
                 raise ValueError(f"'{name}' is {tuple(value.shape)}, not {(channels, self._size, self._size)}")
-            self._strips[name][:, :, strip].addcmul_(value[:, :, tile].float(), weights)
-        self._valid[:, :, strip] &= output[VALID].reshape(1, self._size, self._size)[:, :, tile]
+            value, target = value[:, :, tile].float(), self._strips[name][:, :, strip]
+            for rows, cols in held:
+                target[:, rows, cols].addcmul_(value[:, rows, cols], weights[rows, cols])
+            torch.mul(value[:, *fresh], weights[fresh], out=target[:, *fresh])
+        valid, target = output[VALID].reshape(1, self._size, self._size)[:, :, tile], self._valid[:, :, strip]
+        for rows, cols in held:
+            target[:, rows, cols] &= valid[:, rows, cols]
+        target[:, *fresh] = valid[:, *fresh]
+        self._held_cols = strip.stop
 
     def finish(self) -> None:
         """Emit what is left.
@@ -164,15 +173,30 @@ class DenseBlend:
             raise ValueError("no tile was added")
         self._emit_until(self._top + self._size)
 
+    def _places(self, strip: slice) -> tuple[list[tuple[slice, slice]], tuple[slice, slice]]:
+        """Rows and columns of a tile over which the strip holds something already, and those over which it does not.
+
+        What is fresh is written and not added to: nothing has to be cleared before.
+        """
+        if strip.start > self._held_cols:
+            raise ValueError(f"no tile covers columns {self._held_cols} to {strip.start} of the region")
+        above, left = self._held_rows, self._held_cols - strip.start
+        held = []
+        if above:
+            held.append((slice(0, above), slice(0, strip.stop - strip.start)))
+        if left:
+            held.append((slice(above, self._size), slice(0, left)))
+        return held, (slice(above, self._size), slice(left, strip.stop - strip.start))
+
     def _allocate(self, device: torch.device, top: int) -> None:
         width = self.window.width
         # On the device once, since a copy for each tile would wait for it.
         self._row_weights = [weights.to(device) for weights in self._row_weights]
         self._col_weights = [weights.to(device) for weights in self._col_weights]
         self._strips = {
-            name: torch.zeros((channels, self._size, width), device=device) for name, channels in self._channels.items()
+            name: torch.empty((channels, self._size, width), device=device) for name, channels in self._channels.items()
         }
-        self._valid = torch.ones((1, self._size, width), dtype=torch.bool, device=device)
+        self._valid = torch.empty((1, self._size, width), dtype=torch.bool, device=device)
         self._top = top
 
     def _advance(self, top: int) -> None:
@@ -180,14 +204,15 @@ class DenseBlend:
         self._emit_until(top)
         shift = top - self._top
         keep = self._size - shift
-        for strip, empty in [*((strip, 0) for strip in self._strips.values()), (self._valid, 1)]:
+        for strip in (*self._strips.values(), self._valid):
             kept = strip[:, shift:]
             # Source and target overlap in memory when more than half of the strip is kept.
             strip[:, :keep] = kept.clone() if keep > shift else kept
-            strip[:, keep:] = empty
-        self._top = top
+        self._top, self._held_rows, self._held_cols = top, keep, 0
 
     def _emit_until(self, stop: int) -> None:
+        if self._held_cols < self.window.width:
+            raise ValueError(f"no tile covers columns {self._held_cols} to {self.window.width} of the region")
         first, last = max(self._top, self.window.row), min(stop, self.window.row_stop)
         rows = last - first
         if self._valid.device.type == "cpu":
@@ -200,8 +225,8 @@ class DenseBlend:
         rows = slice(first - self._top, last - self._top)
         valid = self._valid[:, rows]
         finished = {name: strip[:, rows] for name, strip in self._strips.items()}
-        # Looking is cheaper than filling, but an accelerator would have to be waited for.
-        holes = valid.device.type != "cpu" or not bool(valid.all())
+        # Looking is cheaper than filling, by numpy above all, but an accelerator would have to be waited for.
+        holes = valid.device.type != "cpu" or not valid.numpy().all()
         for name, values in finished.items():
             # The sum of a pixel holds nothing of its neighbours: what an invalid pixel got is dropped here, once.
             if holes:

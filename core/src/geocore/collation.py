@@ -67,7 +67,7 @@ def stack(items: Sequence[Any]) -> Any:
             one tensor of their dtype (uint16 stays uint16); anything else becomes the list of the items.
 
     Returns:
-        Tensors of shape (batch, ...) in the structure of the items.
+        Tensors of shape (batch, ...) in the structure of the items; that of a single item shares its memory.
     """
     first = items[0]
     if isinstance(first, Mapping):
@@ -77,7 +77,7 @@ def stack(items: Sequence[Any]) -> Any:
     if isinstance(first, torch.Tensor):
         return torch.stack(list(items))
     if isinstance(first, np.ndarray | np.generic):
-        values = np.stack(items)
+        values = np.asarray(first)[None] if len(items) == 1 else np.stack(items)
         # torch has no foreign byte order.
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
     if isinstance(first, bool | int | float):
@@ -90,7 +90,7 @@ def _stacked_masks(patches: Sequence[Patch]) -> torch.Tensor:
     masks = [patch.valid for patch in patches]
     if len({mask.shape for mask in masks}) > 1:
         masks = [np.broadcast_to(patch.valid, patch.values.shape) for patch in patches]
-    return torch.from_numpy(np.stack(masks))
+    return torch.from_numpy(masks[0][None] if len(masks) == 1 else np.stack(masks))
 
 
 def _structure(item: Any, leaves: list[Any]) -> tuple[Any, ...]:

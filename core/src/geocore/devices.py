@@ -25,7 +25,7 @@ from geocore.settings import DeviceSettings
 
 Batch = TypeVar("Batch")
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Parameters of mallopt(3)."""
 
 
@@ -233,14 +233,15 @@ def keep_freed_memory() -> None:
     """Have the C library keep memory that was freed for the next tensor of the process; glibc can be told to.
 
     By default each thread gives large blocks back to the system, and touching new ones costs more than the arithmetic
-    in them; several threads that do so wait for each other in the kernel. What is kept was in use at once before.
+    in them; several threads that do so wait for each other in the kernel. Nor does a thread see what another one freed,
+    as it does here, where all threads begun after this call take from one heap. What is kept was in use before.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library, such as musl
         return
-    for parameter, value in ((_M_MMAP_THRESHOLD, 2**25), (_M_TRIM_THRESHOLD, 2**30)):
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, 2**30)):
         mallopt(parameter, value)
 
 

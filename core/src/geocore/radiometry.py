@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from geocore.bands import Band, Bands
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
-from geocore.scenes import Layer, LayerSource, Patch
+from geocore.scenes import DecodingSource, Layer, LayerSource, Patch
 
 
 def calibrated(bands: Bands) -> bool:
@@ -133,6 +133,8 @@ class RelabelledSource:
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
         self.read = source.read
         self.close = source.close
+        if isinstance(source, DecodingSource):
+            self.decode = source.decode
 
 
 def _conversion(held: Sequence[Band] | Bands, wanted: Bands) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -81,6 +81,10 @@ class RasterSource:
             self._nodata = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
             with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
                 self._mask_indexes = _mask_indexes(dataset, self._indexes)
+            # Whether values can be missing; else one mask will do for all bands, which saves the comparison.
+            self._marked = self._dtype.kind == "f" or any(nodata is not None for nodata in self._nodata)
+            self._masks = len(self._indexes) if self._marked or len(self._mask_indexes) > 1 else 1
+            self._one_type = len({dataset.dtypes[index - 1] for index in self._indexes}) == 1
             self.shape: tuple[int, int] = dataset.shape
             self.block = dataset.block_shapes[self._indexes[0] - 1]
             self.grid = grid_of(dataset)
@@ -98,37 +102,53 @@ class RasterSource:
         Raises:
             SceneError: the file is damaged there.
         """
-        indexes = self._indexes if self._alpha is None else [*self._indexes, self._alpha]
+        patch = Patch(
+            np.empty((len(self._indexes), *window.shape), self._dtype), np.empty((self._masks, *window.shape), np.bool_)
+        )
+        self.decode(window, patch)
+        return patch
+
+    def decode(self, window: Window, into: Patch) -> None:
+        """Read a window that lies inside into arrays that are there, such as a part of larger ones.
+
+        Args:
+            window: in pixels of this layer.
+            into: of the shapes and types that `read` gives; its rows and bands need not follow each other in memory.
+
+        Raises:
+            SceneError: the file is damaged there.
+        """
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        masks: NDArray[np.uint8] | None = None
+        masks: list[NDArray[np.uint8]] = []
         try:
             with self._lock, access(self.path):
                 if self._dataset.closed:
                     raise ValueError(f"{self._name} is closed")
-                values = self._dataset.read(indexes, window=place, out_dtype=self._dtype)
+                if self._one_type:
+                    self._dataset.read(self._indexes, window=place, out=into.values)
+                else:  # rasterio reads one type at once
+                    for index, band in zip(self._indexes, into.values, strict=True):
+                        self._dataset.read(index, window=place, out=band)
+                if self._alpha is not None:
+                    masks.append(self._dataset.read([self._alpha], window=place))
                 if self._mask_indexes:
-                    masks = self._dataset.read_masks(self._mask_indexes, window=place)
+                    masks.append(self._dataset.read_masks(self._mask_indexes, window=place))
         except RasterioError as error:
             raise SceneError(
                 f"{self._name}: {window.height} x {window.width} pixels at row {window.row}, column {window.col} "
                 f"cannot be read ({reason_of(error)}); {remedy_for(self.path)}"
             ) from error
-        alpha = None if self._alpha is None else values[-1:]
-        values = values[: len(self._indexes)]
-        valid = self._valid_by_value(values)
-        for mask in (alpha, masks):
-            if mask is not None:
-                valid = valid & (mask != 0) if len(mask) > len(valid) else np.logical_and(valid, mask, out=valid)
-        return Patch(values, valid)
+        self._find_valid(into)
+        for mask in masks:
+            np.logical_and(into.valid, mask, out=into.valid)
 
-    def _valid_by_value(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Shape (band, row, col); one band where no value is invalid, to save the comparison."""
-        if self._dtype.kind != "f" and all(nodata is None for nodata in self._nodata):
-            return np.ones((1, *values.shape[1:]), np.bool_)
-        valid = np.empty(values.shape, np.bool_)
-        for band, nodata, held in zip(values, self._nodata, valid, strict=True):
+    def _find_valid(self, patch: Patch) -> None:
+        """Mark the pixels whose values are not missing."""
+        if not self._marked:
+            patch.valid[...] = True
+            return
+        for band, nodata, held in zip(patch.values, self._nodata, patch.valid, strict=True):
             held[...] = valid_mask(band, nodata)
-        return valid
 
     def close(self) -> None:
         """Close the file, after the read in progress."""

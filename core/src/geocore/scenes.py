@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,28 @@ class LayerSource(Protocol):
 
     def close(self) -> None:
         """Let go of files."""
+
+
+@runtime_checkable
+class BlockSource(Protocol):
+    """A source whose pixels are decoded block by block."""
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(rows, cols) of a block, in pixels of the layer."""
+
+
+@runtime_checkable
+class DecodingSource(BlockSource, Protocol):
+    """A source that decodes into memory of the caller's, which saves a copy, and memory touched for the first time."""
+
+    def decode(self, window: Window, into: Patch) -> None:
+        """Read a window that lies inside.
+
+        Args:
+            window: in pixels of the layer.
+            into: parts of larger arrays, of the shapes and types that `read` gives.
+        """
 
 
 class ArraySource:
