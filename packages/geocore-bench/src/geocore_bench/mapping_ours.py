@@ -19,6 +19,8 @@ from geocore_bench.scenes import BLOCK_PX, REFLECTANCE
 if TYPE_CHECKING:
     import torch
 
+    from geocore.devices import Place
+
 _OUTPUT = "classes"
 _FORWARDS = 12
 
@@ -35,13 +37,17 @@ class GeocoreMap:
         """Measure it."""
         import torch
 
+        from geocore.devices import Place
+
         model = build(setting, data)
         channels_last = setting.model == "unet"
         if channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
+        place = Place(torch.device("cpu"), precision=self.precision, channels_last=channels_last)
+        _set_up_kernels(model, setting, place)
 
         def predict(target: Path) -> Details:
-            tiles = self._map(model, setting, data / setting.scene, target, channels_last=channels_last)
+            tiles = self._map(model, setting, data / setting.scene, target, place)
             return {"tiles": tiles}
 
         measured = mapped(predict, data)
@@ -49,20 +55,16 @@ class GeocoreMap:
         rate = {"tile_mpx_s": tiles * setting.tile_px**2 / 1e6 / seconds}
         return Measured(measured.value, {**measured.details, **rate})
 
-    def _map(self, model: Any, setting: Setting, path: Path, target: Path, *, channels_last: bool) -> int:
+    def _map(self, model: Any, setting: Setting, path: Path, target: Path, place: Place) -> int:
         """Write the product and return the number of tiles; the calls of geocore that are measured are all here."""
-        import torch
-
         from geocore.blending import VALID, DenseBlend
         from geocore.cogs import RasterWriter
         from geocore.decisions import labels_of
-        from geocore.devices import Place
         from geocore.grid import Window
         from geocore.inference import map_region
         from geocore.rasters import open_raster
         from geocore.tiles import Region, Tiling
 
-        place = Place(torch.device("cpu"), precision=self.precision, channels_last=channels_last)
         tiling = Tiling(size=setting.tile_px, overlap=setting.overlap_px)
         with (
             open_raster(path) as scene,
@@ -90,6 +92,20 @@ class GeocoreMap:
                 place=place,
             )
             return len(tiling.windows(shape))
+
+
+def _set_up_kernels(model: Any, setting: Setting, place: Place) -> None:
+    """Call the model once as it will be called: in one thread, its precision and its memory format.
+
+    `build` has done so with all threads and in float32, which are kernels that the others need.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    image = torch.rand(1, setting.bands, setting.tile_px, setting.tile_px)
+    with torch.inference_mode(), place.autocast():
+        model(image.contiguous(memory_format=place.memory_format))
+    torch.set_num_threads(setting.threads)
 
 
 class _BlockRows:
