@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +106,24 @@ def test_missing_and_damaged_entries_are_said(tmp_path: Path) -> None:
         (tmp_path / "a" / "entry.json").write_text(text)
         with pytest.raises(DataError, match="cannot be understood"):
             read_entry(tmp_path, "a")
+
+
+def test_headers_are_parsed_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cached(tmp_path, "a", {"x": np.arange(6).reshape(2, 3)}, fingerprint="f")
+    full, inside, most = np.lib.format.open_memmap, [0], [0]
+
+    def slow(*given: Any, **named: Any) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.02)
+        mapped = full(*given, **named)
+        inside[0] -= 1
+        return mapped
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert {int(array.sum()) for array in pool.map(map_array, [tmp_path / "a" / "x.npy"] * 8)} == {15}
+    assert most == [1]
 
 
 def test_a_closed_disk_is_one_line(tmp_path: Path) -> None:

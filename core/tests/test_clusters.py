@@ -53,6 +53,12 @@ def write(arguments, part, log):
     if kind == "dies":
         part.write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "dies once":
+        part.write_text("half")
+        mark = Path(log) / f"died-{arguments['value']}"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
     if kind == "lingers":
         time.sleep(1)
     if kind == "sleeps":
@@ -96,6 +102,18 @@ def test_tasks_run_on_the_cluster_and_end_as_anywhere_else(tmp_path: Path, work:
     # Those that waited behind the bug were not begun.
     assert len(list((tmp_path / "c").glob("t*"))) < 19
     assert not [path for name in ("parts", "b", "c") for path in (tmp_path / name / ".attempts").iterdir()]
+
+
+def test_a_task_whose_worker_was_killed_runs_again_beside_what_it_left(
+    tmp_path: Path, work: Any, start_cluster: Start
+) -> None:
+    scheduler, _ = start_cluster(tmp_path / "code", workers=2)
+    where, folder = WorkerSettings(scheduler=scheduler), tmp_path / "parts"
+    outcomes = run_tasks(tasks_of(3, t0="dies once"), work, folder, context=1, workers=where)
+    assert (tmp_path / "died-0").exists()
+    assert [(outcome.status, outcome.message) for outcome in outcomes] == [("done", "")] * 3
+    assert [part_path(folder, f"t{i}").read_text() for i in range(3)] == [f"{i} 1" for i in range(3)]
+    assert not list((folder / ".attempts").iterdir())
 
 
 def test_a_task_that_kills_its_workers_fails_and_a_lost_scheduler_is_one_line(

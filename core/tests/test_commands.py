@@ -1,3 +1,4 @@
+import inspect
 import io
 import json
 import logging
@@ -154,6 +155,25 @@ def test_short_flags_are_in_the_help(capsys):
         command(lambda settings: None, _WithShort, prog="toy", argv=["--help"])
     shown = capsys.readouterr().out
     assert "(short: -i)" in shown and "(short: -b)" in shown
+
+
+def test_the_help_shows_the_text_of_each_group_without_reading_its_source(capsys, monkeypatch):
+    class Depth(Settings):
+        """How deep.
+
+        Below the surface.
+        """
+
+        limit: float = deciding(2.0, "lowest layer, m")
+
+    class WithGroup(Settings):
+        depth: Depth = Depth()
+
+    monkeypatch.setattr(inspect, "getsource", lambda found: pytest.fail(f"the source of {found} is read"))
+    with pytest.raises(SystemExit):
+        command(lambda settings: None, WithGroup, prog="toy", argv=["--help"])
+    shown = capsys.readouterr().out
+    assert "How deep." in shown and "Below the surface." in shown and "lowest layer, m" in shown
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import geocore.decoded
 from geocore.bands import Band, Bands
 from geocore.cache import read_entry
-from geocore.decoded import decoded
+from geocore.decoded import DecodedScenes, decoded
 from geocore.errors import SceneError
-from geocore.grid import Window
-from geocore.scenes import ArraySource, Layer
+from geocore.files import sha256_file
+from geocore.grid import Grid, Window
+from geocore.scenes import ArraySource, Layer, Scene
 
 
 class Counting:
@@ -127,3 +132,141 @@ def test_processes_at_once_decode_one_time_between_them(tmp_path):
         assert worker.exitcode == 0
     expected = int(source().read(Window(0, 0, 50, 40)).values.sum())
     assert sorted(found) == [(0, expected), (0, expected), (1, expected)]
+
+
+# --- scenes ---
+
+EVERYTHING = Window(-2, -3, 60, 50)
+
+
+def scenes(folder):
+    return DecodedScenes(folder, reader="geocore")
+
+
+class Files:
+    """Opens a scene whose numbers are those of a file's text, and counts how often."""
+
+    def __init__(self):
+        self.opened = 0
+
+    def __call__(self, path):
+        self.opened += 1
+        start = int(path.read_text())
+        values = np.arange(start, start + 2 * 50 * 40, dtype=np.uint16).reshape(2, 50, 40)
+        layer = Layer("image", Bands((Band("a"), Band("b"))), "uint16", nodata=float(start + 7))
+        grid = Grid(50, 40, transform=(10, 0, 4e5, 0, -10, 5e6), crs="EPSG:32633")
+        return Scene(path.stem, grid, {"image": ArraySource(layer, values)})
+
+
+def file_of(folder: Path, start: int) -> tuple[Path, str]:
+    path = folder / "a.txt"
+    path.write_text(str(start))
+    return path, sha256_file(path)
+
+
+def test_a_decoded_scene_is_the_one_of_its_file_which_is_opened_once(tmp_path):
+    path, digest = file_of(tmp_path, 5)
+    files, kept = Files(), scenes(tmp_path / "cache")
+    plain = Files()(path)
+    for _ in range(3):
+        with kept.open(path, digest, files) as found:
+            same(found.sources["image"], plain.sources["image"], Window(3, 4, 20, 10))
+            one, two = found.read(EVERYTHING)["image"], plain.read(EVERYTHING)["image"]
+            assert one.values.tobytes() == two.values.tobytes() and one.valid.tobytes() == two.valid.tobytes()
+            assert (found.name, found.grid, found.layers) == (plain.name, plain.grid, plain.layers)
+    assert files.opened == 1
+    # Another process has to look at the grid, and decodes nothing.
+    entry = next(tmp_path.glob("cache/*/entry.json"))
+    written = entry.stat().st_mtime_ns
+    scenes(tmp_path / "cache").open(path, digest, files)
+    assert files.opened == 2 and entry.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("change", ["content", "rules", "version"])
+def test_another_content_is_never_served_from_an_old_entry(tmp_path, monkeypatch, change):
+    path, digest = file_of(tmp_path, 5)
+    files, cache = Files(), tmp_path / "cache"
+    kept = scenes(cache)
+    kept.open(path, digest, files, rules={"scale": 1})
+    rules = {"scale": 1}
+    if change == "content":
+        path, digest = file_of(tmp_path, 6)
+    elif change == "rules":
+        rules = {"scale": 2}
+    else:
+        monkeypatch.setattr("geocore.decoded.importlib.metadata.version", lambda name: "9")
+        kept = scenes(cache)
+    found = kept.open(path, digest, files, rules=rules)
+    assert files.opened == 2 and len(list(cache.glob("*/entry.json"))) == 2
+    assert found.read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == (6 if change == "content" else 5)
+
+
+def test_files_of_one_content_keep_their_names(tmp_path):
+    path, digest = file_of(tmp_path, 5)
+    other = tmp_path / "b.txt"
+    other.write_bytes(path.read_bytes())
+    kept = scenes(tmp_path / "cache")
+    for _ in range(2):
+        assert [kept.open(file, digest, Files()).name for file in (path, other)] == ["a", "b"]
+
+
+def test_without_folder_or_hash_and_for_a_vrt_the_file_is_opened_each_time(tmp_path):
+    path, digest = file_of(tmp_path, 5)
+    vrt = path.rename(tmp_path / "a.VRT")
+    path, _ = file_of(tmp_path, 5)
+    cache = tmp_path / "cache"
+    for kept, file, content in (
+        (scenes(None), path, digest),
+        (scenes(cache), path, None),
+        (scenes(cache), vrt, digest),
+    ):
+        files = Files()
+        assert not kept.decodes(file, content)
+        for _ in range(2):
+            kept.open(file, content, files)
+        assert files.opened == 2
+    assert not cache.exists()
+
+
+def test_a_folder_that_was_removed_is_filled_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("geocore.decoded._MAPPED", 0)
+    path, digest = file_of(tmp_path, 5)
+    files, kept = Files(), scenes(tmp_path / "cache")
+    kept.open(path, digest, files)
+    shutil.rmtree(tmp_path / "cache")
+    assert kept.open(path, digest, files).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 5
+    assert files.opened == 2 and list(tmp_path.glob("cache/*/entry.json"))
+
+
+def test_threads_that_ask_at_once_decode_one_time_between_them(tmp_path, monkeypatch):
+    path, digest = file_of(tmp_path, 5)
+    kept, decoding = scenes(tmp_path / "cache"), []
+    full = geocore.decoded._decode
+    monkeypatch.setattr("geocore.decoded._decode", lambda *given: (decoding.append(1), time.sleep(0.2), full(*given)))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: kept.open(path, digest, Files()).read(EVERYTHING)["image"], range(8)))
+    expected = Files()(path).read(EVERYTHING)["image"]
+    assert all(patch.values.tobytes() == expected.values.tobytes() for patch in found)
+    assert len(decoding) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts the open files of a process as Linux lists them")
+def test_few_files_are_held_open_however_many_scenes_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("geocore.decoded._MAPPED", 3)
+    kept = scenes(tmp_path / "cache")
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        path = tmp_path / f"{number}.txt"
+        path.write_text(str(number))
+        digest = sha256_file(path)
+        assert kept.open(path, digest, Files()).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == number
+    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 3
+
+
+def test_long_decoding_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("geocore.decoded._LONG_BYTES", 50 * 40 * 2 * 3)
+    path, digest = file_of(tmp_path, 5)
+    with caplog.at_level("INFO", logger="geocore.decoded"):
+        scenes(tmp_path / "cache").open(path, digest, Files())
+    (line,) = (record.message for record in caplog.records)
+    assert line.startswith("decoding a-") and line.endswith("up to 0.0 GB")

@@ -17,8 +17,9 @@ from geocore.errors import SettingsError
 from geocore.grid import Grid, Window
 from geocore.inference import map_region, valid_of
 from geocore.planes import Plane, PlaneWriter
-from geocore.plans import Plan, memory_limit, plan_scene, tell, trial
+from geocore.plans import Plan, memory_limit, plan_scene, show_plans, tell, trial
 from geocore.scenes import ArraySource, Layer, Scene
+from geocore.settings import TilingSettings
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
 TILING = Tiling(16, 4)
@@ -104,6 +105,26 @@ def test_plans_are_told_and_an_impossible_job_is_refused(tmp_path: Path, capsys:
     assert capsys.readouterr().out == f"a: {possible}\n"
     with pytest.raises(SettingsError, match="b: the parts take 1e\\+06 TB and the disk of the output has"):
         tell({"a": possible, "b": dataclasses.replace(possible, part_bytes=10**18)}, tmp_path)
+
+
+def test_plans_of_scenes_are_shown_with_the_time_of_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("geocore.plans.trial", lambda map_one, shape, tiling: 10.0 * len(tiling.windows(shape)))
+    scenes = {"small": make_scene(16, 16), "wide": make_scene(75, 60)}
+    show_plans(
+        ((name, scene, lambda region, part: None) for name, scene in scenes.items()),
+        TilingSettings(size=16, overlap=4), tmp_path / "maps", region_px=32, channels=3, planes=PLANES,
+    )  # fmt: skip
+    expected = {
+        name: plan_scene(
+            scene, TILING, region_px=32, align=1, channels=3, planes=PLANES,
+            seconds_per_tile=10.0 * len(TILING.windows(scene.grid.shape)),
+        )
+        for name, scene in scenes.items()
+    }  # fmt: skip
+    assert capsys.readouterr().out == "".join(f"{name}: {plan}\n" for name, plan in expected.items())
+    assert not (tmp_path / "maps").exists()
 
 
 def test_memory_of_this_machine_is_known() -> None:

@@ -1,12 +1,15 @@
+import errno
 import json
 import math
 import multiprocessing
+import os
 import re
+import signal
 
 import pytest
 import yaml
 
-from geocore.errors import RunError
+from geocore.errors import RunError, StorageError
 from geocore.runs import Run, default_run_name
 from geocore.settings import DeviceSettings, Settings, TilingSettings, TrainingSettings, deciding, operational
 
@@ -125,6 +128,38 @@ def test_metrics_beyond_a_step_are_dropped_and_torn_lines_too(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
     assert lines(tmp_path)[1]["iou"] is None
     assert not list(tmp_path.glob(".part-*"))
+
+
+def test_a_line_of_metrics_is_whole_when_the_process_is_killed_after_it(tmp_path):
+    def work():
+        with opened(tmp_path) as run:
+            run.log(1, {"loss": 0.5})
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(20)
+    assert process.exitcode == -signal.SIGKILL
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
+
+
+def test_a_line_that_the_system_takes_in_pieces_is_whole_and_a_full_disk_is_named(tmp_path, monkeypatch):
+    write = os.write
+    with opened(tmp_path) as run:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
+            run.log(1, {"loss": 0.5})
+            run.log(2, {"loss": 0.25})
+        assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+        def full(descriptor, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", full)
+            with pytest.raises(StorageError, match=r"metrics\.jsonl: no space left on the disk"):
+                run.log(3, {"loss": 0.1})
+    assert len(lines(tmp_path)) == 2
 
 
 def test_a_finished_run_says_so(tmp_path):

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from geocore.settings import (
+    CacheSettings,
     DeviceSettings,
     OptimiserSettings,
     ScheduleSettings,
@@ -41,6 +42,13 @@ def test_only_deciding_settings_tell_two_runs_apart():
     assert deciding_values(same) == base
     for other in (Toy(rate=0.2), Toy(unmarked=4), Toy(training=TrainingSettings(seed=1))):
         assert deciding_values(other) != base
+
+
+def test_a_cache_makes_no_other_run(tmp_path):
+    class Training(CacheSettings):
+        rate: float = deciding(0.1, "learning rate")
+
+    assert deciding_values(Training(cache=tmp_path)) == deciding_values(Training()) == {"rate": 0.1}
 
 
 def test_settings_are_frozen_and_refuse_unknown_keys():

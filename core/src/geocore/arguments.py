@@ -13,6 +13,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
@@ -83,9 +84,8 @@ def options(settings: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator
             continue
         optional = False
         if get_origin(annotation) in (Union, types.UnionType):
-            members = [_bare(member) for member in get_args(annotation)]
-            optional = type(None) in members
-            members = [member for member in members if member is not type(None)]
+            members = [member for member in map(_bare, get_args(annotation)) if member is not type(None)]
+            optional = len(members) < len(get_args(annotation))
             annotation = members[0] if len(members) == 1 else annotation
         origin = get_origin(annotation) or annotation
         kind: Literal["flag", "one", "many", "pairs"] = "one"
@@ -129,8 +129,7 @@ def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -
             negative[f"--{group}{dot}no-{name}"] = option
     position = 0
     while position < len(words):
-        word = words[position]
-        flag, equals, attached = word.partition("=")
+        flag, equals, attached = (word := words[position]).partition("=")
         flag = shorts.get(flag) or flag.replace("_", "-")
         if not flag.startswith("--"):
             raise SettingsError(f"unexpected argument {word!r}: settings are given as --name value; see --help")
@@ -292,6 +291,10 @@ def print_help(settings: type[Settings], prog: str, recipes: str | None) -> NoRe
     if recipes is not None:
         names = ", ".join(recipe_names(recipes)) or "none yet"
         extra["recipe"] = (str | None, Field(None, description=f"packaged settings, below --config: {names}"))
+    for name, info in settings.model_fields.items():
+        if _is_group(group := _bare(info.annotation)):  # tyro finds the same text, but parses the group's source first
+            default = info.get_default(call_default_factory=True)
+            extra[name] = (group, Field(default, description=info.description or cleandoc(group.__doc__ or "")))
     shown: type[Settings] = create_model(settings.__name__, __base__=settings, __doc__=settings.__doc__, **extra)
     tyro.cli(shown, prog=prog, args=["--help"])
     raise AssertionError("tyro leaves after printing the help")

@@ -7,6 +7,7 @@ fingerprint) and what it holds. It appears whole or not at all. Nothing is pickl
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from geocore.files import atomic_path, sha256_file, storage_errors
 
 _MANIFEST = "entry.json"
 _FORMAT = 1
+# numpy parses headers as Python, which CPython 3.11 fails at ("AST constructor recursion depth mismatch") when the
+# garbage collector lets another thread in that does the same.
+_PARSING = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,8 @@ def map_array(path: Path) -> np.memmap[Any, Any]:
     """
     try:
         # Unlike `np.load` it reads nothing but .npy, and it refuses arrays of Python objects.
-        mapped: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
+        with _PARSING:
+            mapped: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise DataError(f"{path}: not in the cache: prepare the data again") from error
     except (OSError, ValueError, EOFError) as error:

@@ -9,7 +9,7 @@ so that a pixel weighs the same however the batch is cut. A name whose count is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -51,16 +51,15 @@ def _backward_one(model: nn.Module, step: Step, source: Iterator[Any], place: Pl
     """One micro-batch: the counts are known before the backward pass, which sums over processes as it goes."""
     names, sums, counts = _forward(model, step, source, place)
     if place.world_size == 1:
-        losses = [summed / _divisor(count) for summed, count in zip(sums, counts, strict=True)]
-        _total(losses).backward()  # type: ignore[no-untyped-call]
-        return {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
+        divisors = [_divisor(count) for count in counts]
+        _backpropagate(sums, divisors)
+        return {name: summed.detach() / divisor for name, summed, divisor in zip(names, sums, divisors, strict=True)}
     everywhere = place.all_reduce_sum(torch.stack([*(summed.detach() for summed in sums), *counts]))
     all_sums, all_counts = everywhere.chunk(2)
-    divisors = _divisor(all_counts)
+    all_divisors = _divisor(all_counts)
     # DistributedDataParallel divides the sum over processes by their number.
-    shares = (divisors / place.world_size).unbind()
-    _total([summed / share for summed, share in zip(sums, shares, strict=True)]).backward()  # type: ignore[no-untyped-call]
-    return dict(zip(names, (all_sums / divisors).unbind(), strict=True))
+    _backpropagate(sums, (all_divisors / place.world_size).unbind())
+    return dict(zip(names, (all_sums / all_divisors).unbind(), strict=True))
 
 
 def _backward_many(model: nn.Module, step: Step, source: Iterator[Any], accumulate: int, place: Place) -> Losses:
@@ -112,14 +111,21 @@ def _forward(
 
 def _divisor(counts: Tensor) -> Tensor:
     """Return the counts, with 1 in place of 0: the sum that belongs to it is 0."""
+    # On a CPU looking at a number costs a tenth of the arithmetic; elsewhere it would wait for the device.
+    if counts.is_cpu and counts.ndim == 0 and counts:
+        return counts
     return counts + (counts == 0)
 
 
-def _total(losses: list[Tensor]) -> Tensor:
-    total = losses[0]
-    for loss in losses[1:]:
-        total = total + loss
-    return total
+def _backpropagate(sums: Sequence[Tensor], divisors: Sequence[Tensor]) -> None:
+    """Leave the gradient of the sum over losses of sum / divisor in the parameters.
+
+    The backward pass starts at the sums with 1 / divisor, as it would arrive there from the quotients, which so need
+    no graph. A loss that hangs on no parameter is left out, unless there is no other: then torch refuses.
+    """
+    pairs = list(zip(sums, divisors, strict=True))
+    starts = [pair for pair in pairs if pair[0].requires_grad] or pairs
+    torch.autograd.backward([summed for summed, _ in starts], [divisor.reciprocal() for _, divisor in starts])
 
 
 def _unsynchronised(model: nn.Module) -> AbstractContextManager[object]:

@@ -30,18 +30,21 @@ class LossMeter:
         """
         self._run, self._bar = run, bar
         bar.advance(step)
-        self._unread: list[tuple[int, dict[str, Tensor]]] = []
+        self._unread: list[tuple[int, str, Tensor]] = []
         self._read = unwritten
         self._step, self._time = step, time.monotonic()
 
     def add(self, step: int, losses: Losses, norm: Tensor | None) -> None:
         """Keep the losses and the gradient norm of a step, without reading them."""
-        self._unread.append((step, losses if norm is None else {**losses, _NORM: norm.detach()}))
+        for name, loss in losses.items():
+            self._unread.append((step, name, loss))
+        if norm is not None:
+            self._unread.append((step, _NORM, norm.detach()))
 
     def not_finite(self) -> Tensor:
         """Return 1 when a value of the latest step is not finite, else 0; a float32 scalar on the device."""
-        _, values = self._unread[-1]
-        return torch.isfinite(torch.stack(list(values.values()))).all().logical_not().float()
+        latest = [value for step, _, value in self._unread if step == self._unread[-1][0]]
+        return torch.isfinite(torch.stack(latest)).all().logical_not().float()
 
     def check(self) -> None:
         """Read what was kept, which waits for the device.
@@ -49,21 +52,20 @@ class LossMeter:
         Raises:
             TrainingError: a value is not finite; names the first one and its step.
         """
-        everything = [value for _, values in self._unread for value in values.values()]
-        # On a device one copy of all is faster, on a CPU each number by itself.
-        on_cpu = not everything or everything[0].device.type == "cpu"
-        numbers = iter([value.item() for value in everything] if on_cpu else torch.stack(everything).tolist())
-        for step, values in self._unread:
-            for name in values:
-                number = next(numbers)
-                if not math.isfinite(number):
-                    what = "the gradient's norm" if name == _NORM else f"loss {name!r}"
-                    raise TrainingError(
-                        f"{what} is {number} at step {step}: it must be finite; lower optimiser.learning_rate, or "
-                        "check the input for values that are not; the weights of that step were not saved"
-                    )
-                self._read.setdefault(name, []).append(number)
+        for (step, name, _), number in zip(self._unread, self._numbers(), strict=True):
+            if not math.isfinite(number):
+                what = "the gradient's norm" if name == _NORM else f"loss {name!r}"
+                raise TrainingError(
+                    f"{what} is {number} at step {step}: it must be finite; lower optimiser.learning_rate, or "
+                    "check the input for values that are not; the weights of that step were not saved"
+                )
+            self._read.setdefault(name, []).append(number)
         self._unread.clear()
+
+    def _numbers(self) -> list[float]:
+        """Read what was kept: on a device in one copy, on a CPU each number by itself, which is faster there."""
+        values = [value for _, _, value in self._unread]
+        return [value.item() for value in values] if not values or values[0].is_cpu else torch.stack(values).tolist()
 
     def write(self, step: int, learning_rate: float) -> None:
         """Log means since the last line: each loss, their sum as `loss`, the norm, and the pace."""

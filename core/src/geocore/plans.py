@@ -10,18 +10,19 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from geocore.belts import CACHE_BYTES, PIECE_BYTES, BlockSource
+from geocore.belts import CACHE_BYTES, PIECE_BYTES
 from geocore.errors import SettingsError
 from geocore.grid import Window
 from geocore.inference import TILES_AHEAD
 from geocore.planes import Plane
-from geocore.scenes import Scene
+from geocore.scenes import BlockSource, Scene
+from geocore.settings import TilingSettings
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
 _FEW, _MANY = 1, 9
@@ -145,6 +146,45 @@ def trial(map_one: Callable[[Region, Path], None], shape: tuple[int, int], tilin
             spent[len(tiles_of(region, tiling, shape))] = time.perf_counter() - begun
     (few, fast), (many, slow) = min(spent.items()), max(spent.items())
     return max(slow - fast, 0.0) / (many - few) if many > few else fast / few
+
+
+def show_plans(
+    scenes: Iterable[tuple[str, Scene, Callable[[Region, Path], None]]],
+    tiling: TilingSettings,
+    output: Path,
+    *,
+    region_px: int,
+    channels: int,
+    planes: Sequence[Plane],
+) -> None:
+    """Print what mapping each scene takes, with the time that some of its tiles took.
+
+    Args:
+        scenes: name, scene on its working grid, and what writes the part of a region; one is not used any more when the
+            next is asked for.
+        tiling: the tiles.
+        output: as for `tell`.
+        region_px: as for `plan_scene`, and so the rest; regions may begin at any pixel.
+        channels: of all heads together.
+        planes: what is written of each pixel.
+
+    Raises:
+        SettingsError: a scene cannot be mapped here; says why.
+    """
+    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    plans = {
+        name: plan_scene(
+            scene,
+            tiles,
+            region_px=region_px,
+            align=1,
+            channels=channels,
+            planes=planes,
+            seconds_per_tile=trial(map_one, scene.grid.shape, tiles),
+        )
+        for name, scene, map_one in scenes
+    }
+    tell(plans, output)
 
 
 def tell(plans: Mapping[str, Plan], output: Path) -> None:

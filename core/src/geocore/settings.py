@@ -247,6 +247,18 @@ class WorkerSettings(Settings):
         return self.model_copy(update={"shard": f"{(index - 1 - by) % count + 1}/{count}"})
 
 
+class CacheSettings(Settings):
+    """Where what files hold is kept decoded.
+
+    A command that reads windows of the same files again and again inherits this as a flag of its own. Results do not
+    depend on it.
+    """
+
+    cache: Path | None = operational(
+        None, "folder for decoded files, of their size without compression; none: each window is decoded anew"
+    )
+
+
 class TrackingSettings(Settings):
     """Where metrics go besides metrics.jsonl."""
 

@@ -159,7 +159,9 @@ def fit(
             else:
                 meter.check()
             updater.step()
-            updater.zero_grad(set_to_none=True)
+            # What zero_grad() does, without the marks for profilers, which cost ten times as much.
+            for parameter in parameters:
+                parameter.grad = None
             if average is not None:
                 average.update(done.step)
 

@@ -214,6 +214,35 @@ def test_finished_run_says_so_and_another_setting_is_refused(
     assert "learning_rate" in capsys.readouterr().err
 
 
+def weights_of(run: Path) -> bytes:
+    """Of the last checkpoint."""
+    (file,) = (run / "checkpoints" / (run / "checkpoints/last").read_text().strip()).glob("*model*.safetensors")
+    return file.read_bytes()
+
+
+def test_a_run_goes_on_with_a_cache_to_the_same_weights(
+    trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from floods_prithvi import mapping
+
+    words = [
+        *("--data", trained / "dataset", *SMALL),
+        *("--training.steps", "4", "--training.checkpoint-every", "1"),
+    ]
+    assert run_command(train, *words, "--run", tmp_path / "whole") == 0
+
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "chip_counts", interrupted)
+        assert run_command(train, *words, "--run", tmp_path / "run") == 130
+    assert not (tmp_path / "cache").exists()
+    assert run_command(train, *words, "--run", tmp_path / "run", "--cache", tmp_path / "cache") == 0
+    assert list(tmp_path.glob("cache/*/entry.json"))
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+
+
 def test_a_sentinel_2_product_is_mapped_as_the_file_with_its_bands(
     trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+import torch
 
 from floods_prithvi.chips import IMAGE
 from floods_prithvi.config import PrepareSettings
@@ -21,7 +23,7 @@ from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_
 from geocore.datasets import Dataset
 from geocore.errors import DataError, SceneError, UserError
 from geocore.grid import Window
-from geocore.loading import Draw, stack
+from geocore.loading import Batches, Draw, RandomWindowSampler, stack
 
 SIX = [2, 3, 4, 9, 12, 13]
 SIZE = 64
@@ -240,6 +242,60 @@ def test_threads_read_the_same(dataset: Dataset) -> None:
         for one, other in zip(alone, pool.map(windows.read, draws), strict=True):
             assert np.array_equal(one["targets"]["mask"], other["targets"]["mask"])
             assert np.array_equal(*(item["inputs"][IMAGE]["values"] for item in (one, other)), equal_nan=True)
+
+
+def batches(windows: Windows, threads: int) -> Iterator[dict[str, Any]]:
+    sampler = RandomWindowSampler(windows.shapes, 40, 48, seed=0)
+    return islice(Batches(sampler, windows.read, batch_size=8, threads=threads), 9)  # an epoch and a half
+
+
+@pytest.mark.parametrize("threads", [0, 4])
+def test_batches_are_bit_equal_with_a_cache(dataset: Dataset, tmp_path: Path, threads: int) -> None:
+    plain = batches(Windows(dataset, "train"), 0)
+    for _ in range(2):  # filled, then found
+        cached = list(batches(Windows(dataset, "train", cache=tmp_path), threads))
+        for one, other in zip(plain, cached, strict=True):
+            assert torch.equal(one["targets"]["mask"], other["targets"]["mask"])
+            for name in ("values", "valid"):
+                arrays = [batch["inputs"][IMAGE][name].numpy() for batch in (one, other)]
+                assert arrays[0].dtype == arrays[1].dtype and arrays[0].tobytes() == arrays[1].tobytes()
+            assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in ("dates", "places", "keys"))
+        plain = batches(Windows(dataset, "train"), 0)
+    outside = Draw(0, Window(-8, -8, 96, 96), 0, 0)
+    one, other = (Windows(dataset, "train", cache=folder).read(outside) for folder in (None, tmp_path))
+    assert one["inputs"][IMAGE]["values"].tobytes() == other["inputs"][IMAGE]["values"].tobytes()
+    assert np.array_equal(one["targets"]["mask"], other["targets"]["mask"])
+
+
+def test_whole_chips_are_equal_with_a_cache(dataset: Dataset, tmp_path: Path) -> None:
+    plain, cached = Chips(dataset, "val"), Chips(dataset, "val", cache=tmp_path)
+    for index in range(len(plain.samples)):
+        assert np.array_equal(plain.target(index), cached.target(index))
+        with plain.scene(index) as one, cached.scene(index) as other:
+            assert (one.name, one.grid, one.layers[IMAGE].bands) == (other.name, other.grid, other.layers[IMAGE].bands)
+
+
+@pytest.mark.parametrize("part, value", [("S2Hand", 1000), ("LabelHand", 1)])
+def test_a_changed_file_is_not_served_from_a_cache(raw: Path, tmp_path: Path, part: str, value: int) -> None:
+    def seen(dataset: Dataset, folder: Path | None) -> list[bytes]:
+        windows = Windows(dataset, "train", cache=folder)
+        items = [windows.read(Draw(index, Window(0, 0, SIZE, SIZE), 0, 0)) for index in range(len(windows.samples))]
+        return [item["inputs"][IMAGE]["values"].tobytes() + item["targets"]["mask"].tobytes() for item in items]
+
+    cache = tmp_path / "cache"
+    before = seen(describe(settings(raw)), cache)
+    for path in raw.rglob(f"*_{part}.tif"):
+        change(path, set_all(value))
+    after = describe(settings(raw))
+    assert seen(after, cache) == seen(after, None) != before
+
+
+def test_other_rules_are_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:
+    draw = Draw(0, Window(0, 0, SIZE, SIZE), 0, 0)
+    for scale in (1e-4, 2e-4):
+        dataset = describe(settings(raw, scale=scale))
+        one, other = (Windows(dataset, "train", cache=folder).read(draw) for folder in (None, tmp_path / "cache"))
+        assert one["inputs"][IMAGE]["values"].tobytes() == other["inputs"][IMAGE]["values"].tobytes()
 
 
 def test_split_without_a_label_or_without_a_chip_is_refused(raw: Path, dataset: Dataset) -> None:

@@ -131,6 +131,8 @@ def test_notes_and_leaks_are_printed(folder: Path, tmp_path: Path, capsys: pytes
     assert lines[0] == "note: 1 scenes of train_list are not there: 20150101T000000_cis"
     assert lines[1].startswith("warning: ")
     assert first.name[:8] in lines[1]
+    # Told once, not refused for ever.
+    assert load_dataset(tmp_path / "out").leaks()
 
 
 def test_an_unknown_channel_is_refused_before_any_scene_is_read(folder: Path, tmp_path: Path) -> None:

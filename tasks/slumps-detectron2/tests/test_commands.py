@@ -15,7 +15,9 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import torch
 
+from geocore.checkpoints import Contents, save_checkpoint
 from geocore.rasters import open_raster
 from slumps_detectron2 import evaluate, predict, prepare, train
 from slumps_detectron2.products import product_paths
@@ -216,6 +218,20 @@ def test_run_of_another_task_is_refused(
     assert run_command(evaluate, "--run", tmp_path / "run") == 2
     assert run_command(predict, "--run", tmp_path / "none", "--input", scenes_of(trained)[0], "--output", tmp_path) == 2
     assert len(errors_of(capsys.readouterr().err)) == 2
+
+
+def test_predict_refuses_the_run_of_another_task(
+    tmp_path: Path, trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"weight": torch.zeros(1)}
+    contents = Contents(
+        step=1, model=model, ema=None, optimiser={}, source={}, random=[], progress={}, card={"task": "floods"}
+    )
+    save_checkpoint(tmp_path / "run/checkpoints", contents, best=True, keep=1)
+    words = ["--run", tmp_path / "run", "--input", *scenes_of(trained), "--output", tmp_path / "maps"]
+    assert run_command(predict, *words, "--device.device", "cpu") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "belongs to the task 'floods'" in line and not (tmp_path / "maps").exists()
 
 
 def test_the_wheel_does_not_name_detectron2() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import rasterio
 
 from geocore.errors import DataError, SceneError, UserError
 from geocore.grid import Grid, Window
-from geocore.loading import Draw
+from geocore.loading import Draw, GridSampler
 from geocore.rasters import open_raster, write_raster
 from geocore.scenes import Layer
 from slumps_detectron2.config import PrepareSettings
@@ -128,6 +129,13 @@ def test_data_set_is_the_same_wherever_it_is_written_and_found_again(raw: Path) 
     other = raw.parent / "deep" / "other"
     describe(_settings(raw, out=other)).save()
     assert load_dataset(other).hash == first.hash
+
+
+def test_data_set_of_another_task_is_refused(raw: Path) -> None:
+    path = describe(_settings(raw)).save()
+    path.write_text(path.read_text().replace("task: slumps", "task: floods"))
+    with pytest.raises(DataError, match="is a data set of 'floods': give one made by slumps-prepare"):
+        load_dataset(path.parent)
 
 
 @pytest.mark.parametrize("victim", ["raw/s3.tif", "dataset/labels/s2_instances.tif"])
@@ -338,6 +346,48 @@ def test_tiles_are_items_for_training(raw: Path) -> None:
     assert item["keys"].tolist() == [3, 11]
     # 6 x 2 pixels of the second slump are fewer than 16.
     assert len(tiles.read(Draw(index, Window(12, -15, 32, 32), 0, 0))["objects"]["boxes"]) == 1
+
+
+def test_tiles_are_bit_equal_with_a_cache(raw: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        values = np.zeros(SHAPE, np.uint8)
+        values[10:18, 5:15], values[10:18, 15:25], values[0] = 2, 5, 77
+        _label(raw / f"s{number}_ids.tif", values)
+    dataset = describe(_settings(raw, label_kind="classes", class_names={2: "active", 5: "stable"}, ignore=77))
+    plain = Tiles(dataset, "train")
+    for _ in range(2):  # filled, then found
+        cached = Tiles(dataset, "train", cache=tmp_path / "cache")
+        assert cached.windows == plain.windows
+        draws = [
+            *GridSampler(plain.windows, seed=0).epoch(0),
+            *(Draw(index, Window(40, -15, 32, 32), 0, 0) for index in range(len(plain.windows))),
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            for draw, other in zip(draws, pool.map(cached.read, draws), strict=True):
+                one = plain.read(draw)
+                pairs = [
+                    *((one["inputs"][IMAGE][name], other["inputs"][IMAGE][name]) for name in ("values", "valid")),
+                    *((one["objects"][name], other["objects"][name]) for name in ("boxes", "labels", "masks")),
+                    *((one[name], other[name]) for name in ("mask", "keys")),
+                ]
+                assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+    one, other = (Areas(dataset, "val", cache=folder) for folder in (None, tmp_path / "cache"))
+    assert one.scene(0).grid == other.scene(0).grid and one.scene(0).layers == other.scene(0).layers
+
+
+def test_a_changed_scene_is_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:
+    dataset = describe(_settings(raw))
+    Tiles(dataset, "train", cache=tmp_path / "cache")
+    for number in range(8):
+        _scene(raw / f"s{number}.tif", 50 + number)
+        _label(raw / f"s{number}_ids.tif", np.roll(_ids(), 5, axis=1))
+    dataset = describe(_settings(raw))
+    plain, cached = (Tiles(dataset, "train", cache=folder) for folder in (None, tmp_path / "cache"))
+    assert cached.windows == plain.windows
+    for draw in GridSampler(plain.windows, seed=0).epoch(0):
+        one, other = plain.read(draw), cached.read(draw)
+        assert np.array_equal(one["inputs"][IMAGE]["values"], other["inputs"][IMAGE]["values"])
+        assert np.array_equal(one["mask"], other["mask"])
 
 
 def test_tile_sees_nothing_beyond_its_area(raw: Path) -> None:

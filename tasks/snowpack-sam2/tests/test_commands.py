@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 
-from geocore.checkpoints import load_checkpoint
+from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
 from geocore.files import sha256_file, sha256_json
 from geocore.grid import Grid
 from geocore.rasters import open_raster, write_raster
@@ -245,6 +246,20 @@ def test_checkpoint_of_another_task_is_refused(
     assert run_command(predict, "--run", tmp_path / "empty", "--input", trained / "raw", "--output", tmp_path) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 2
+
+
+def test_predict_refuses_the_run_of_another_task(
+    tmp_path: Path, trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"weight": torch.zeros(1)}
+    contents = Contents(
+        step=1, model=model, ema=None, optimiser={}, source={}, random=[], progress={}, card={"task": "floods"}
+    )
+    save_checkpoint(tmp_path / "run/checkpoints", contents, best=True, keep=1)
+    words = ["--run", tmp_path / "run", "--input", trained / "raw", "--output", tmp_path / "maps"]
+    assert run_command(predict, *words, "--device.device", "cpu") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "belongs to the task 'floods'" in line and not (tmp_path / "maps").exists()
 
 
 def test_empty_folder_and_full_disk(tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]) -> None:

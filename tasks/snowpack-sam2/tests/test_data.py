@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
-from geocore.loading import Draw
+from geocore.loading import Draw, RandomWindowSampler
 from geocore.rasters import write_raster
 from snowpack_sam2.config import PrepareSettings
 from snowpack_sam2.data import (
@@ -102,6 +104,20 @@ def test_data_set_whose_files_have_changed_is_refused(raw: Path) -> None:
         load_dataset(folder)
 
 
+def test_data_set_of_another_task_is_refused(raw: Path) -> None:
+    path = describe(_settings(raw)).save()
+    path.write_text(path.read_text().replace("task: snowpack", "task: floods"))
+    with pytest.raises(DataError, match="is a data set of 'floods': give one made by snowpack-prepare"):
+        load_dataset(path.parent)
+
+
+def test_leaks_were_told_and_do_not_refuse_a_data_set(raw: Path) -> None:
+    dataset = describe(_settings(raw))
+    torn = dataclasses.replace(dataset, samples=[dataclasses.replace(s, group="one pit") for s in dataset.samples])
+    assert torn.leaks()
+    assert load_dataset(torn.save().parent).hash == torn.hash
+
+
 def test_separate_folders_and_suffixes_are_paired(tmp_path: Path) -> None:
     for number in range(3):
         _write(tmp_path / "raw/images" / f"wall{number}_nir.tif", _photo(number))
@@ -159,6 +175,38 @@ def test_item_holds_native_values_and_ignored_pixels(raw: Path) -> None:
     assert (target[0, 3, 4:] == 1).all()  # row 19 of the photo, the last one of the upper layer
     assert target[0, :, 4:].sum() == 28
     assert item["keys"].tolist() == [2, 5]
+
+
+def test_tiles_are_bit_equal_with_a_cache(raw: Path, tmp_path: Path) -> None:
+    dataset = describe(_settings(raw, nodata=int(_photo(0)[3, 3])))
+    plain = Photos(dataset, "train")
+    draws = [
+        *RandomWindowSampler(plain.shapes, 32, 20, seed=0).epoch(0),
+        *(Draw(index, Window(40, 30, 32, 32), 0, 0) for index in range(len(plain.samples))),
+    ]
+    for _ in range(2):  # filled, then found
+        cached = Photos(dataset, "train", cache=tmp_path / "cache")
+        assert cached.shapes == plain.shapes
+        with ThreadPoolExecutor(4) as pool:
+            for draw, other in zip(draws, pool.map(cached.read, draws), strict=True):
+                one = plain.read(draw)
+                pairs = [
+                    *((one["inputs"][PHOTO][name], other["inputs"][PHOTO][name]) for name in ("values", "valid")),
+                    (one["targets"]["boundary"], other["targets"]["boundary"]),
+                ]
+                assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def test_a_changed_photograph_is_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:
+    draw = Draw(0, Window(0, 0, 32, 32), 0, 0)
+    Photos(describe(_settings(raw)), "train", cache=tmp_path / "cache").read(draw)
+    for number in range(6):
+        _write(raw / f"pit{number // 2}_{number}.tif", _photo(number + 50))
+        _write(raw / f"pit{number // 2}_{number}_mask.tif", np.roll(_ids(), 3, axis=0))
+    dataset = describe(_settings(raw))
+    one, other = (Photos(dataset, "train", cache=folder).read(draw) for folder in (None, tmp_path / "cache"))
+    assert np.array_equal(one["inputs"][PHOTO]["values"], other["inputs"][PHOTO]["values"])
+    assert np.array_equal(one["targets"]["boundary"], other["targets"]["boundary"])
 
 
 def test_tile_beyond_the_photo_is_neither_valid_nor_labelled(raw: Path) -> None:

@@ -93,14 +93,16 @@ def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: b
     from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
     from geocore.training import fit
 
+    one = torch.tensor(1)  # the mean over the pixels of a batch, as in the other loops
+
     def step(model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
         marks()  # at the beginning, since fit() calls nobody at the end: the time between two is the same
         image, label = batch
         if channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        total = torch.nn.functional.cross_entropy(model(image), label, reduction="sum")
-        marks.loss = total.detach() / label.numel()
-        return {"loss": (total, torch.tensor(label.numel()))}
+        loss = torch.nn.functional.cross_entropy(model(image), label)
+        marks.loss = loss.detach()
+        return {"loss": (loss, one)}
 
     length = TrainingSettings(steps=len(batches), validate_every=_NEVER, checkpoint_every=_NEVER)
     with (

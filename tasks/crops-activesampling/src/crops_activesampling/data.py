@@ -24,12 +24,13 @@ from crops_activesampling.splits import assign_splits, counts_of_splits, leaks, 
 from crops_activesampling.windows import CROPS, MEDIANS, NOISE, Patches, Windows, windows_of
 from geocore.bands import Band, Bands
 from geocore.cache import Entry, map_array, read_entry, write_cached
-from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file, sha256_json
 from geocore.jobs import Outcome
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
+from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene
 
@@ -131,21 +132,7 @@ def load_dataset(path: Path | None) -> Dataset:
     """
     if path is None:
         return sample_dataset()
-    dataset = Dataset.load(path)
-    if dataset.task != TASK or MEDIANS not in dataset.layers:
-        raise DataError(f"{path}: is a data set of {dataset.task!r}: give one made by crops-prepare")
-    told = set(dataset.leaks())  # when the data set was made
-    problems = [line for line in validate(dataset, contents=False) if line not in told]
-    if not problems:
-        # By what entries say they were made from: hashing hundreds of gigabytes would take minutes at each start.
-        for sample in dataset.samples:
-            made_from = str(sample.attributes["made_from"])
-            entry = dataset.path(sample.inputs[MEDIANS]).parent
-            read_entry(entry.parent, entry.name, fingerprint=made_from)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{path}: {problems[0]}{more}: prepare the data again")
-    return dataset
+    return load_prepared(path, task=TASK, layer=MEDIANS, changes=_changes)
 
 
 def sample_dataset() -> Dataset:
@@ -243,6 +230,14 @@ def _remarks(entries: dict[Path, Entry], samples: Sequence[Sample], encoder: Enc
     assigned = {PatchName.of(sample.id): sample.split for sample in samples}
     counts = {PatchName.of(path): entry.facts["class_px"] for path, entry in entries.items()}
     yield from missing_classes(counts_of_splits(assigned, counts), encoder.names)
+
+
+def _changes(dataset: Dataset) -> Sequence[str]:
+    """Go by what entries say they were made from: hashing hundreds of gigabytes would take minutes at each start."""
+    for sample in dataset.samples:
+        entry = dataset.path(sample.inputs[MEDIANS]).parent
+        read_entry(entry.parent, entry.name, fingerprint=str(sample.attributes["made_from"]))
+    return ()
 
 
 def _scenes(patches: Patches) -> Iterator[Scene]:

@@ -8,26 +8,23 @@ For each patch: `<id>_pred.tif`, `<id>_prob.tif`, `<id>_parcels.csv` and `<id>_p
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from crops_activesampling.config import PredictSettings
-from geocore.commands import command, progress
+from geocore.commands import command
 from geocore.shares import in_shares
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
-    from geocore.checkpoints import Checkpoint
-    from geocore.jobs import Outcome, Task
-
-logger = logging.getLogger(__name__)
+    from geocore.jobs import Task
+    from geocore.networks import Trained
 
 FAR: Final = 1.0
 """Standard deviations: no patch of the sample has a band whose mean over the year lies half as far off."""
@@ -48,11 +45,11 @@ def predict(settings: PredictSettings) -> None:
     """
     from crops_activesampling.mapping import composite_settings
     from crops_activesampling.products import mosaic_paths, product_paths
-    from geocore.errors import DataError
-    from geocore.files import atomic_write_text, sha256_file
-    from geocore.jobs import Task, run_tasks
+    from geocore.files import sha256_file
+    from geocore.surveys import Survey, scene_tasks
 
-    checkpoint, network = _network(settings.run)
+    trained = _network(settings.run)
+    checkpoint, network = trained.checkpoint, trained.network
     context = {
         "weights": checkpoint.weights_hash,
         "composites": composite_settings(network).model_dump(mode="json"),
@@ -62,41 +59,19 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("crops-activesampling"),
     }
-    patches, done = find_inputs(settings.input), settings.output / ".done"
-    tasks = [Task(name, {"path": str(path), "sha256": sha256_file(path)}) for name, path in patches.items()]
-    for task in tasks:
-        _forget_incomplete(done, task.key, product_paths(settings.output, task.key))
-    with progress(len(tasks), "patches") as bar:
-        outcomes = run_tasks(
-            tasks,
-            MapPatch(settings),
-            done,
-            context=context,
-            workers=settings,
-            on_done=lambda outcome: bar.advance(),
-        )
-    joined: list[Outcome] = []
-    if settings.mosaic:
-        mosaics = _mosaic_tasks(tasks, outcomes)
-        for task in mosaics:
-            _forget_incomplete(done, task.key, mosaic_paths(settings.output, task.key))
-        joined = run_tasks(mosaics, JoinPatches(settings), done, context=context)
-    failed = [outcome for outcome in (*outcomes, *joined) if outcome.status == "failed"]
-    record = {
-        "checkpoint": str(checkpoint.path),
-        "data_hash": checkpoint.card["data_hash"],
-        "versions": checkpoint.card["versions"],
-        "context": context,
-        "patches": _summaries(done, outcomes),
-        "mosaics": _summaries(done, joined),
-        "failed": {outcome.key: outcome.message for outcome in failed},
-    }
-    atomic_write_text(settings.output / "run.json", json.dumps(record, indent=2) + "\n")
-    print(f"{len(record['patches'])} of {len(outcomes)} patches mapped in {settings.output}")
-    if failed:
-        lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
-        kinds = "patches and joined maps" if joined else "patches"
-        raise DataError(f"{len(failed)} of {len(outcomes) + len(joined)} {kinds} failed: {lines}")
+    survey, output = Survey(settings.output, checkpoint, context), settings.output
+    tasks = scene_tasks(find_inputs(settings.input), sha256_file)
+    patches = survey.map(
+        "patches", tasks, MapPatch(settings), products=partial(product_paths, output), workers=settings
+    )
+    there = [task for task in tasks if task.key in patches.summaries]
+    mosaics = survey.map(
+        "joined maps",
+        _mosaic_tasks(there) if settings.mosaic else [],
+        JoinPatches(settings),
+        products=partial(mosaic_paths, output),
+    )
+    survey.finish({"patches": patches, "mosaics": mosaics})
 
 
 def find_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
@@ -132,23 +107,17 @@ class MapPatch:
         from crops_activesampling.mapping import farthest_band, map_patch, read_composites
         from crops_activesampling.products import write_products
         from geocore.devices import open_place
-        from geocore.settings import TilingSettings
+        from geocore.shifts import warn_if_far
 
-        checkpoint, network = _network(self.settings.run)
-        tiling = TilingSettings.model_validate(checkpoint.card["config"]["tiling"])
+        trained = _network(self.settings.run)
+        network = trained.network
         scene, parcels = read_composites(Path(arguments["path"]), network)
         with open_place(self.settings.device) as place:
             network.to(place.device)
             band, away = farthest_band(network, scene, place)
-            if abs(away) > FAR:
-                logger.warning(
-                    "%s: the mean of band %s lies %.1f standard deviations from the training patches; the map may be "
-                    "wrong",
-                    scene.name,
-                    band,
-                    away,
-                )
-            found = map_patch(network, scene, tiling=tiling, place=place)
+            what = f"the mean of band {band}"
+            warn_if_far(scene.name, what, away, far=FAR, reference="training patches")
+            found = map_patch(network, scene, tiling=trained.tiling, place=place)
         summary = write_products(self.settings.output, scene.name, scene.grid, found, parcels, network.class_names)
         part.write_text(json.dumps(summary))
 
@@ -168,50 +137,25 @@ class JoinPatches:
         """
         from crops_activesampling.products import write_mosaic
 
-        _, network = _network(self.settings.run)
+        network = _network(self.settings.run).network
         summary = write_mosaic(self.settings.output, arguments["name"], list(arguments["patches"]), network.class_names)
         part.write_text(json.dumps(summary))
 
 
-def _mosaic_tasks(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> list[Task]:
-    """A task for each year and tile of the patches that are mapped."""
+def _mosaic_tasks(patches: Sequence[Task]) -> list[Task]:
+    """A task for each year and tile of patches."""
     from crops_activesampling.layout import PatchName
     from geocore.jobs import Task
 
     members: dict[str, dict[str, str]] = defaultdict(dict)
-    for task, outcome in zip(tasks, outcomes, strict=True):
-        if outcome.status != "failed":
-            name = PatchName.of(task.key)
-            members[f"{name.year}_{name.tile}"][task.key] = task.arguments["sha256"]
-    return [Task(name, {"name": name, "patches": patches}) for name, patches in members.items()]
+    for patch in patches:
+        name = PatchName.of(patch.key)
+        members[f"{name.year}_{name.tile}"][patch.key] = patch.arguments["sha256"]
+    return [Task(name, {"name": name, "patches": hashes}) for name, hashes in members.items()]
 
 
-def _forget_incomplete(done: Path, key: str, products: Sequence[Path]) -> None:
-    """Have a map made again of which a product was deleted."""
-    from geocore.jobs import part_path
-
-    summary = part_path(done, key)
-    # In this order, since another shard may be writing: products are there before the summary.
-    if summary.exists() and not all(path.exists() for path in products):
-        summary.unlink(missing_ok=True)
-
-
-def _summaries(done: Path, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Name -> the summary that its job left behind, for those that are done."""
-    from geocore.jobs import part_path
-
-    return {
-        outcome.key: json.loads(part_path(done, outcome.key).read_text())
-        for outcome in outcomes
-        if outcome.status != "failed"
-    }
-
-
-@functools.lru_cache(maxsize=1)
-def _network(run: Path) -> tuple[Checkpoint, CropNet]:
-    """The network of a run, read once per process."""
+def _network(run: Path) -> Trained[CropNet]:
     from crops_activesampling.model import restore_model
-    from geocore.checkpoints import load_checkpoint
+    from geocore.networks import best_network
 
-    checkpoint = load_checkpoint(run / "checkpoints", "best")
-    return checkpoint, restore_model(checkpoint)
+    return best_network(run, restore_model)

@@ -24,6 +24,8 @@ from geocore.scenes import Layer, Patch, Scene, valid_mask
 
 IMAGE: Final = "image"
 """Layer of a scene."""
+MASK: Final = "mask"
+"""The label of a chip."""
 IGNORED: Final = 255
 """Target of pixels that neither train nor score."""
 
@@ -188,14 +190,28 @@ def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> 
         SceneError: the file cannot be read.
         DataError: it holds a value that is neither a class nor ignored.
     """
-    with open_raster(path, layer="mask") as scene:
-        window = window or scene.grid.window
-        target = np.full(window.shape, IGNORED, np.uint8)
-        inside = window.intersection(scene.grid.window)
-        if inside is not None:
-            stored = scene.read(inside)["mask"].values[0]
-            nodata = scene.layers["mask"].nodata
-            target[inside.shifted(-window.row, -window.col).slices] = _indices(stored, nodata, codes, path)
+    with open_label(path) as label:
+        return target_of(label, path, codes, window)
+
+
+def open_label(path: Path) -> Scene:
+    """A label file as a scene of the one layer `mask`, with the numbers that it holds.
+
+    Raises:
+        SceneError: the file cannot be read.
+    """
+    return open_raster(path, layer=MASK)
+
+
+def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None = None) -> Chart:
+    """Class indices of a label that is open; arguments, result and errors as of `read_target`."""
+    window = window or label.grid.window
+    target = np.full(window.shape, IGNORED, np.uint8)
+    inside = window.intersection(label.grid.window)
+    if inside is not None:
+        stored = label.read(inside)[MASK].values[0]
+        nodata = label.layers[MASK].nodata
+        target[inside.shifted(-window.row, -window.col).slices] = _indices(stored, nodata, codes, path)
     return target
 
 
@@ -209,7 +225,7 @@ def check_label_grid(path: Path, scene: Scene) -> None:
         SceneError: the label cannot be read.
         DataError: it has another size, or lies elsewhere.
     """
-    with open_raster(path, layer="mask") as label:
+    with open_label(path) as label:
         grid = label.grid
     if grid.shape != scene.grid.shape:
         sizes = [f"{rows} x {cols}" for rows, cols in (grid.shape, scene.grid.shape)]

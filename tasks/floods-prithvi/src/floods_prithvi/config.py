@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    CacheSettings,
     DeviceSettings,
     OptimiserSettings,
     ScheduleSettings,
@@ -124,7 +125,7 @@ class BaselineSettings(Settings):
     encoder: str = deciding("resnet18", "encoder of segmentation-models-pytorch")
 
 
-class TrainSettings(Settings):
+class TrainSettings(CacheSettings):
     """Fine-tune a Prithvi backbone, or resume it."""
 
     data: Path | None = operational(None, "data set made by floods-prepare; none: the built-in sample")

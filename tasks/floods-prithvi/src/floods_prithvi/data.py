@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from floods_prithvi import bands, chips, lists, names, windows
-from floods_prithvi.chips import IGNORED, IMAGE, centre_of, check_label_grid, check_unit, image_layer, read_target
+from floods_prithvi.chips import IGNORED, IMAGE, MASK, centre_of, check_label_grid, check_unit, image_layer, read_target
 from floods_prithvi.config import TASK, PrepareSettings
 from floods_prithvi.lists import assign_splits
 from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
-from floods_prithvi.windows import MASK, SEPARATOR, Chips, Reader, Windows, pixels_of
-from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from floods_prithvi.windows import SEPARATOR, Chips, Reader, Windows, pixels_of
+from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file, storage_errors
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
+from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Scene
 
@@ -80,23 +81,7 @@ def load_dataset(path: Path | None) -> Dataset:
     """
     if path is None:
         return _sample_dataset()
-    dataset = Dataset.load(path)
-    if dataset.task != TASK or IMAGE not in dataset.layers:
-        raise DataError(f"{path}: is a data set of {dataset.task!r}: give one made by floods-prepare")
-    # Leaks were told when the splits were made.
-    leaks = set(dataset.leaks())
-    problems = [line for line in validate(dataset, contents=False) if line not in leaks]
-    if not problems:
-        hashes = {file: digest for sample in dataset.samples for file, digest in sample.hashes.items()}
-        problems = [
-            f"{file} has changed since the data set was prepared"
-            for file, digest in hashes.items()
-            if sha256_file(dataset.path(file)) != digest
-        ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{path}: {problems[0]}{more}: prepare the data again")
-    return dataset
+    return load_prepared(path, task=TASK, layer=IMAGE)
 
 
 def _protocol(settings: PrepareSettings, frames: int) -> dict[str, Scalar | None]:

@@ -7,32 +7,30 @@ For each scene: `<name>_pred.tif`, `<name>_prob.tif`, `<name>_confidence.tif`, `
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from floods_prithvi.config import PredictSettings
-from geocore.commands import command, progress
+from geocore.commands import command
 from geocore.shares import in_shares
 
 if TYPE_CHECKING:
-    from floods_prithvi.model import FloodNet
-    from geocore.checkpoints import Checkpoint
-    from geocore.jobs import Outcome
-    from geocore.locations import Location
-    from geocore.scenes import Scene
-    from geocore.settings import TilingSettings
-    from geocore.tiles import Region
+    import numpy as np
 
-logger = logging.getLogger(__name__)
+    from floods_prithvi.model import FloodNet
+    from geocore.locations import Location
+    from geocore.networks import Trained
+    from geocore.scenes import Scene
+    from geocore.tiles import Region
 
 FAR = 4.0
 """Standard deviations: no event of the sample has a band whose mean lies half as far off."""
+_PROBE_PX = 256
 
 
 def main() -> NoReturn:
@@ -48,23 +46,30 @@ def predict(settings: PredictSettings) -> None:
         DataError: some scenes failed; the products of the others are there. Or the date is none.
         CheckpointError: the run has no usable checkpoint.
     """
+    from floods_prithvi.mapping import planes
     from floods_prithvi.names import find_rasters
     from floods_prithvi.products import product_paths
-    from geocore.errors import DataError
-    from geocore.files import atomic_write_text
     from geocore.images import image_hash
-    from geocore.jobs import Task, part_path, run_tasks
     from geocore.masks import MaskRule
-    from geocore.shares import remove_joined
+    from geocore.plans import show_plans
+    from geocore.surveys import Survey, scene_tasks
 
-    checkpoint, network = _network(settings.run)
+    trained = _network(settings.run)
+    checkpoint, network = trained.checkpoint, trained.network
     # A bad date or mask would else fail every scene.
     _coordinates(settings, network, None)
     if settings.mask is not None:
         MaskRule.parse(settings.mask)
     scenes = find_rasters(settings.input)
     if settings.plan:
-        show_plans(settings, checkpoint, network, scenes)
+        show_plans(
+            _to_plan(settings, network, scenes),
+            trained.tiling,
+            settings.output,
+            region_px=settings.region_px,
+            channels=network.head.channels,
+            planes=planes(),
+        )
         return
     context = {
         "weights": checkpoint.weights_hash,
@@ -76,44 +81,15 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("floods-prithvi"),
     }
-    done = settings.output / ".done"
-    for scene in scenes:
-        summary = part_path(done, scene)
-        # In this order, since another shard may be writing: products are there before the summary.
-        if summary.exists() and not all(path.exists() for path in product_paths(settings.output, scene)):
-            summary.unlink(missing_ok=True)  # a product was deleted: make it again
-    # A worker may run in another folder; an address is a text and stays as it is.
-    places = {name: path.absolute() if isinstance(path, Path) else path for name, path in scenes.items()}
-    tasks = [Task(name, {"path": str(path), "sha256": image_hash(path)}) for name, path in places.items()]
-    parts = settings.output / ".parts"
-    with progress(len(tasks), "scenes") as bar:
-
-        def ended(outcome: Outcome) -> None:
-            if outcome.is_there:
-                remove_joined(parts / outcome.key)
-            bar.advance()
-
-        work = MapScene(settings, context, tuple(task.key for task in tasks))
+    survey = Survey(settings.output, checkpoint, context)
+    mapped = survey.map(
+        "scenes",
+        scene_tasks(scenes, image_hash),
         # Workers share the regions of a scene: scenes may be few and large.
-        outcomes = run_tasks(tasks, work, done, context=context, on_done=ended)
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    record = {
-        "checkpoint": str(checkpoint.path),
-        "data_hash": checkpoint.card["data_hash"],
-        "versions": checkpoint.card["versions"],
-        "context": context,
-        "scenes": {
-            outcome.key: json.loads(part_path(done, outcome.key).read_text())
-            for outcome in outcomes
-            if outcome.status != "failed"
-        },
-        "failed": {outcome.key: outcome.message for outcome in failed},
-    }
-    atomic_write_text(settings.output / "run.json", json.dumps(record, indent=2) + "\n")
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} scenes mapped in {settings.output}")
-    if failed:
-        lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
-        raise DataError(f"{len(failed)} of {len(outcomes)} scenes failed: {lines}")
+        MapScene(settings, context, tuple(scenes)),
+        products=partial(product_paths, settings.output),
+    )
+    survey.finish({"scenes": mapped})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +115,12 @@ class MapScene:
         from geocore.inference import predict_scene
         from geocore.locations import located
         from geocore.shares import joining
+        from geocore.surveys import parts_folder
 
         path, settings = located(arguments["path"]), self.settings
         name = image_name(path)
-        _, network = _network(settings.run)
-        parts_folder = settings.output / ".parts" / name
+        network = _network(settings.run).network
+        folder = parts_folder(settings.output, name)
         with _open(settings, path, network) as scene:
             check_unit(scene, network.layer)
             with open_place(settings.device):
@@ -151,14 +128,14 @@ class MapScene:
             regions = predict_scene(
                 MapRegion(settings, path),
                 scene.grid.shape,
-                parts_folder,
+                folder,
                 region_px=settings.region_px,
                 align=1,
                 context={**self.context, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(name)),
             )
-            parts = [(region.window, folder) for region, folder in regions]
-            with joining(parts_folder, [folder for _, folder in regions]):
+            parts = [(region.window, made) for region, made in regions]
+            with joining(folder, [made for _, made in parts]):
                 summary = write_products(
                     settings.output,
                     name,
@@ -183,7 +160,8 @@ class MapRegion:
         from geocore.devices import open_place
         from geocore.planes import PlaneWriter
 
-        checkpoint, network = _network(self.settings.run)
+        trained = _network(self.settings.run)
+        network = trained.network
         with (
             open_place(self.settings.device) as place,
             _open(self.settings, self.path, network) as scene,
@@ -194,7 +172,7 @@ class MapRegion:
                 network.to(place.device),
                 scene,
                 region,
-                tiling=_tiling(checkpoint),
+                tiling=trained.tiling,
                 place=place,
                 emit=writer.write,
                 dates=dates,
@@ -203,60 +181,33 @@ class MapRegion:
             )
 
 
-def show_plans(
-    settings: PredictSettings, checkpoint: Checkpoint, network: FloodNet, scenes: Mapping[str, Location]
-) -> None:
-    """Print what mapping each scene takes, with the time that some of its tiles took.
-
-    Raises:
-        SettingsError: a scene cannot be mapped here; says why.
-    """
-    from floods_prithvi.mapping import planes
-    from geocore.plans import plan_scene, tell, trial
-    from geocore.tiles import Tiling
-
-    tiling = Tiling(size=_tiling(checkpoint).size, overlap=_tiling(checkpoint).overlap)
-    plans = {}
-    for name, path in scenes.items():
-        with _open(settings, path, network) as scene:
-            plans[name] = plan_scene(
-                scene,
-                tiling,
-                region_px=settings.region_px,
-                align=1,
-                channels=network.head.channels,
-                planes=planes(),
-                seconds_per_tile=trial(MapRegion(settings, path), scene.grid.shape, tiling),
-            )
-    tell(plans, settings.output)
-
-
 def warn_if_shifted(network: FloodNet, scene: Scene) -> None:
-    """Log a warning when a band's mean, over nine tiles, lies far from what the network was trained on."""
-    import torch
+    """Log a warning when a band's mean, over nine windows, lies far from what the network was trained on."""
+    from geocore.shifts import farthest, warn_if_far
 
+    worst, away = farthest(_standardised(network, scene))
+    names = network.layer.bands.names
+    warn_if_far(scene.name, f"the mean of band {names[worst % len(names)]}", away, far=FAR, reference="training chips")
+
+
+def _standardised(network: FloodNet, scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows of a scene as the network sees them, with the pixels that are valid."""
     from floods_prithvi.chips import IMAGE
     from geocore.loading import stack
-    from geocore.tiles import Tiling
+    from geocore.shifts import probes
 
-    windows = Tiling(size=256).windows(scene.grid.shape)
-    chosen = [windows[index] for index in sorted({round(k * (len(windows) - 1) / 8) for k in range(9)})]
-    sums, counts = torch.zeros(()), torch.zeros(())
     preprocessing = network.preprocessing.cpu()
-    for window in chosen:
+    for window in probes(scene.grid.shape, _PROBE_PX):
         inputs = stack([scene.read(window)])
-        sums = sums + preprocessing(inputs)[IMAGE].sum(dim=(0, 2, 3))
-        counts = counts + preprocessing.masks(inputs)[IMAGE].sum(dim=(0, 2, 3))
-    means = sums / counts.clamp_min(1)
-    worst = int(means.abs().argmax())
-    if abs(float(means[worst])) > FAR:
-        names = network.layer.bands.names
-        logger.warning(
-            "%s: the mean of band %s lies %.1f standard deviations from the training chips; the map may be wrong",
-            scene.name,
-            names[worst % len(names)],
-            float(means[worst]),
-        )
+        yield preprocessing(inputs)[IMAGE][0].numpy(), preprocessing.masks(inputs)[IMAGE][0].numpy()
+
+
+def _to_plan(
+    settings: PredictSettings, network: FloodNet, scenes: Mapping[str, Location]
+) -> Iterator[tuple[str, Scene, MapRegion]]:
+    for name, path in scenes.items():
+        with _open(settings, path, network) as scene:
+            yield name, scene, MapRegion(settings, path)
 
 
 def _open(settings: PredictSettings, path: Location, network: FloodNet) -> Scene:
@@ -292,17 +243,8 @@ def _coordinates(settings: PredictSettings, network: FloodNet, scene: Scene | No
     return coordinates_of(settings.date, place, network.frames)
 
 
-def _tiling(checkpoint: Checkpoint) -> TilingSettings:
-    from geocore.settings import TilingSettings
-
-    return TilingSettings.model_validate(checkpoint.card["config"]["tiling"])
-
-
-@functools.lru_cache(maxsize=1)
-def _network(run: Path) -> tuple[Checkpoint, FloodNet]:
-    """The network of a run, read once per process."""
+def _network(run: Path) -> Trained[FloodNet]:
     from floods_prithvi.model import restore_model
-    from geocore.checkpoints import load_checkpoint
+    from geocore.networks import best_network
 
-    checkpoint = load_checkpoint(run / "checkpoints", "best")
-    return checkpoint, restore_model(checkpoint)
+    return best_network(run, restore_model)

@@ -82,7 +82,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
     network, table = build_model(dataset, settings)
     if table is not None and place.is_main:
         print(table.text())
-    windows, held_out = Windows(dataset, "train"), Chips(dataset, "val")
+    windows, held_out = Windows(dataset, "train", cache=settings.cache), Chips(dataset, "val", cache=settings.cache)
     chosen = settings.augmentation
     moves: list[Augmentation] = [Flip(chosen.flip, chosen.flip), *([Rot90()] if chosen.turn else [])]
     augment = compose(moves, seed=settings.training.seed)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
-from floods_prithvi.chips import IGNORED, IMAGE, Chart, LabelCodes, open_scene, read_target
+from floods_prithvi.chips import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_label, open_scene, target_of
 from geocore.datasets import Dataset, Sample
+from geocore.decoded import DecodedScenes
 from geocore.errors import DataError
 from geocore.grid import Window
 from geocore.manifests import Scalar
@@ -19,10 +21,11 @@ from geocore.scenes import Layer, Scene
 if TYPE_CHECKING:
     from geocore.loading import Draw
 
-MASK: Final = "mask"
-"""The label of a chip."""
 SEPARATOR: Final = ", "
 """Between the names of bands and classes where a data set lists them."""
+
+
+_RULES: Final = ("file_bands", "scale", "offset", "nodata", "frames")
 
 
 class Reader:
@@ -30,6 +33,8 @@ class Reader:
 
     def __init__(self, layer: Layer, protocol: Mapping[str, Scalar | None]) -> None:
         self.layer = layer
+        self.rules: dict[str, JsonValue] = {key: protocol.get(key) for key in _RULES}
+        """What decides which reflectance a file holds."""
         try:
             chosen, nodata = protocol["file_bands"], protocol["nodata"]
             self._bands = None if chosen is None else str(chosen).split(SEPARATOR)
@@ -51,8 +56,13 @@ class Reader:
 class Chips:
     """The chips of one split, whole: for scores and maps; safe for several threads."""
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
+    def __init__(self, dataset: Dataset, split: str, *, cache: Path | None = None) -> None:
         """Take the samples of a split.
+
+        Args:
+            dataset: prepared, its files as they were.
+            split: its name.
+            cache: folder in which images and labels are kept decoded; None: their files are read each time.
 
         Raises:
             DataError: the split is empty.
@@ -60,10 +70,15 @@ class Chips:
         self.samples: Sequence[Sample] = dataset.split(split)
         self._dataset = dataset
         self._reader = Reader(dataset.layers[IMAGE], dataset.protocol)
+        self._decoded = DecodedScenes(cache, reader="floods-prithvi")
 
     def scene(self, index: int) -> Scene:
         """A chip, opened, as reflectance."""
-        return self._reader.open(self._dataset.path(self.samples[index].inputs[IMAGE]))
+        sample = self.samples[index]
+        file = sample.inputs[IMAGE]
+        return self._decoded.open(
+            self._dataset.path(file), sample.hashes.get(file), self._reader.open, rules=self._reader.rules
+        )
 
     def target(self, index: int) -> Chart:
         """Class indices of a chip, shape (row, col), uint8; 255 where not labelled, or invalid at a date."""
@@ -88,8 +103,10 @@ class Chips:
         return dates, np.array(place, np.float32)
 
     def _labelled(self, index: int, window: Window, valid: npt.NDArray[np.bool_]) -> Chart:
-        path = self._dataset.path(self.samples[index].labels[MASK])
-        target = read_target(path, self._reader.codes, window)
+        sample = self.samples[index]
+        path, digest = self._dataset.path(sample.labels[MASK]), sample.hashes.get(sample.labels[MASK])
+        with self._decoded.open(path, digest, open_label, rules=MASK) as label:
+            target = target_of(label, path, self._reader.codes, window)
         target[~valid.reshape(-1, *window.shape).all(axis=0)] = IGNORED
         return target
 
@@ -97,13 +114,13 @@ class Chips:
 class Windows(Chips):
     """Training windows of a split: of its chips that have a labelled pixel; safe for several threads."""
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
-        """Take the samples that have something to learn from.
+    def __init__(self, dataset: Dataset, split: str, *, cache: Path | None = None) -> None:
+        """Take the samples that have something to learn from; arguments as of `Chips`.
 
         Raises:
             DataError: the split is empty, or nothing in it is labelled.
         """
-        super().__init__(dataset, split)
+        super().__init__(dataset, split, cache=cache)
         everything = self.samples
         self.samples = [sample for sample in everything if any(pixels_of(sample))]
         if not self.samples:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
 from geocore.datasets import Dataset, Sample
+from geocore.decoded import DecodedScenes
 from geocore.errors import DataError, SceneError
 from geocore.granules import granule_of
 from geocore.grid import Window
@@ -120,8 +123,13 @@ class Truth:
 class Areas:
     """The areas of one split; files are opened once, reading is safe for several threads."""
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
+    def __init__(self, dataset: Dataset, split: str, *, cache: Path | None = None) -> None:
         """Take the samples of a split.
+
+        Args:
+            dataset: prepared, its files as they were.
+            split: its name.
+            cache: folder in which scenes and labels are kept decoded; None: windows are decoded as they are read.
 
         Raises:
             DataError: the split is empty.
@@ -130,6 +138,7 @@ class Areas:
         self.samples: list[Sample] = dataset.split(split)
         self.layer = dataset.layers[IMAGE]
         self._scenes: dict[str, Scene] = {}
+        self._decoded = DecodedScenes(cache, reader="slumps-detectron2")
         self._opening = threading.Lock()
 
     @property
@@ -140,12 +149,12 @@ class Areas:
 
     def scene(self, index: int) -> Scene:
         """The scene that an area lies in."""
-        path = self.samples[index].inputs[IMAGE]
-        with self._opening:
-            if path not in self._scenes:
-                # Numbers of bands are those of the data set's own files.
-                self._scenes[path] = open_scene(self.dataset.path(path), self.layer, bands=self.layer.bands.names)
-            return self._scenes[path]
+
+        def opened(path: Path) -> Scene:
+            # Numbers of bands are those of the data set's own files.
+            return open_scene(path, self.layer, bands=self.layer.bands.names)
+
+        return self._open(index, self.samples[index].inputs[IMAGE], opened, rules=self.layer.to_dict())
 
     def window(self, index: int) -> Window:
         """Pixels of the scene that belong to an area."""
@@ -179,13 +188,21 @@ class Areas:
         ids[ids == IGNORED] = 0
         return ids
 
+    def _open(self, index: int, file: str, opened: Callable[[Path], Scene], *, rules: JsonValue) -> Scene:
+        """A file of a sample: decoded where there is a cache, else opened once."""
+        path, digest = self.dataset.path(file), self.samples[index].hashes.get(file)
+        if self._decoded.decodes(path, digest):
+            return self._decoded.open(path, digest, opened, rules=rules)
+        with self._opening:
+            if file not in self._scenes:
+                self._scenes[file] = opened(path)
+            return self._scenes[file]
+
     def _read(self, index: int, label: str, window: Window | None) -> npt.NDArray[Any]:
         """Values of a label; ignored outside the area."""
-        path, area = self.samples[index].labels[label], self.window(index)
-        with self._opening:
-            if path not in self._scenes:
-                self._scenes[path] = open_raster(self.dataset.path(path), layer=label)
-            scene = self._scenes[path]
+        file = self.samples[index].labels[label]
+        scene = self._open(index, file, lambda path: open_raster(path, layer=label), rules=label)
+        area = self.window(index)
         window = window or area
         inside = window.intersection(area)
         if inside == window:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    CacheSettings,
     DeviceSettings,
     OptimiserSettings,
     ScheduleSettings,
@@ -164,7 +165,7 @@ class BaselineSettings(Settings):
     learning_rate: float = deciding(1e-3, "highest learning rate", gt=0)
 
 
-class TrainSettings(Settings):
+class TrainSettings(CacheSettings):
     """Train a Mask R-CNN on a data set, or resume its training."""
 
     data: Path | None = operational(None, "data set made by slumps-prepare; none: the built-in sample")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,13 +138,13 @@ def choose(
 class Tiles:
     """Training tiles of the areas of a split."""
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
-        """Cut and choose the tiles, reading a row of them at a time.
+    def __init__(self, dataset: Dataset, split: str, *, cache: Path | None = None) -> None:
+        """Cut and choose the tiles, reading a row of them at a time; arguments as of `Areas`.
 
         Raises:
             DataError: the split is empty, shows no slump, or no tile is left.
         """
-        self.areas = Areas(dataset, split)
+        self.areas = Areas(dataset, split, cache=cache)
         self.rule = CutRule.of(dataset)
         positive, negative = [], []
         for index in range(len(self.areas.samples)):

@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file
 from geocore.images import find_images
 from geocore.locations import Location
 from geocore.manifests import Scalar
 from geocore.normalisation import BandCounts, Statistics
+from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer
-from geocore.splits import leak_report
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
 from slumps_detectron2.cuts import Tiles, collate, cut
@@ -101,7 +101,7 @@ def describe(settings: PrepareSettings) -> Dataset:
         dataset,
         statistics=_statistics(Areas(dataset, "train")),
         protocol={**dataset.protocol, "training_tiles": tiles},
-        notes=[*dataset.notes, *(f"leak: {line}" for line in _leaks(samples))],
+        notes=[*dataset.notes, *(f"leak: {line}" for line in dataset.leaks())],
     )
 
 
@@ -155,19 +155,6 @@ def _statistics(areas: Areas) -> Statistics:
     return Statistics({IMAGE: counts.finish()})
 
 
-def _leaks(samples: Sequence[Sample]) -> list[str]:
-    """What splits share; blocks of one scene are different ground though they lie in one file."""
-    places = [f"{sample.attributes['row']},{sample.attributes['col']}" for sample in samples]
-    return leak_report(
-        names=[sample.id for sample in samples],
-        splits=[sample.split for sample in samples],
-        groups=[sample.group for sample in samples],
-        hashes=[
-            [f"{sample.hashes[sample.inputs[IMAGE]]} at {place}"] for sample, place in zip(samples, places, strict=True)
-        ],
-    )
-
-
 def load_dataset(folder: Path | None) -> Dataset:
     """A prepared data set whose files are what they were, or the built-in sample.
 
@@ -175,25 +162,11 @@ def load_dataset(folder: Path | None) -> Dataset:
         folder: made by `slumps-prepare`; None: the sample, made on first use and kept in the user's cache.
 
     Raises:
-        DataError: a file is missing or has changed.
+        DataError: the folder holds no data set of this task, or a file is missing or has changed.
     """
     if folder is None:
         return _sample_dataset()
-    dataset = Dataset.load(folder)
-    # Leaks were told when the splits were made; blocks of one scene share its file and do not leak by that.
-    leaks = set(dataset.leaks())
-    problems = [line for line in validate(dataset, contents=False) if line not in leaks]
-    if not problems:
-        hashes = {path: digest for sample in dataset.samples for path, digest in sample.hashes.items()}
-        problems = [
-            f"{path} has changed since the data set was prepared"
-            for path, digest in hashes.items()
-            if sha256_file(dataset.path(path)) != digest
-        ]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{folder}: {problems[0]}{more}: prepare the data again")
-    return dataset
+    return load_prepared(folder, task=TASK, layer=IMAGE)
 
 
 def _sample_dataset() -> Dataset:

@@ -7,32 +7,27 @@ For each scene: `<name>_prob.tif`, `<name>_instances.tif`, `<name>_pred.tif`, `<
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from geocore.commands import command, progress
+from geocore.commands import command
 from geocore.shares import in_shares
 from slumps_detectron2.config import PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from geocore.checkpoints import Checkpoint
     from geocore.devices import Place
-    from geocore.jobs import Outcome
     from geocore.locations import Location
+    from geocore.networks import Trained
     from geocore.scenes import Scene
-    from geocore.settings import TilingSettings
     from geocore.tiles import Region
     from slumps_detectron2.model import SlumpNet
-
-logger = logging.getLogger(__name__)
 
 FAR = 4.0
 """Standard deviations: no scene of the sample, whose seasons differ, has a band whose mean lies half as far off."""
@@ -51,22 +46,28 @@ def predict(settings: PredictSettings) -> None:
         DataError: some scenes failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
-    from geocore.errors import DataError
-    from geocore.files import atomic_write_text
     from geocore.images import image_hash
-    from geocore.jobs import Task, part_path, run_tasks
     from geocore.masks import MaskRule
-    from geocore.shares import remove_joined
+    from geocore.plans import show_plans
+    from geocore.surveys import Survey, scene_tasks
     from slumps_detectron2.data import find_scenes
-    from slumps_detectron2.products import product_paths
+    from slumps_detectron2.products import PROBABILITY, product_paths
 
-    checkpoint = _checkpoint(settings.run)
+    trained = _network(settings.run)
+    checkpoint = trained.checkpoint
     threshold = settings.threshold or checkpoint.progress["scores"]["threshold"]
     if settings.mask is not None:
         MaskRule.parse(settings.mask)  # a bad one would else fail every scene
     scenes = find_scenes(settings.input)
     if settings.plan:
-        show_plans(settings, scenes)
+        show_plans(
+            _to_plan(settings, trained.network, scenes),
+            trained.tiling,
+            settings.output,
+            region_px=settings.region_px,
+            channels=1,
+            planes=[PROBABILITY],
+        )
         return
     context = {
         "weights": checkpoint.weights_hash,
@@ -78,44 +79,15 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("slumps-detectron2"),
     }
-    done = settings.output / ".done"
-    for scene in scenes:
-        summary = part_path(done, scene)
-        # In this order, since another shard may be writing: products are there before the summary.
-        if summary.exists() and not all(path.exists() for path in product_paths(settings.output, scene)):
-            summary.unlink(missing_ok=True)  # a product was deleted: make it again
-    # A worker may run in another folder; an address is a text and stays as it is.
-    places = {name: path.absolute() if isinstance(path, Path) else path for name, path in scenes.items()}
-    tasks = [Task(name, {"path": str(path), "sha256": image_hash(path)}) for name, path in places.items()]
-    parts = settings.output / ".parts"
-    with progress(len(tasks), "scenes") as bar:
-
-        def ended(outcome: Outcome) -> None:
-            if outcome.is_there:
-                remove_joined(parts / outcome.key)
-            bar.advance()
-
-        work = MapScene(settings, threshold, context, tuple(task.key for task in tasks))
+    survey = Survey(settings.output, checkpoint, context)
+    mapped = survey.map(
+        "scenes",
+        scene_tasks(scenes, image_hash),
         # Workers share the regions of a scene: scenes may be few and large.
-        outcomes = run_tasks(tasks, work, done, context=context, on_done=ended)
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    record = {
-        "checkpoint": str(checkpoint.path),
-        "data_hash": checkpoint.card["data_hash"],
-        "versions": checkpoint.card["versions"],
-        "context": context,
-        "scenes": {
-            outcome.key: json.loads(part_path(done, outcome.key).read_text())
-            for outcome in outcomes
-            if outcome.status != "failed"
-        },
-        "failed": {outcome.key: outcome.message for outcome in failed},
-    }
-    atomic_write_text(settings.output / "run.json", json.dumps(record, indent=2) + "\n")
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} scenes mapped in {settings.output}")
-    if failed:
-        lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
-        raise DataError(f"{len(failed)} of {len(outcomes)} scenes failed: {lines}")
+        MapScene(settings, threshold, context, tuple(scenes)),
+        products=partial(product_paths, settings.output),
+    )
+    survey.finish({"scenes": mapped})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +112,7 @@ class MapScene:
         from geocore.inference import predict_scene
         from geocore.locations import located
         from geocore.shares import joining
+        from geocore.surveys import parts_folder
         from geocore.tiles import Tiling
         from slumps_detectron2.instances import merge
         from slumps_detectron2.products import Selection, write_products
@@ -147,27 +120,28 @@ class MapScene:
 
         path, settings = located(arguments["path"]), self.settings
         name = image_name(path)
-        checkpoint, network = _network(settings.run)
-        tiling = _tiling(checkpoint)
-        parts_folder = settings.output / ".parts" / name
+        trained = _network(settings.run)
+        network = trained.network
+        tiling = Tiling(size=trained.tiling.size, overlap=trained.tiling.overlap)
+        folder = parts_folder(settings.output, name)
         with _open(settings, path, network) as scene:
             with open_place(settings.device) as place:
                 network.to(place.device)
-                warn_if_shifted(network, scene, tiling, place)
+                warn_if_shifted(network, scene, tiling.size, place)
             regions = predict_scene(
                 MapRegion(settings, path),
                 scene.grid.shape,
-                parts_folder,
+                folder,
                 region_px=settings.region_px,
                 align=1,
                 context={**self.context, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(name)),
             )
-            with joining(parts_folder, [folder for _, folder in regions]):
-                sightings = [sighting for _, folder in regions for sighting in load_sightings(folder / "sightings.npz")]
-                found = merge(sightings, Tiling(size=tiling.size, overlap=tiling.overlap), scene.grid.shape)
+            parts = [(region.window, made) for region, made in regions]
+            with joining(folder, [made for _, made in parts]):
+                sightings = [sighting for _, made in parts for sighting in load_sightings(made / "sightings.npz")]
+                found = merge(sightings, tiling, scene.grid.shape)
                 kept = Selection(self.threshold, settings.min_area_m2).of(found, scene.grid)
-                parts = [(region.window, folder) for region, folder in regions]
                 summary = write_products(settings.output, name, scene.grid, parts, kept, network.classes)
         part.write_text(json.dumps(summary))
 
@@ -189,8 +163,9 @@ class MapRegion:
         from slumps_detectron2.products import PROBABILITY
         from slumps_detectron2.sightings import SightingCollector, save_sightings
 
-        checkpoint, network = _network(self.settings.run)
-        tiles = Tiling(size=_tiling(checkpoint).size, overlap=_tiling(checkpoint).overlap)
+        trained = _network(self.settings.run)
+        network = trained.network
+        tiles = Tiling(size=trained.tiling.size, overlap=trained.tiling.overlap)
         with (
             open_place(self.settings.device) as place,
             _open(self.settings, self.path, network) as scene,
@@ -214,59 +189,36 @@ class MapRegion:
             save_sightings(part / "sightings.npz", sightings)
 
 
-def show_plans(settings: PredictSettings, scenes: Mapping[str, Location]) -> None:
-    """Print what mapping each scene takes, with the time that some of its tiles took.
-
-    Raises:
-        SettingsError: a scene cannot be mapped here; says why.
-    """
-    from geocore.plans import plan_scene, tell, trial
-    from geocore.tiles import Tiling
-    from slumps_detectron2.products import PROBABILITY
-
-    checkpoint, network = _network(settings.run)
-    tiling = Tiling(size=_tiling(checkpoint).size, overlap=_tiling(checkpoint).overlap)
-    plans = {}
-    for name, path in scenes.items():
-        with _open(settings, path, network) as scene:
-            plans[name] = plan_scene(
-                scene,
-                tiling,
-                region_px=settings.region_px,
-                align=1,
-                channels=1,
-                planes=[PROBABILITY],
-                seconds_per_tile=trial(MapRegion(settings, path), scene.grid.shape, tiling),
-            )
-    tell(plans, settings.output)
-
-
-def warn_if_shifted(network: SlumpNet, scene: Scene, tiling: TilingSettings, place: Place) -> None:
+def warn_if_shifted(network: SlumpNet, scene: Scene, size_px: int, place: Place) -> None:
     """Log a warning when a band's mean, over nine tiles, lies far from what the network was trained on."""
-    import torch
+    from geocore.shifts import farthest, warn_if_far
 
+    worst, away = farthest(_standardised(network, scene, size_px, place))
+    band = network.layer.bands.names[worst]
+    warn_if_far(scene.name, f"the mean of band {band}", away, far=FAR, reference="training scenes")
+
+
+def _standardised(
+    network: SlumpNet, scene: Scene, size_px: int, place: Place
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows of a scene as the network sees them, with the pixels that are valid."""
     from geocore.devices import to_device
     from geocore.loading import stack
-    from geocore.tiles import Tiling
+    from geocore.shifts import probes
     from slumps_detectron2.data import IMAGE
 
-    windows = Tiling(size=tiling.size).windows(scene.grid.shape)
-    chosen = [windows[index] for index in sorted({round(k * (len(windows) - 1) / 8) for k in range(9)})]
-    sums, counts = torch.zeros(()), torch.zeros(())
-    for window in chosen:
+    for window in probes(scene.grid.shape, size_px):
         inputs = to_device(stack([scene.read(window)]), place.device)
         values, masks = network.preprocessing(inputs)[IMAGE], network.preprocessing.masks(inputs)[IMAGE]
-        sums = sums + values.sum(dim=(0, 2, 3)).cpu()
-        counts = counts + masks.sum(dim=(0, 2, 3)).cpu()
-    means = sums / counts.clamp_min(1)
-    worst = int(means.abs().argmax())
-    if abs(float(means[worst])) > FAR:
-        logger.warning(
-            "%s: the mean of band %s lies %.1f standard deviations from the training scenes; the map may be wrong",
-            scene.name,
-            network.layer.bands.names[worst],
-            float(means[worst]),
-        )
+        yield values[0].cpu().numpy(), masks[0].cpu().numpy()
+
+
+def _to_plan(
+    settings: PredictSettings, network: SlumpNet, scenes: Mapping[str, Location]
+) -> Iterator[tuple[str, Scene, MapRegion]]:
+    for name, path in scenes.items():
+        with _open(settings, path, network) as scene:
+            yield name, scene, MapRegion(settings, path)
 
 
 def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene:
@@ -283,22 +235,8 @@ def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene
     )
 
 
-def _checkpoint(run: Path) -> Checkpoint:
-    from geocore.checkpoints import load_checkpoint
-
-    return load_checkpoint(run / "checkpoints", "best")
-
-
-def _tiling(checkpoint: Checkpoint) -> TilingSettings:
-    from geocore.settings import TilingSettings
-
-    return TilingSettings.model_validate(checkpoint.card["config"]["tiling"])
-
-
-@functools.lru_cache(maxsize=1)
-def _network(run: Path) -> tuple[Checkpoint, SlumpNet]:
-    """The network of a run, read once per process."""
+def _network(run: Path) -> Trained[SlumpNet]:
+    from geocore.networks import best_network
     from slumps_detectron2.model import restore_model
 
-    checkpoint = _checkpoint(run)
-    return checkpoint, restore_model(checkpoint)
+    return best_network(run, restore_model)

@@ -80,7 +80,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
 
     seed_everything(settings.training.seed)
     network = build_model(dataset, settings.model, tile_px=CutRule.of(dataset).tile_px)
-    tiles, held_out = Tiles(dataset, "train"), Areas(dataset, "val")
+    tiles, held_out = Tiles(dataset, "train", cache=settings.cache), Areas(dataset, "val", cache=settings.cache)
     augment = compose(augmentations(settings), seed=settings.training.seed)
 
     def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:

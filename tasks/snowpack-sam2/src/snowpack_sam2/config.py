@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    CacheSettings,
     DeviceSettings,
     OptimiserSettings,
     ScheduleSettings,
@@ -81,7 +82,7 @@ class LossSettings(Settings):
     dice: float = deciding(1.0, "weight of the Dice loss beside the cross-entropy", ge=0)
 
 
-class TrainSettings(Settings):
+class TrainSettings(CacheSettings):
     """Train a boundary network, or resume its training."""
 
     data: Path | None = operational(None, "data set made by snowpack-prepare; none: the built-in sample")

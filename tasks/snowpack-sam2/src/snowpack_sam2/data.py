@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import JsonValue
 
-from geocore.datasets import Dataset, LabelSpec, Sample, validate
+from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.decoded import DecodedScenes
 from geocore.errors import DataError, SceneError, SettingsError
 from geocore.files import sha256_file
 from geocore.grid import Window
 from geocore.loading import Draw
 from geocore.normalisation import BandCounts, Statistics
 from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
+from geocore.prepared import load_prepared
 from geocore.rasters import open_raster
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene
@@ -203,15 +207,12 @@ def load_dataset(folder: Path | None) -> Dataset:
         folder: made by `snowpack-prepare`; None: the sample.
 
     Raises:
-        DataError: a file is missing, has changed or does not fit its partner.
+        DataError: the folder holds no data set of this task, or a file is missing, has changed or does not fit its
+            partner.
     """
     if folder is None:
         return sample_dataset()
-    dataset = Dataset.load(folder)
-    if problems := validate(dataset):
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise DataError(f"{folder}: {problems[0]}{more}: prepare the data again")
-    return dataset
+    return load_prepared(folder, task=TASK, layer=PHOTO)
 
 
 def sample_dataset() -> Dataset:
@@ -230,10 +231,15 @@ def sample_dataset() -> Dataset:
 
 
 class Photos:
-    """The photographs and masks of one split, opened once and read window by window; safe for several threads."""
+    """The photographs and masks of one split, read window by window; safe for several threads."""
 
-    def __init__(self, dataset: Dataset, split: str) -> None:
+    def __init__(self, dataset: Dataset, split: str, *, cache: Path | None = None) -> None:
         """Take the samples of a split.
+
+        Args:
+            dataset: prepared, its files as they were.
+            split: its name.
+            cache: folder in which photographs and masks are kept decoded; None: windows are decoded as they are read.
 
         Raises:
             DataError: the split is empty.
@@ -242,12 +248,16 @@ class Photos:
         self.samples = dataset.split(split)
         self.layer = dataset.layers[PHOTO]
         self.ignore = dataset.labels[MASK].ignore
-        self._scenes: dict[tuple[int, str], Scene] = {}
+        self._scenes: dict[str, Scene] = {}
+        self._decoded = DecodedScenes(cache, reader="snowpack-sam2")
         self._opening = threading.Lock()
 
     def scene(self, index: int) -> Scene:
         """The photograph of a sample."""
-        return self._open(index, PHOTO)
+        sample = self.samples[index]
+        file = sample.inputs[PHOTO]
+        opened = functools.partial(open_photo, layer=self.layer)
+        return self._open(file, sample.hashes.get(file), opened, rules=self.layer.to_dict())
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -260,7 +270,8 @@ class Photos:
         Returns:
             Lines and labelled pixels, both of shape (row, col), bool. Outside the photograph nothing is labelled.
         """
-        scene = self._open(index, MASK)
+        file, hashes = self.samples[index].labels[MASK], self.samples[index].hashes
+        scene = self._open(file, hashes.get(file), functools.partial(open_raster, layer=MASK), rules=MASK)
         patch = scene.read(window or scene.grid.window)[MASK]
         ids = patch.values[0]
         labelled = patch.valid[0] if self.ignore is None else patch.valid[0] & (ids != self.ignore)
@@ -285,17 +296,15 @@ class Photos:
             "keys": np.array([draw.epoch, draw.index], np.int64),
         }
 
-    def _open(self, index: int, kind: str) -> Scene:
+    def _open(self, file: str, digest: str | None, opened: Callable[[Path], Scene], *, rules: JsonValue) -> Scene:
+        """A file of a sample: decoded where there is a cache, else opened once."""
+        path = self.dataset.path(file)
+        if self._decoded.decodes(path, digest):
+            return self._decoded.open(path, digest, opened, rules=rules)
         with self._opening:
-            scene = self._scenes.get((index, kind))
-            if scene is None:
-                sample = self.samples[index]
-                if kind == PHOTO:
-                    scene = open_photo(self.dataset.path(sample.inputs[PHOTO]), layer=self.layer)
-                else:
-                    scene = open_raster(self.dataset.path(sample.labels[MASK]), layer=MASK)
-                self._scenes[index, kind] = scene
-            return scene
+            if file not in self._scenes:
+                self._scenes[file] = opened(path)
+            return self._scenes[file]
 
     def arrays(self) -> tuple[list[Array], list[Array], list[Array]]:
         """Whole photographs for methods that see one at a time.

@@ -9,19 +9,18 @@ bottom), `<name>_overlay.png` and `<name>_layers.csv`.
 from __future__ import annotations
 
 import csv
-import functools
 import importlib.metadata
 import io
 import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from geocore.commands import command, progress
+from geocore.commands import command
 from geocore.shares import in_shares
 from snowpack_sam2.config import PredictSettings
 
@@ -29,15 +28,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from geocore.checkpoints import Checkpoint
     from geocore.devices import Place
+    from geocore.networks import Trained
     from geocore.scenes import Scene
     from geocore.settings import TilingSettings
     from snowpack_sam2.data import Photos
     from snowpack_sam2.model import BoundaryNet
     from snowpack_sam2.scores import MappedPhoto
-
-logger = logging.getLogger(__name__)
 
 FAR = 4.0
 """Standard deviations: no photograph of the sample, whose exposures differ, has a mean half as far off."""
@@ -56,15 +53,13 @@ def predict(settings: PredictSettings) -> None:
         DataError: some photographs failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
-    from geocore.errors import DataError
-    from geocore.files import atomic_write_text, sha256_file
-    from geocore.jobs import Task, part_path, run_tasks
+    from geocore.files import sha256_file
+    from geocore.surveys import Survey, scene_tasks
     from snowpack_sam2.data import find_photos
 
-    checkpoint = _checkpoint(settings.run)
+    checkpoint = _network(settings.run).checkpoint
     threshold = settings.threshold or checkpoint.progress["scores"]["threshold"]
     photos = find_photos(settings.input)
-    work = TracePhoto(settings, threshold)
     context = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
@@ -74,35 +69,15 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("snowpack-sam2"),
     }
-    parts = settings.output / ".done"
-    for photo in photos:
-        summary = part_path(parts, photo.stem)
-        # In this order, since another shard may be writing: products are there before the summary.
-        if summary.exists() and not all(path.exists() for path in products(settings.output, photo.stem)):
-            summary.unlink(missing_ok=True)  # a product was deleted: make it again
-    tasks = [Task(photo.stem, {"path": str(photo), "sha256": sha256_file(photo)}) for photo in photos]
-    with progress(len(tasks), "photographs") as bar:
-        outcomes = run_tasks(
-            tasks, work, parts, context=context, workers=settings, on_done=lambda outcome: bar.advance()
-        )
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    record = {
-        "checkpoint": str(checkpoint.path),
-        "data_hash": checkpoint.card["data_hash"],
-        "versions": checkpoint.card["versions"],
-        "context": context,
-        "photographs": {
-            outcome.key: json.loads(part_path(parts, outcome.key).read_text())
-            for outcome in outcomes
-            if outcome.status != "failed"
-        },
-        "failed": {outcome.key: outcome.message for outcome in failed},
-    }
-    atomic_write_text(settings.output / "run.json", json.dumps(record, indent=2) + "\n")
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} photographs mapped in {settings.output}")
-    if failed:
-        lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
-        raise DataError(f"{len(failed)} of {len(outcomes)} photographs failed: {lines}")
+    survey = Survey(settings.output, checkpoint, context)
+    traced = survey.map(
+        "photographs",
+        scene_tasks({photo.stem: photo for photo in photos}, sha256_file),
+        TracePhoto(settings, threshold),
+        products=partial(products, settings.output),
+        workers=settings,
+    )
+    survey.finish({"photographs": traced})
 
 
 def products(folder: Path, name: str) -> list[Path]:
@@ -125,18 +100,17 @@ class TracePhoto:
             part: where the summary goes.
         """
         from geocore.devices import open_place
-        from geocore.settings import TilingSettings
         from snowpack_sam2.data import PHOTO, open_photo
 
-        checkpoint, network = _network(self.settings.run)
-        tiling = TilingSettings.model_validate(checkpoint.card["config"]["tiling"])
+        trained = _network(self.settings.run)
+        network = trained.network
         with (
             open_place(self.settings.device) as place,
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
             network.to(place.device)
             warn_if_shifted(network, scene, place)
-            probability, valid = boundary_probability(network, scene, tiling=tiling, place=place)
+            probability, valid = boundary_probability(network, scene, tiling=trained.tiling, place=place)
             photo = scene.read(scene.grid.window)[PHOTO].values[0]
             rows = self._write(scene, probability, valid, photo)
         part.write_text(json.dumps({"layers": len(rows), "boundaries": max(len(rows) - 1, 0)}))
@@ -235,28 +209,19 @@ def warn_if_shifted(network: BoundaryNet, scene: Scene, place: Place) -> None:
     """Log a warning when a photograph's brightness lies far from what the network was trained on."""
     from geocore.devices import to_device
     from geocore.loading import stack
+    from geocore.shifts import farthest, warn_if_far
     from snowpack_sam2.data import PHOTO
 
     inputs = to_device(stack([scene.read(scene.grid.window)]), place.device)
-    seen = network.preprocessing(inputs)[PHOTO][network.preprocessing.masks(inputs)[PHOTO]]
-    if seen.numel() and abs(float(seen.mean())) > FAR:
-        logger.warning(
-            "%s: mean brightness lies %.1f standard deviations from the training photographs; the map may be wrong",
-            scene.name,
-            float(seen.mean()),
-        )
+    values, valid = network.preprocessing(inputs)[PHOTO], network.preprocessing.masks(inputs)[PHOTO]
+    # Bands of a photograph differ by its colour; together they are its brightness.
+    brightness = (values.reshape(1, -1).cpu().numpy(), valid.reshape(1, -1).cpu().numpy())
+    _, away = farthest([brightness])
+    warn_if_far(scene.name, "mean brightness", away, far=FAR, reference="training photographs")
 
 
-def _checkpoint(run: Path) -> Checkpoint:
-    from geocore.checkpoints import load_checkpoint
-
-    return load_checkpoint(run / "checkpoints", "best")
-
-
-@functools.lru_cache(maxsize=1)
-def _network(run: Path) -> tuple[Checkpoint, BoundaryNet]:
-    """The network of a run, read once per process."""
+def _network(run: Path) -> Trained[BoundaryNet]:
+    from geocore.networks import best_network
     from snowpack_sam2.model import restore_model
 
-    checkpoint = _checkpoint(run)
-    return checkpoint, restore_model(checkpoint)
+    return best_network(run, restore_model)

@@ -79,7 +79,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
 
     seed_everything(settings.training.seed)
     network = build_model(dataset, settings.model)
-    photos, held_out = Photos(dataset, "train"), Photos(dataset, "val")
+    photos, held_out = Photos(dataset, "train", cache=settings.cache), Photos(dataset, "val", cache=settings.cache)
     chosen = settings.augmentation
     augment = compose(
         [Flip(chosen.mirror, 0.0), Gain(1 - chosen.gain, 1 + chosen.gain), Bias(chosen.bias), Noise(chosen.noise)],

@@ -1,0 +1,190 @@
+"""A survey: many scenes mapped with one network into a folder of products, with a record of how.
+
+    survey = Survey(settings.output, checkpoint, context)
+    scenes = survey.map("scenes", scene_tasks(found, image_hash), MapScene(settings), products=product_paths)
+    survey.finish({"scenes": scenes})
+
+A scene whose products are there is not mapped again, and one that fails keeps no other from being mapped. Beside the
+products, the folder holds
+
+    run.json    checkpoint, settings, a summary of each scene, and why others failed
+    .done/      what the job of each scene leaves: its summary
+    .parts/     parts of the regions of scenes that are being mapped
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from geocore.errors import DataError
+from geocore.files import atomic_write_text
+from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
+from geocore.locations import Location, shown
+from geocore.progress import progress
+from geocore.settings import WorkerSettings
+from geocore.shares import remove_joined
+
+if TYPE_CHECKING:
+    from geocore.checkpoints import Checkpoint
+
+RECORD: Final = "run.json"
+SUMMARY: Final = "summary.json"
+"""In the part of a scene that is a folder, because it keeps more than its summary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What became of things of one kind."""
+
+    kind: str
+    """What they are called in messages: scenes, patches."""
+    outcomes: list[Outcome]
+    summaries: dict[str, Any]
+    """Name -> what the job says of it, a JSON value; of those whose products are there."""
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Those that have no products."""
+        return [outcome for outcome in self.outcomes if outcome.status == "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Scenes that are mapped with one network; the same survey again goes on with what is missing."""
+
+    output: Path
+    """Folder for the products."""
+    checkpoint: Checkpoint
+    """Where the network comes from."""
+    context: Mapping[str, Any]
+    """JSON values that decide the products beside the scene: settings, hash of the weights."""
+
+    def map(
+        self,
+        kind: str,
+        tasks: Sequence[Task],
+        work: Work,
+        *,
+        products: Callable[[str], Iterable[Path]],
+        workers: int | WorkerSettings = 0,
+    ) -> Mapped:
+        """Make the products of all scenes that lack some.
+
+        May be called again for products that are made of those of several scenes.
+
+        Args:
+            kind: what the scenes are called in messages, in the plural.
+            tasks: one for each scene, by its name, such as those of `scene_tasks`.
+            work: writes the products of a scene; its part is a summary in JSON, or a folder with one as `SUMMARY`. It
+                may keep parts of regions in the `parts_folder`, which goes once the products are there.
+            products: name -> the files that the scene becomes; when one is gone, all are made again.
+            workers: as for `run_tasks`; 0 where the work itself shares out the regions of each scene.
+
+        Raises:
+            Unfinished: other shards have not done their share yet.
+            RunError: workers or scheduler cannot do the work.
+            StorageError: the folder cannot be written.
+        """
+        for task in tasks:
+            _forget_incomplete(self.part(task.key), products(task.key))
+        with progress(len(tasks), kind) as bar:
+
+            def ended(outcome: Outcome) -> None:
+                if outcome.is_there:
+                    remove_joined(parts_folder(self.output, outcome.key))
+                bar.advance()
+
+            outcomes = run_tasks(tasks, work, self._done, context=self.context, workers=workers, on_done=ended)
+        summaries = {outcome.key: _summary(self.part(outcome.key)) for outcome in outcomes if outcome.is_there}
+        return Mapped(kind, outcomes, summaries)
+
+    def part(self, name: str) -> Path:
+        """What the job of a scene leaves: a file, or a folder with its summary."""
+        return part_path(self._done, name)
+
+    def finish(self, groups: Mapping[str, Mapped]) -> None:
+        """Write the record and print how many scenes are mapped.
+
+        Args:
+            groups: name in the record -> what became of things of that kind; first the scenes, then what was made of
+                several of them.
+
+        Raises:
+            DataError: some failed; names all, with the reasons. The products of the others are there.
+            StorageError: the record cannot be written.
+        """
+        failed = [outcome for group in groups.values() for outcome in group.failed]
+        record = {
+            "checkpoint": str(self.checkpoint.path),
+            "data_hash": self.checkpoint.card["data_hash"],
+            "versions": self.checkpoint.card["versions"],
+            "context": self.context,
+            **{name: group.summaries for name, group in groups.items()},
+            "failed": {outcome.key: outcome.message for outcome in failed},
+        }
+        atomic_write_text(self.output / RECORD, json.dumps(record, indent=2) + "\n")
+        scenes = next(iter(groups.values()))
+        print(f"{len(scenes.summaries)} of {len(scenes.outcomes)} {scenes.kind} mapped in {self.output}")
+        if failed:
+            total = sum(len(group.outcomes) for group in groups.values())
+            kinds = " and ".join(group.kind for group in groups.values() if group.outcomes)
+            lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
+            raise DataError(f"{len(failed)} of {total} {kinds} failed: {lines}")
+
+    @property
+    def _done(self) -> Path:
+        return self.output / ".done"
+
+
+def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str]) -> list[Task]:
+    """A task for each scene, with the arguments `path` and `sha256`, so that a changed scene is mapped anew.
+
+    Args:
+        places: name of each scene -> where it lies.
+        digest: hash of a scene's content.
+
+    Raises:
+        DataError: a name cannot be that of a task.
+        StorageError: a scene cannot be read.
+    """
+    tasks = []
+    for name, place in places.items():
+        # A worker may run in another folder; an address is a text and stays as it is.
+        path = place.absolute() if isinstance(place, Path) else place
+        try:
+            tasks.append(Task(name, {"path": str(path), "sha256": digest(path)}))
+        except ValueError:
+            raise DataError(
+                f"{shown(place)}: its products would be called {name!r}: must be letters, digits, '.', '_' and '-', "
+                "not beginning with a dot; rename it"
+            ) from None
+    return tasks
+
+
+def parts_folder(output: Path, name: str) -> Path:
+    """Where the regions of a scene are kept until its products are there.
+
+    Args:
+        output: folder of the survey.
+        name: of the scene.
+    """
+    return output / ".parts" / name
+
+
+def _forget_incomplete(part: Path, products: Iterable[Path]) -> None:
+    """Have a scene mapped again of which a product was deleted."""
+    # In this order, since another shard may be writing: products are there before the part.
+    if part.exists() and not all(path.exists() for path in products):
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _summary(part: Path) -> Any:
+    return json.loads((part / SUMMARY if part.is_dir() else part).read_text(encoding="utf-8"))

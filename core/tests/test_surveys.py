@@ -1,0 +1,256 @@
+"""Surveys: what is there stays, what is gone is made again, what fails is listed behind the others."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geocore.checkpoints import Checkpoint
+from geocore.errors import DataError, SceneError
+from geocore.files import sha256_file
+from geocore.jobs import Task, Unfinished, part_path, run_tasks
+from geocore.settings import WorkerSettings
+from geocore.shares import in_shares, joining
+from geocore.surveys import SUMMARY, Mapped, Survey, parts_folder, scene_tasks
+
+REGIONS = ("r0", "r1")
+
+
+def survey_of(output: Path, **context: Any) -> Survey:
+    card = {"data_hash": "d", "versions": {"geocore": "0.1.0"}}
+    return Survey(
+        output, Checkpoint(output.parent / "step-000002", 2, {}, card, [], "w", {}), {"weights": "w"} | context
+    )
+
+
+def products(output: Path, name: str) -> list[Path]:
+    return [output / f"{name}_pred.tif", output / f"{name}.csv"]
+
+
+def write_scene(arguments: dict[str, Any], part: Path, *, output: Path) -> None:
+    """A toy scene is a file with one number; twice that number is its map, and an odd one cannot be mapped."""
+    path = Path(arguments["path"])
+    number = int(path.read_text())
+    if number % 2:
+        raise SceneError(f"{path.name}: {number} is odd; give an even one")
+    for product in products(output, path.stem):
+        product.write_text(str(2 * number))
+    part.write_text(json.dumps({"number": number}))
+
+
+def write_region(arguments: dict[str, Any], part: Path) -> None:
+    part.write_text(arguments["region"])
+
+
+def write_by_regions(
+    arguments: dict[str, Any], part: Path, *, output: Path, settings: WorkerSettings, order: tuple[str, ...]
+) -> None:
+    """As the tasks with wide scenes do: regions are shared out, whoever finds all of them joins."""
+    name = Path(arguments["path"]).stem
+    folder = parts_folder(output, name)
+    tasks = [Task(region, {"region": region}) for region in REGIONS]
+    run_tasks(tasks, write_region, folder, context=1, workers=settings.turned(order.index(name)))
+    with joining(folder, [part_path(folder, region) for region in REGIONS]):
+        text = " ".join(part_path(folder, region).read_text() for region in REGIONS)
+        for product in products(output, name):
+            product.write_text(text)
+        part.mkdir()
+        (part / "kept").write_text(text)
+    (part / SUMMARY).write_text(json.dumps({"regions": len(REGIONS)}))
+
+
+def scenes_in(folder: Path, **numbers: int) -> list[Task]:
+    folder.mkdir(exist_ok=True)
+    for name, number in numbers.items():
+        (folder / name).with_suffix(".txt").write_text(str(number))
+    return scene_tasks({name: folder / f"{name}.txt" for name in numbers}, sha256_file)
+
+
+def mapped(survey: Survey, tasks: list[Task]) -> Mapped:
+    output = survey.output
+    return survey.map("scenes", tasks, partial(write_scene, output=output), products=partial(products, output))
+
+
+def times(paths: list[Path]) -> list[int]:
+    return [path.stat().st_mtime_ns for path in paths]
+
+
+def test_a_survey_maps_records_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    survey = survey_of(tmp_path / "maps", flips=True)
+    scenes = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=4))
+    assert [outcome.status for outcome in scenes.outcomes] == ["done", "done"] and scenes.failed == []
+    assert (tmp_path / "maps/b_pred.tif").read_text() == "8"
+    survey.finish({"scenes": scenes})
+    assert capsys.readouterr().out == f"2 of 2 scenes mapped in {tmp_path / 'maps'}\n"
+    record = (tmp_path / "maps/run.json").read_text()
+    assert json.loads(record) == {
+        "checkpoint": str(tmp_path / "step-000002"),
+        "data_hash": "d",
+        "versions": {"geocore": "0.1.0"},
+        "context": {"weights": "w", "flips": True},
+        "scenes": {"a": {"number": 2}, "b": {"number": 4}},
+        "failed": {},
+    }
+    assert record.startswith('{\n  "checkpoint"') and record.endswith("}\n")
+
+
+def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
+    survey = survey_of(tmp_path / "maps")
+    tasks = scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(survey, tasks)
+    kept, changed = products(survey.output, "a"), products(survey.output, "b")
+    before = times(kept)
+    again = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=6))
+    assert [outcome.status for outcome in again.outcomes] == ["skipped", "done"]
+    assert again.summaries == {"a": {"number": 2}, "b": {"number": 6}}
+    assert times(kept) == before and changed[0].read_text() == "12"
+    # Other settings make all anew.
+    assert [outcome.status for outcome in mapped(survey_of(survey.output, flips=True), tasks[:1]).outcomes] == ["done"]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_scene_whose_product_was_deleted_is_mapped_again(tmp_path: Path, lost: int) -> None:
+    survey, tasks = survey_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(survey, tasks)
+    others = times(products(survey.output, "b"))
+    products(survey.output, "a")[lost].unlink()
+    assert [outcome.status for outcome in mapped(survey, tasks).outcomes] == ["done", "skipped"]
+    assert products(survey.output, "a")[lost].read_text() == "4"
+    assert times(products(survey.output, "b")) == others
+
+
+def test_failed_scenes_are_listed_after_the_others_are_mapped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    survey = survey_of(tmp_path / "maps")
+    scenes = mapped(survey, scenes_in(tmp_path / "raw", a=1, b=2, c=3))
+    reasons = [f"{name}: {name}.txt: {number} is odd; give an even one" for name, number in (("a", 1), ("c", 3))]
+    with pytest.raises(DataError) as error:
+        survey.finish({"scenes": scenes})
+    assert str(error.value) == f"2 of 3 scenes failed: {'; '.join(reasons)}"
+    assert "1 of 3 scenes mapped" in capsys.readouterr().out
+    record = json.loads((survey.output / "run.json").read_text())
+    assert list(record["scenes"]) == ["b"] and products(survey.output, "b")[0].exists()
+    assert [f"{name}: {reason}" for name, reason in record["failed"].items()] == reasons
+    # Mended, they are mapped, and they alone.
+    again = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=2, c=4))
+    assert [outcome.status for outcome in again.outcomes] == ["done", "skipped", "done"]
+
+
+def test_what_is_made_of_several_scenes_is_recorded_beside_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    survey = survey_of(tmp_path / "maps")
+    scenes = mapped(survey, scenes_in(tmp_path / "raw", a=1, b=2, c=4))
+
+    def join(arguments: dict[str, Any], part: Path) -> None:
+        if arguments["fails"]:
+            raise DataError("grids differ")
+        (survey.output / "bc.tif").write_text("joined")
+        part.write_text(json.dumps(arguments["names"]))
+
+    def joined(fails: bool) -> dict[str, Mapped]:
+        tasks = [Task("bc", {"names": sorted(scenes.summaries), "fails": fails})]
+        made = survey.map("mosaics", tasks, join, products=lambda name: [survey.output / f"{name}.tif"])
+        return {"scenes": scenes, "joined": made}
+
+    with pytest.raises(DataError, match=r"^2 of 4 scenes and mosaics failed: a: .*; bc: grids differ$"):
+        survey.finish(joined(fails=True))
+    with pytest.raises(DataError, match=r"^1 of 4 scenes and mosaics failed: a: "):
+        survey.finish(joined(fails=False))
+    assert capsys.readouterr().out.count("2 of 3 scenes mapped") == 2
+    record = json.loads((survey.output / "run.json").read_text())
+    assert record["joined"] == {"bc": ["b", "c"]} and list(record["failed"]) == ["a"]
+    # Kinds of which there is nothing are not spoken of.
+    with pytest.raises(DataError, match=r"^1 of 3 scenes failed: a: "):
+        survey.finish({"scenes": scenes, "joined": Mapped("mosaics", [], {})})
+
+
+def test_shards_see_what_the_others_did_and_the_last_one_joins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks, output = scenes_in(tmp_path / "raw", a=2, b=4, c=6), tmp_path / "maps"
+
+    @in_shares
+    def predict(settings: WorkerSettings) -> None:
+        survey = survey_of(output)
+        work = partial(write_by_regions, output=output, settings=settings, order=("a", "b", "c"))
+        survey.finish({"scenes": survey.map("scenes", tasks, work, products=partial(products, output))})
+
+    predict(WorkerSettings(shard="2/2"))
+    assert "shard 2/2 has done its share; 3 of 3 are not there yet" in capsys.readouterr().out
+    # A region of each scene, from another one on.
+    made = {(path.parent.name, path.name) for path in (output / ".parts").glob("*/r*")}
+    assert made == {("a", "r1"), ("b", "r0"), ("c", "r1")}
+    assert not list(output.glob("*.tif")) and not (output / "run.json").exists()
+    predict(WorkerSettings(shard="1/2"))
+    assert "3 of 3 scenes mapped" in capsys.readouterr().out
+    assert (output / "c.csv").read_text() == "r0 r1" and not list((output / ".parts").iterdir())
+    # The first one, given again, finds all done.
+    before = times(products(output, "a"))
+    predict(WorkerSettings(shard="2/2"))
+    assert "3 of 3 scenes mapped" in capsys.readouterr().out and times(products(output, "a")) == before
+
+
+def test_scenes_themselves_may_be_shared_out(tmp_path: Path) -> None:
+    tasks, survey = scenes_in(tmp_path / "raw", a=2, b=4, c=6), survey_of(tmp_path / "maps")
+    work, made = partial(write_scene, output=survey.output), partial(products, survey.output)
+    with pytest.raises(Unfinished) as rest:
+        survey.map("scenes", tasks, work, products=made, workers=WorkerSettings(shard="1/2"))
+    assert rest.value.missing == ["b"] and made("c")[0].exists()
+    scenes = survey.map("scenes", tasks, work, products=made, workers=WorkerSettings(shard="2/2"))
+    assert [outcome.status for outcome in scenes.outcomes] == ["skipped", "done", "skipped"]
+
+
+def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(tmp_path: Path) -> None:
+    tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
+    survey, broken = survey_of(output), [True]
+
+    def work(arguments: dict[str, Any], part: Path) -> None:
+        folder = parts_folder(output, "a")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "r0").touch()
+        if broken[0]:
+            raise SceneError("1 of 2 regions failed")
+        write_scene(arguments, part, output=output)
+
+    assert survey.map("scenes", tasks, work, products=partial(products, output)).failed
+    assert (parts_folder(output, "a") / "r0").exists()
+    broken[0] = False
+    assert not survey.map("scenes", tasks, work, products=partial(products, output)).failed
+    assert not parts_folder(output, "a").exists()
+
+
+def test_a_part_that_is_a_folder_keeps_more_than_its_summary(tmp_path: Path) -> None:
+    tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
+    survey = survey_of(output)
+    work = partial(write_by_regions, output=output, settings=WorkerSettings(), order=("a",))
+    scenes = survey.map("scenes", tasks, work, products=partial(products, output))
+    assert scenes.summaries == {"a": {"regions": 2}} and (survey.part("a") / "kept").read_text() == "r0 r1"
+    products(output, "a")[0].unlink()
+    again = survey.map("scenes", tasks, work, products=partial(products, output))
+    assert again.outcomes[0].status == "done" and products(output, "a")[0].exists()
+
+
+def test_tasks_hold_where_a_scene_lies_and_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("2")
+    address = "https://there.org/b.tif?key=1"
+    tasks = scene_tasks({"a": Path("a.txt"), "b": address}, lambda place: f"hash of {place}")
+    assert [task.key for task in tasks] == ["a", "b"]
+    assert tasks[0].arguments == {"path": str(tmp_path / "a.txt"), "sha256": f"hash of {tmp_path / 'a.txt'}"}
+    assert tasks[1].arguments == {"path": address, "sha256": f"hash of {address}"}
+
+
+@pytest.mark.parametrize("name", ["my scene", "Fläche", ".hidden", "a/b", ""])
+def test_a_name_that_no_task_can_have_is_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "scene.tif"
+    path.write_text("2")
+    with pytest.raises(DataError) as error:
+        scene_tasks({name: path}, sha256_file)
+    assert str(error.value).startswith(f"{path}: its products would be called {name!r}: must be letters")
+    assert str(error.value).endswith("rename it")
