@@ -211,13 +211,22 @@ GOALS: tuple[Goal, ...] = (
         because=_each("cpu_us", prithvi.GEOCORE, prithvi.TERRATORCH),
     ),
     Goal(
-        "Prithvi, whole scene",
+        "Prithvi, whole scene, float32",
         "prithvi",
         prithvi.MAPPING,
         prithvi.GEOCORE,
         1.5,
         (prithvi.TERRATORCH_WINDOWS, prithvi.TERRATORCH_TENSOR),
         because=_each("cpu_s", prithvi.GEOCORE, prithvi.TERRATORCH_WINDOWS),
+    ),
+    Goal(
+        "Prithvi, whole scene, bfloat16",
+        "prithvi",
+        prithvi.MAPPING,
+        prithvi.GEOCORE_BF16,
+        1.5,
+        (prithvi.TERRATORCH_ROUNDED,),
+        because=_each("cpu_s", prithvi.GEOCORE_BF16, prithvi.TERRATORCH_ROUNDED),
     ),
     *(
         Goal(

@@ -23,6 +23,8 @@ GEOCORE = "geocore and floods-prithvi"
 TERRATORCH = "terratorch"
 TERRATORCH_WINDOWS = "terratorch, windows"
 TERRATORCH_TENSOR = "terratorch, tensor"
+GEOCORE_BF16 = "geocore and floods-prithvi, bfloat16"
+TERRATORCH_ROUNDED = "terratorch, windows, as imported: products in bfloat16"
 
 _TILE_PX, _OVERLAP_PX = 224, 32
 
@@ -61,7 +63,10 @@ def geocore_step(setting: Setting, data: Path) -> Measured:
 
 def terratorch_step(setting: Setting, data: Path) -> Measured:
     """The backbone of terratorch under Lightning's Trainer, which is what terratorch trains with."""
+    import torch
+
     network, batches = parts(setting)
+    torch.set_float32_matmul_precision(mapping_peers.FLOAT32)
     return trained_by_lightning(network, batches, Marks(setting.warm, setting.steps))
 
 
@@ -82,8 +87,10 @@ def cases(quick: bool) -> list[Case]:
     scene = MapSetting(f"cog_{_size(quick)}.tif", "prithvi", tile_px=_TILE_PX, overlap_px=_OVERLAP_PX, batch=1)
     maps = (
         Contender(GEOCORE, OURS, mapping_ours.GeocoreMap()),
+        Contender(GEOCORE_BF16, OURS, mapping_ours.GeocoreMap(precision="bfloat16")),
         Contender(TERRATORCH_WINDOWS, "terratorch", mapping_peers.terratorch_windows),
         Contender(TERRATORCH_TENSOR, "terratorch", mapping_peers.terratorch_tensor),
+        Contender(TERRATORCH_ROUNDED, "terratorch", mapping_peers.terratorch_as_imported),
     )
     return [
         Case(TRAINING, "us/step", setting, step, more_is_better=False, agree={"loss": 0.01}),
