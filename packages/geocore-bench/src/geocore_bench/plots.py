@@ -19,6 +19,7 @@ def plot(verdicts: Sequence[Verdict], path: Path) -> None:
         path: the PNG file.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     shares = [(verdict, share) for verdict in verdicts if (share := verdict.share) is not None]
     figure = Figure(figsize=(9, 1.2 + _ROW_INCHES * max(1, len(shares))), layout="constrained")
@@ -28,6 +29,11 @@ def plot(verdicts: Sequence[Verdict], path: Path) -> None:
     # Bars from the line at 1: to the right what is reached, to the left what is not.
     axes.barh(range(len(shares)), [share - 1 for _, share in shares], left=1, color=colours)
     axes.set_xscale("log")
+    axes.margins(y=0.01)
+    # Shares span little more than one power of ten, whose names say nothing.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(shares)), labels, fontsize=7)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
