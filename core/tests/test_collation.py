@@ -144,3 +144,17 @@ def test_batches_lie_in_pinned_memory():
     batch = stacking.finish()
     assert batch["inputs"]["image"]["values"].is_pinned() and batch["mask"].is_pinned()
     assert same(batch, stack([item(place) for place in range(2)]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_item_is_taken_as_it_is_unless_torch_cannot() -> None:
+    plain = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    assert stack([plain]).data_ptr() == plain.ctypes.data
+    sealed = plain.copy()
+    sealed.flags.writeable = False
+    for item in (plain, plain[::-1, ::-1], plain.T, sealed, np.broadcast_to(plain[:1], (3, 4)), plain[1, 2]):
+        found = stack([item])
+        assert found.dtype == torch.uint16 and np.array_equal(found.numpy(), np.stack([item]))
+    patch = Patch(plain[None, ::-1], np.broadcast_to(np.True_, (1, 3, 4)))
+    found = stack([patch])
+    assert np.array_equal(found["values"].numpy(), plain[None, None, ::-1]) and bool(found["valid"].all())

@@ -77,7 +77,7 @@ def stack(items: Sequence[Any]) -> Any:
     if isinstance(first, torch.Tensor):
         return torch.stack(list(items))
     if isinstance(first, np.ndarray | np.generic):
-        values = np.asarray(first)[None] if len(items) == 1 else np.stack(items)
+        values = _stacked(items)
         # torch has no foreign byte order.
         return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
     if isinstance(first, bool | int | float):
@@ -90,7 +90,12 @@ def _stacked_masks(patches: Sequence[Patch]) -> torch.Tensor:
     masks = [patch.valid for patch in patches]
     if len({mask.shape for mask in masks}) > 1:
         masks = [np.broadcast_to(patch.valid, patch.values.shape) for patch in patches]
-    return torch.from_numpy(masks[0][None] if len(masks) == 1 else np.stack(masks))
+    return torch.from_numpy(_stacked(masks))
+
+
+def _stacked(arrays: Sequence[Any]) -> np.ndarray:
+    """As `np.stack`, but a single array is not copied unless it is mirrored or read-only, which torch does not take."""
+    return np.require(arrays[0], requirements=["C", "W"])[None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def _structure(item: Any, leaves: list[Any]) -> tuple[Any, ...]:
