@@ -44,6 +44,31 @@ def test_only_deciding_settings_tell_two_runs_apart():
         assert deciding_values(other) != base
 
 
+class Branch(Settings):
+    depth: int = deciding(1, "levels")
+    tiling: TilingSettings = TilingSettings(size=512, overlap=128)
+
+
+class Tree(Settings):
+    branch: Branch = Branch(depth=3, tiling=TilingSettings(size=96, overlap=32))
+    table: dict[str, Branch] = deciding({"known": Branch(depth=5)}, "a table of groups")
+    names: dict[int, str] = deciding({1: "slump"}, "a table of texts")
+
+
+def test_a_group_given_in_part_keeps_the_defaults_of_the_class_that_holds_it():
+    assert Branch.model_validate({"tiling": {"size": 256}}).tiling == TilingSettings(size=256, overlap=128)
+    given = {"branch": {"tiling": {"overlap": 8}}, "table": {"known": {}, "new": {}}, "names": {2: "scar"}}
+    tree = Tree.model_validate(given)
+    assert tree.branch == Branch(depth=3, tiling=TilingSettings(size=96, overlap=8))
+    assert tree.table == {"known": Branch(depth=5), "new": Branch(depth=1)}
+    assert tree.names == {2: "scar"}  # a table is replaced as a whole
+    assert Tree.model_validate(tree.model_dump()) == tree
+    with pytest.raises(
+        ValidationError, match=r"overlap 128 must be smaller than size 100.*--tiling.overlap too, .* 25"
+    ):
+        Branch.model_validate({"tiling": {"size": 100}})
+
+
 def test_a_cache_makes_no_other_run(tmp_path):
     class Training(CacheSettings):
         rate: float = deciding(0.1, "learning rate")

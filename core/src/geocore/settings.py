@@ -10,6 +10,7 @@ This module imports neither torch nor rasterio: commands load it before they pri
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,9 +18,36 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 
 class Settings(BaseModel):
-    """Base of every group of settings: unknown keys are refused, values do not change once loaded."""
+    """Base of every group of settings: unknown keys are refused, values do not change once loaded.
+
+    A group that is given in part keeps the other defaults of the class that holds it, which may differ from those of
+    the group by itself: with `tiling: TilingSettings = TilingSettings(size=512, overlap=128)`, `{"tiling": {"size":
+    256}}` leaves the overlap at 128.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _groups_keep_their_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        fields = cls.model_fields
+        return {
+            name: _completed(value, fields[name].default) if name in fields else value for name, value in values.items()
+        }
+
+
+def _completed(given: Any, default: Any) -> Any:
+    """What was given of a group, or of a table of groups, with the defaults of the rest."""
+    if not isinstance(given, Mapping):
+        return given
+    if isinstance(default, Settings):
+        known = {name: getattr(default, name) for name in type(default).model_fields}
+        return known | {name: _completed(value, known.get(name)) for name, value in given.items()}
+    if isinstance(default, Mapping):
+        return {name: _completed(value, default.get(name)) for name, value in given.items()}
+    return given
 
 
 def deciding(
@@ -113,7 +141,10 @@ class TilingSettings(Settings):
     @model_validator(mode="after")
     def _overlap_below_size(self) -> Self:
         if self.overlap >= self.size:
-            raise ValueError(f"overlap {self.overlap} must be smaller than size {self.size}; change one of them")
+            raise ValueError(
+                f"overlap {self.overlap} must be smaller than size {self.size}: give --tiling.overlap too, such as "
+                f"{self.size // 4}"
+            )
         return self
 
 
