@@ -15,7 +15,16 @@ import pytest
 from geocore import progress as progress_module
 from geocore.commands import Stopped, command, load_settings, progress
 from geocore.errors import DataError, SettingsError
-from geocore.settings import OptimiserSettings, Settings, TilingSettings, TrackingSettings, deciding, operational
+from geocore.settings import (
+    DeviceSettings,
+    OptimiserSettings,
+    Settings,
+    TilingSettings,
+    TrackingSettings,
+    WorkerSettings,
+    deciding,
+    operational,
+)
 
 TOY = '''
 import os, signal, sys, time
@@ -154,7 +163,66 @@ def test_short_flags_are_in_the_help(capsys):
     with pytest.raises(SystemExit):
         command(lambda settings: None, _WithShort, prog="toy", argv=["--help"])
     shown = capsys.readouterr().out
-    assert "(short: -i)" in shown and "(short: -b)" in shown
+    assert "  -i, --image PATH  " in shown and "  -b, --bands TEXT ...  " in shown
+
+
+def help_of(settings, prog="toy", recipes=None):
+    with pytest.raises(SystemExit) as left:
+        command(lambda settings: None, settings, prog=prog, recipes=recipes, argv=["--help"])
+    assert left.value.code == 0
+
+
+def test_the_help_begins_with_what_every_call_gives(capsys, recipes):
+    class Map(WorkerSettings):
+        """Map scenes."""
+
+        threshold: float | None = deciding(None, "score; none: the one of the run")
+        output: Path = operational(..., "folder for the products")
+        input: list[Path] = operational(..., "scenes")
+        plan: bool = operational(False, "say what it takes")
+        run: Path = operational(..., "run folder")
+        betas: tuple[float, float] = deciding((0.9, 0.5), "two shares")
+        tiling: TilingSettings = TilingSettings(size=512, overlap=128)
+        parts: dict[str, TilingSettings] = deciding({}, "tiles of each part")
+
+    help_of(Map, "toy-predict", recipes)
+    shown = capsys.readouterr().out
+    heads = [line.split()[0].rstrip(",") for line in shown.splitlines() if line.startswith("  -")]
+    assert heads[:5] == ["--run", "--input", "--output", "--recipe", "--config"]
+    assert heads.index("--plan") < heads.index("--workers") < heads.index("-h")
+    assert shown.startswith("usage: toy-predict --run PATH --input PATH ... --output PATH [options]\n\nMap scenes.\n")
+    for part in (
+        "run folder (required)",
+        "packaged settings: small",
+        "score; none: the one of the run (default: none)",
+        "--plan, --no-plan",
+        "--betas FLOAT FLOAT ",
+        "(default: 0.9 0.5)",
+        "neighbouring tiles share; smaller than size (default: 128)",
+    ):
+        assert part in shown
+    # What cannot be written in words is no option.
+    assert "--parts" not in shown and shown.splitlines()[-2] == "in a file only, by --config:"
+    with pytest.raises(SettingsError, match="--parts holds settings of its own: give parts in a file, by --config"):
+        load_settings(Map, ["--parts", "a", "b"])
+
+
+def test_the_help_fits_the_terminal(capsys, monkeypatch):
+    for columns in ("60", "80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        help_of(Toy)
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= min(int(columns), 110)
+
+
+def test_a_group_is_named_for_the_member_of_its_name():
+    class OnDevice(Settings):
+        device: DeviceSettings = DeviceSettings()
+
+    for words in (["--device", "cpu"], ["--device=cpu"], ["--device.device", "cpu"]):
+        assert load_settings(OnDevice, words).device.device == "cpu"
+    assert load_settings(OnDevice, ["--device", "cpu", "--device.threads", "2"]).device.threads == 2
+    with pytest.raises(SettingsError, match=r"device.device = gpu \(--device\): "):
+        load_settings(OnDevice, ["--device", "gpu"])
 
 
 def test_the_help_shows_the_text_of_each_group_without_reading_its_source(capsys, monkeypatch):

@@ -1,8 +1,7 @@
 """From recipe, configuration file and command line to one checked settings object.
 
 Each source becomes a nested mapping of values with the place each value came from; later sources win, and pydantic
-checks the result once. Flags are read here instead of by tyro, whose errors are boxes of many lines; tyro draws the
-help, and both follow the same fields.
+checks the result once. `geocore.usage` draws the help from the same options.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from geocore.errors import SettingsError
 from geocore.settings import Settings
@@ -33,12 +31,18 @@ class Option:
 
     path: tuple[str, ...]
     """Names from the outermost group to the setting."""
-    kind: Literal["flag", "one", "many", "pairs"]
-    """How many words it takes: none (true or false), one, several, or key and value in turn."""
+    kind: Literal["flag", "one", "many", "pairs", "nested"]
+    """How many words it takes: none (true or false), one, several, or key and value in turn; what is nested deeper is
+    given in a file."""
     optional: bool
     """Whether None is a value."""
     choices: tuple[Any, ...]
     """Allowed values of a Literal, else empty."""
+    value: str
+    """What a word of it is: PATH, INT, ..."""
+    default: Any
+    """Of its group as the command has it; `PydanticUndefined` where the user has to give a value."""
+    help: str
     short: str | None = None
     """Second flag, such as -o."""
 
@@ -46,6 +50,28 @@ class Option:
     def key(self) -> str:
         """Dotted name, as in error messages."""
         return ".".join(self.path)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All that set it on the command line: `-o --out`, or `--device --device.device`; none for what is nested."""
+        if self.kind == "nested":
+            return ()
+        words = [name.replace("_", "-") for name in self.path]
+        flags = [self.short] if self.short else []
+        if words[-2:-1] == words[-1:]:  # what a group is named after is meant by its name alone
+            flags.append("--" + ".".join(words[:-1]))
+        return (*flags, "--" + ".".join(words))
+
+    @property
+    def name(self) -> str:
+        """The flag that messages name."""
+        return next((flag for flag in self.flags if flag.startswith("--")), "")
+
+    @property
+    def off(self) -> str | None:
+        """The flag that makes it false, such as --tracking.no-tensorboard."""
+        group, dot, name = self.flags[-1][2:].rpartition(".") if self.kind == "flag" else ("", "", "")
+        return f"--{group}{dot}no-{name}" if name else None
 
 
 @dataclass(slots=True)
@@ -74,13 +100,22 @@ def _is_group(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def options(settings: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[Option]:
-    """Every setting of a settings class, groups opened."""
+def options(
+    settings: type[BaseModel], prefix: tuple[str, ...] = (), defaults: BaseModel | None = None
+) -> Iterator[Option]:
+    """Every setting of a settings class, groups opened.
+
+    Args:
+        settings: the class.
+        prefix: names of the groups around it.
+        defaults: the group as those around it have it; None: as the class declares it.
+    """
     for name, info in settings.model_fields.items():
         annotation = _bare(info.annotation)
         path = (*prefix, name)
+        default = info.get_default(call_default_factory=True) if defaults is None else getattr(defaults, name)
         if _is_group(annotation):
-            yield from options(annotation, path)
+            yield from options(annotation, path, default if isinstance(default, BaseModel) else None)
             continue
         optional = False
         if get_origin(annotation) in (Union, types.UnionType):
@@ -88,17 +123,32 @@ def options(settings: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator
             optional = len(members) < len(get_args(annotation))
             annotation = members[0] if len(members) == 1 else annotation
         origin = get_origin(annotation) or annotation
-        kind: Literal["flag", "one", "many", "pairs"] = "one"
+        kind: Literal["flag", "one", "many", "pairs", "nested"] = "one"
         if origin is bool:
             kind = "flag"
         elif origin in _SEQUENCES:
             kind = "many"
         elif origin in (dict, Mapping):
-            kind = "pairs"
+            kind = "nested" if any(map(_is_group, get_args(annotation))) else "pairs"
         extra = info.json_schema_extra
         short = extra.get("short") if isinstance(extra, dict) else None
         choices = get_args(annotation) if origin is Literal else ()
-        yield Option(path, kind, optional, choices, str(short) if short else None)
+        words, help = _words(annotation), info.description or ""
+        yield Option(path, kind, optional, choices, words, default, help, str(short) if short else None)
+
+
+def _words(annotation: Any) -> str:
+    """What stands for a word of a setting in the help."""
+    annotation = _bare(annotation)
+    origin = get_origin(annotation) or annotation
+    members = [member for member in get_args(annotation) if member not in (Ellipsis, type(None))]
+    if origin is Literal:
+        return f"{{{','.join(map(str, members))}}}"
+    if origin is tuple or origin in (dict, Mapping):
+        return " ".join(map(_words, members))
+    if members:  # a list, or one of several types: the first says most
+        return _words(members[0])
+    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(origin, "TEXT")
 
 
 def _suggest(name: str, allowed: Sequence[str]) -> str:
@@ -120,37 +170,43 @@ def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -
     Raises:
         SettingsError: a flag is unknown, lacks its value, or a word belongs to no flag.
     """
-    known = {"--" + option.key.replace("_", "-"): option for option in options(settings)}
-    shorts = {option.short: flag for flag, option in known.items() if option.short}
-    negative = {}
-    for flag, option in known.items():
-        if option.kind == "flag":
-            group, dot, name = flag[2:].rpartition(".")
-            negative[f"--{group}{dot}no-{name}"] = option
+    known: dict[str, Option] = {}
+    negative: dict[str, Option] = {}
+    nested: dict[str, str] = {}
+    for option in options(settings):
+        known |= dict.fromkeys(option.flags, option)
+        if option.off is not None:
+            negative[option.off] = option
+        if option.kind == "nested":
+            nested["--" + option.key.replace("_", "-")] = option.key
     position = 0
     while position < len(words):
         flag, equals, attached = (word := words[position]).partition("=")
-        flag = shorts.get(flag) or flag.replace("_", "-")
-        if not flag.startswith("--"):
-            raise SettingsError(f"unexpected argument {word!r}: settings are given as --name value; see --help")
+        flag = flag.replace("_", "-")
+        if not flag.startswith("--") and flag not in known:
+            raise SettingsError(f"unexpected argument {word!r}: a setting is given by its name and value; see --help")
+        if flag in nested:
+            raise SettingsError(f"{flag} holds settings of its own: give {nested[flag]} in a file, by --config FILE")
         if flag not in known and flag not in negative:
-            hint = _suggest(flag, list(known))
+            hint = _suggest(flag, [name for name in known if name.startswith("--")])
             raise SettingsError(f"unknown option {word.partition('=')[0]}: {hint}see --help for all options")
         position += 1
         given = [attached] if equals else []
-        while not equals and position < len(words) and not _is_flag(words[position], shorts):
+        while not equals and position < len(words) and not _is_flag(words[position], known):
             given.append(words[position])
             position += 1
         option = known.get(flag) or negative[flag]
+        if flag not in negative:
+            flag = option.name
         value = _flag_value(flag, option, given, flag in negative)
         if option.kind == "many" and isinstance(value, list) and values.origins.get(option.key) == flag:
             value = [*_lookup(values.nested, option.path), *value]  # `--input a --input b` reads like `--input a b`
         values.put(option.path, value, flag)
 
 
-def _is_flag(word: str, shorts: Mapping[str, str]) -> bool:
+def _is_flag(word: str, known: Mapping[str, Option]) -> bool:
     # Only a short flag that exists: -9999 is a value.
-    return word.startswith("--") or word.partition("=")[0] in shorts
+    return word.startswith("--") or word.partition("=")[0] in known
 
 
 def _flag_value(flag: str, option: Option, given: list[str], negated: bool) -> Any:
@@ -281,20 +337,3 @@ def _error_lines(settings: type[Settings], error: ValidationError, values: Value
             yield f"{key} = {value} ({values.origins[key]}): {rule}"
         else:  # a rule between several settings of a group
             yield f"{where}: {rule}" if where else rule
-
-
-def print_help(settings: type[Settings], prog: str, recipes: str | None) -> NoReturn:
-    """Print every option with its default, by tyro, and leave with code 0."""
-    import tyro
-
-    extra: dict[str, Any] = {"config": (Path | None, Field(None, description="YAML or JSON file of settings"))}
-    if recipes is not None:
-        names = ", ".join(recipe_names(recipes)) or "none yet"
-        extra["recipe"] = (str | None, Field(None, description=f"packaged settings, below --config: {names}"))
-    for name, info in settings.model_fields.items():
-        if _is_group(group := _bare(info.annotation)):  # tyro finds the same text, but parses the group's source first
-            default = info.get_default(call_default_factory=True)
-            extra[name] = (group, Field(default, description=info.description or cleandoc(group.__doc__ or "")))
-    shown: type[Settings] = create_model(settings.__name__, __base__=settings, __doc__=settings.__doc__, **extra)
-    tyro.cli(shown, prog=prog, args=["--help"])
-    raise AssertionError("tyro leaves after printing the help")

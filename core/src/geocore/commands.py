@@ -3,7 +3,7 @@
     def main() -> None:
         command(train, TrainSettings, prog="snowpack-train", recipes="snowpack_sam2")
 
-Settings come, later ones winning, from defaults, `--recipe NAME`, `--config FILE` and flags `--group.name value`.
+Settings come, later ones winning, from defaults, `--recipe NAME`, `--config FILE` and flags: `--tiling.size 512`.
 Exit codes: 0 done; 2 bad usage, configuration or data, with one line; 130 and 143 stopped by Ctrl-C and SIGTERM;
 1 only for a bug, with its traceback. Heavy imports belong inside the function that `command` calls.
 """
@@ -24,6 +24,7 @@ from geocore.errors import SettingsError, UserError
 from geocore.files import storage_errors
 from geocore.progress import Progress, console, is_main_rank, on_terminal, progress
 from geocore.settings import Settings
+from geocore.usage import usage
 
 __all__ = ["Progress", "Stopped", "command", "load_settings", "progress"]
 
@@ -69,7 +70,8 @@ def load_settings(
         SystemExit: `--help` was asked for and printed.
     """
     if any(word in ("-h", "--help") for word in argv):
-        arguments.print_help(cls, prog, recipes)
+        print(usage(cls, prog, recipes), end="")
+        sys.exit(0)
     words = list(argv)
     config = _take(words, "--config")
     recipe = _take(words, "--recipe") if recipes is not None else None

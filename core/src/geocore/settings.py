@@ -78,7 +78,7 @@ def deciding(
     """
     return Field(
         default,
-        description=help if short is None else f"{help} (short: {short})",
+        description=help,
         gt=gt,
         ge=ge,
         lt=lt,
@@ -105,7 +105,7 @@ def operational(
     """
     return Field(
         default,
-        description=help if short is None else f"{help} (short: {short})",
+        description=help,
         gt=gt,
         ge=ge,
         lt=lt,

@@ -1,0 +1,128 @@
+"""What commands, messages and pages say of options is true: every flag that they name exists."""
+
+import ast
+import importlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from geocore.arguments import options
+from geocore.commands import load_settings
+from geocore.errors import SettingsError
+from geocore.usage import usage
+from workspace import ROOT, packages
+
+MEMBERS = {member.name: member for member in packages().values() if member.name != "geocore-bench"}
+FLAG = re.compile(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?")
+FOREIGN = {"--porcelain", "--group", "--package", "--c", "--colour", "--rule", "--stroke"}
+"""Options of git and uv that messages and commands hold, and properties of the report's style sheet."""
+
+
+def _commands():
+    """Name of each command -> (package, module, settings class, package of its recipes)."""
+    found = {}
+    for member in MEMBERS.values():
+        with open(ROOT / member.folder / "pyproject.toml", "rb") as file:
+            scripts = tomllib.load(file)["project"].get("scripts", {})
+        for name, place in scripts.items():
+            module = importlib.import_module(place.partition(":")[0])
+            given = {}
+            kept, module.command = (
+                module.command,
+                lambda main, settings, given=given, **rest: given.update({"settings": settings, **rest}),
+            )
+            try:
+                module.main()
+            finally:
+                module.command = kept
+            assert given["prog"] == name
+            found[name] = (member, module, given["settings"], given.get("recipes"))
+    return found
+
+
+COMMANDS = _commands()
+
+
+def _accepted(name):
+    _, _, settings, recipes = COMMANDS[name]
+    flags = {"-h", "--help", "--config", *(["--recipe"] if recipes else [])}
+    for option in options(settings):
+        flags |= {*option.flags, *([option.off] if option.off else [])}
+    return flags
+
+
+ACCEPTED = {name: _accepted(name) for name in COMMANDS}
+
+
+def _of(member):
+    """All flags that a command of a package takes; of the library those of any."""
+    commands = [name for name, (owner, *_) in COMMANDS.items() if owner.name == member.name] or list(COMMANDS)
+    return set().union(*(ACCEPTED[name] for name in commands))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_lists_exactly_the_options_that_exist(name):
+    _, _, settings, recipes = COMMANDS[name]
+    heads = [line for line in usage(settings, name, recipes).splitlines() if re.match(r"  -", line)]
+    # Each line begins with the names of one option, then its value or, two spaces on, its text.
+    listed = {
+        word.rstrip(",") for line in heads for word in re.split(r"\s{2,}", line.strip())[0].split() if word[0] == "-"
+    }
+    assert listed == ACCEPTED[name]
+    for flag in listed - {"-h", "--help"}:
+        said = _refusal(settings, [flag], recipes)  # of its value, or of what is required
+        assert "unknown option" not in said and "unexpected argument" not in said
+
+
+def _refusal(settings, words, recipes):
+    try:
+        load_settings(settings, words, recipes=recipes)
+    except SettingsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if "-predict" in name or "-train" in name])
+def test_the_device_is_chosen_by_its_name_alone(name):
+    _, _, settings, _ = COMMANDS[name]
+    needed = ["--run", "r", "--input", "i", "--output", "o"] if "-predict" in name else []
+    for flag in ("--device", "--device.device"):
+        assert load_settings(settings, [*needed, flag, "cpu"]).device.device == "cpu"
+
+
+def _texts(path):
+    """Text and line of every string in a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("member", MEMBERS.values(), ids=list(MEMBERS))
+def test_every_flag_in_a_message_exists(member):
+    known = _of(member) | FOREIGN
+    unknown = [
+        f"{path.relative_to(ROOT)}:{line}: {flag}"
+        for path in sorted((ROOT / member.folder / "src").rglob("*.py"))
+        for line, text in _texts(path)
+        for flag in FLAG.findall(text)
+        if flag not in known
+    ]
+    assert unknown == []
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "tasks").glob("*/README.md")), ROOT / "README.md"], ids=lambda p: p.parent.name
+)
+def test_every_command_of_a_readme_has_the_options_it_is_given(path):
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    wrong = []
+    for name, accepted in ACCEPTED.items():
+        for line in re.findall(rf"(?<![\w-]){name}(?![\w-])(.*)", text):
+            line = re.split(r"[`|#]|&&|\b[a-z]+-(?:prepare|train|evaluate|predict)\b", line)[0]
+            wrong += [f"{name}{line}: {flag}" for flag in FLAG.findall(line) if flag not in accepted]
+    assert wrong == []
