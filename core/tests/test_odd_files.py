@@ -22,6 +22,7 @@ from geocore.blending import VALID, DenseBlend
 from geocore.devices import Place
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
+from geocore.ground import PixelAreas
 from geocore.images import open_image
 from geocore.inference import map_region, valid_of
 from geocore.rasters import RasterSource, open_raster, write_raster
@@ -102,7 +103,7 @@ def test_south_up(tmp_path: Path) -> None:
     values = numbers((1, 50, 70))
     grid = check_mapped(save(tmp_path / "a.tif", values, transform=Affine(10, 0, 500000, 0, 10, 8000000)), values)
     assert grid.pixel_size == (10, 10)
-    assert grid.pixel_area_m2() == 100
+    assert PixelAreas(grid).within(Window(0, 0, 1, 1)).item() == pytest.approx(100 / 0.9996**2, rel=1e-5)
 
 
 def test_control_points_alone(tmp_path: Path) -> None:

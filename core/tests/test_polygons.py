@@ -166,34 +166,37 @@ def test_ids_follow_the_order_given() -> None:
 
 def test_measures_on_a_projected_crs() -> None:
     hole = Polygon(SQUARES[0].exterior.coords, [box(500120, 7976720, 500140, 7976740).exterior.coords])
-    areas, perimeters, lats, lons = measures([hole, MultiPolygon(SQUARES)], UTM)
-    assert areas.tolist() == [10000 - 400, 10000 + 1600]
-    assert perimeters.tolist() == [400 + 80, 400 + 160]
+    found = measures([hole, MultiPolygon(SQUARES)], UTM)
+    # On the meridian of the zone the map is 0.04 % too small.
+    assert found.area_m2.tolist() == pytest.approx([9600 / 0.9996**2, 11600 / 0.9996**2], rel=1e-6)
+    assert found.perimeter_m.tolist() == pytest.approx([480 / 0.9996, 560 / 0.9996], rel=1e-6)
     lon, lat = pyproj.Transformer.from_crs(UTM, "EPSG:4326", always_xy=True).transform(
         [hole.centroid.x, MultiPolygon(SQUARES).centroid.x], [hole.centroid.y, MultiPolygon(SQUARES).centroid.y]
     )
-    assert lats.tolist() == pytest.approx(lat)
-    assert lons.tolist() == pytest.approx(lon)
+    assert found.lat.tolist() == pytest.approx(lat)
+    assert found.lon.tolist() == pytest.approx(lon)
 
 
 def test_measures_in_feet_degrees_and_nowhere() -> None:
     foot = 1200 / 3937
-    areas, perimeters, *_ = measures([box(0, 0, 100, 100)], "EPSG:2225")
-    assert areas[0] == pytest.approx(10000 * foot**2)
-    assert perimeters[0] == pytest.approx(400 * foot)
+    # California 1, whose map is true to scale at 40 and 41.67 degrees.
+    found = measures([box(6.6e6, 2e6, 6.6e6 + 100, 2e6 + 100)], "EPSG:2225")
+    assert found.area_m2[0] == pytest.approx(10000 * foot**2, rel=3e-4)
+    assert found.perimeter_m[0] == pytest.approx(400 * foot, rel=1.5e-4)
     degree = box(129.0, 71.0, 129.1, 71.05)
-    areas, perimeters, lats, lons = measures([degree, shapely.reverse(degree)], "EPSG:4326")
+    found = measures([degree, shapely.reverse(degree)], "EPSG:4326")
     area, perimeter = pyproj.Geod(ellps="WGS84").geometry_area_perimeter(degree)
-    assert areas.tolist() == pytest.approx([abs(area)] * 2)
-    assert perimeters.tolist() == pytest.approx([perimeter] * 2)
-    assert (lats[0], lons[0]) == pytest.approx((71.025, 129.05))
+    assert found.area_m2.tolist() == pytest.approx([abs(area)] * 2)
+    assert found.perimeter_m.tolist() == pytest.approx([perimeter] * 2)
+    assert (found.lat[0], found.lon[0]) == pytest.approx((71.025, 129.05), abs=1e-4)
     # A hole counts as one whichever way its ring runs.
     hole = box(129.02, 71.01, 129.04, 71.02)
     inside = abs(pyproj.Geod(ellps="WGS84").geometry_area_perimeter(hole)[0])
     for ring in (hole.exterior, shapely.reverse(hole.exterior)):
-        areas, *_ = measures([Polygon(degree.exterior, [ring])], "EPSG:4326")
-        assert areas[0] == pytest.approx(abs(area) - inside)
-    assert all(np.isnan(values).all() for values in measures([degree], None))
+        found = measures([Polygon(degree.exterior, [ring])], "EPSG:4326")
+        assert found.area_m2[0] == pytest.approx(abs(area) - inside)
+    nowhere = measures([degree], None)
+    assert np.isnan([nowhere.area_m2, nowhere.perimeter_m, nowhere.lat, nowhere.lon]).all()
 
 
 def test_polygons_are_written_with_the_same_rows_in_both_formats(tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ class Grid:
 
     @property
     def pixel_size(self) -> tuple[float, float]:
-        """Length of a pixel's side along (rows, columns), in `length_unit`; metres also where the CRS has feet.
+        """Length of a pixel's side along (rows, columns) on the map, in `length_unit`; metres also of a CRS in feet.
+
+        What it is on the ground `geocore.ground` knows.
 
         Raises:
             ValueError: a unit is given but no transform.
@@ -146,28 +148,6 @@ class Grid:
         gcps = tuple(dataclasses.replace(point, row=point.row / ratio, col=point.col / ratio) for point in self.gcps)
         height, width = -(-self.height // ratio), -(-self.width // ratio)
         return dataclasses.replace(self, height=height, width=width, transform=transform, gcps=gcps)
-
-    def pixel_area_m2(self, row: float = 0.0) -> float:
-        """Area of one pixel in square metres; on a geographic grid that of the pixel whose upper edge is `row`.
-
-        On a projected CRS it is the area on the map; on a geographic one the geodesic area on the CRS's ellipsoid
-        (C. F. F. Karney, Algorithms for geodesics, J. Geodesy 87, 2013, as computed by PROJ).
-
-        Raises:
-            ValueError: the length unit is "px" or there is no transform.
-        """
-        if self.length_unit == "px" or self.transform is None:
-            raise ValueError("a pixel has an area in m2 only with a transform and a length unit other than 'px'")
-        a, b, _, d, e, _ = self.transform
-        if self.length_unit != "degree":
-            factor = metres_per_unit(self.crs) if self.length_unit == "m" and self.crs else 1.0
-            return abs(a * e - b * d) * factor**2 * (1e-4 if self.length_unit == "cm" else 1.0)
-        geod = parse_crs(self.crs or "EPSG:4326").get_geod()
-        if geod is None:
-            raise ValueError(f"the CRS {self.crs!r} has no ellipsoid")
-        corners = [_position(self.transform, row + down, right) for down, right in ((0, 0), (1, 0), (1, 1), (0, 1))]
-        area, _ = geod.polygon_area_perimeter([x for x, _ in corners], [y for _, y in corners])
-        return abs(float(area))
 
     def same_georeference(self, other: Grid, tolerance_px: float = 1e-3) -> bool:
         """Whether each of this grid's corners has the same place on the Earth in both grids.

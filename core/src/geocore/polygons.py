@@ -19,7 +19,8 @@ from affine import Affine
 
 from geocore.errors import DataError, SettingsError
 from geocore.files import atomic_path
-from geocore.grid import Grid, Transform, Window, length_unit_of, metres_per_unit, parse_crs, same_crs
+from geocore.grid import Grid, Transform, Window, length_unit_of, parse_crs, same_crs
+from geocore.ground import Measures, measure_rings
 from geocore.tracing import polygonise_labels
 
 Geometry = Any
@@ -145,48 +146,22 @@ def polygonise(mask: npt.NDArray[np.bool_], transform: Transform, window: Window
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))
 
 
-def measures(
-    geometries: Sequence[Geometry], crs: str | None
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Area, perimeter and centroid of polygons.
-
-    On a projected CRS area and perimeter are those on the map; on a geographic one geodesic ones on its ellipsoid
-    (C. F. F. Karney, Algorithms for geodesics, J. Geodesy 87, 2013, as computed by PROJ).
+def measures(geometries: Sequence[Geometry], crs: str | None) -> Measures:
+    """Area, perimeter and centroid of polygons on the ground, whatever their CRS.
 
     Args:
         geometries: valid polygons.
-        crs: theirs; None where it is not known.
-
-    Returns:
-        Area (m2), perimeter (m, holes included), latitude and longitude of the centroid (degrees, EPSG:4326), each of
-        shape (polygon,), float64; NaN where the CRS is not known.
+        crs: theirs; None where it is not known, and nothing is then known of them.
     """
+    if crs is None or length_unit_of(crs) == "px":
+        return Measures.unknown(len(geometries))
     shapely = _library("shapely")
-    unit = length_unit_of(crs)
-    if crs is None or unit == "px":
-        unknown = np.full(len(geometries), np.nan)
-        return unknown, unknown.copy(), unknown.copy(), unknown.copy()
-    shapes = np.asarray(geometries, dtype=object)
-    if unit == "degree":
-        geod = parse_crs(crs).get_geod()
-        assert geod is not None
-        pairs = [geod.geometry_area_perimeter(shapely.orient_polygons(shape)) for shape in geometries]
-        areas = np.array([abs(area) for area, _ in pairs], np.float64)
-        lengths = np.array([length for _, length in pairs], np.float64)
-    else:
-        metres = metres_per_unit(crs)
-        areas, lengths = shapely.area(shapes) * metres**2, shapely.length(shapes) * metres
-    import pyproj
-
-    centres = shapely.centroid(shapes)
-    to_degrees = pyproj.Transformer.from_crs(parse_crs(crs), "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(shapely.get_x(centres), shapely.get_y(centres))
-    return (
-        areas.astype(np.float64),
-        lengths.astype(np.float64),
-        np.asarray(lat, np.float64),
-        np.asarray(lon, np.float64),
-    )
+    parts, polygon_of_part = shapely.get_parts(np.asarray(geometries, dtype=object), return_index=True)
+    rings, part_of = shapely.get_rings(parts, return_index=True)
+    points, ring_of = shapely.get_coordinates(rings, return_index=True)
+    # The first ring of a part is its outer one.
+    holes = np.diff(part_of, prepend=-1) == 0
+    return measure_rings(points, ring_of, polygon_of_part[part_of], holes, crs)
 
 
 def write_polygons(

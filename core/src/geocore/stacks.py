@@ -12,6 +12,7 @@ import numpy as np
 from geocore.bands import Band, Bands
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
+from geocore.ground import pixel_side_m
 from geocore.locations import Location, shown
 from geocore.nesting import nesting_ratio
 from geocore.rasters import RasterSource
@@ -179,9 +180,11 @@ def grid_of_file(file: BandFile) -> Grid:
 
 def finest(grids: Sequence[Grid]) -> Grid:
     """The grid with the smallest pixels by ground, where all have a transform; else the one with most pixels."""
-    if any(grid.transform is None or grid.length_unit == "px" for grid in grids):
+    sides = [pixel_side_m(grid) if grid.transform is not None else None for grid in grids]
+    known = [side for side in sides if side is not None]
+    if len(known) < len(grids):
         return max(grids, key=lambda grid: grid.height * grid.width)
-    return min(grids, key=lambda grid: grid.pixel_area_m2(grid.height / 2))
+    return grids[known.index(min(known))]
 
 
 def _open(files: Sequence[BandFile], warp: Warp | None = None) -> RasterSource:

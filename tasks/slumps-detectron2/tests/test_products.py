@@ -6,8 +6,10 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pyproj
 import pytest
 import rasterio
+import shapely
 from rasterio import features
 
 from geocore.errors import DataError
@@ -18,6 +20,9 @@ from slumps_detectron2.products import PROBABILITY, Selection, product_paths, wr
 
 SHAPE = (700, 640)
 GRID = Grid(*SHAPE, (3.0, 0.0, -600000.0, 0.0, -3.0, 1200000.0), "EPSG:3413", length_unit="m")
+_POLAR = pyproj.Proj("EPSG:3413")
+PIXEL_M2 = 9.0 / _POLAR.get_factors(*_POLAR(-599000, 1199000, inverse=True)).areal_scale
+"""Ground under a pixel in the middle of the grid, by PROJ: the map is too small at 77 degrees north."""
 NAMES = {1: "slump", 4: "gully"}
 
 
@@ -50,7 +55,7 @@ def written(tmp_path: Path) -> Path:
     probability[300:310, 390:420] = 40  # nothing was kept here
     probability[600:620, :110] = 255
     summary = write_products(tmp_path, "tundra", GRID, parts_of(tmp_path, probability), objects(), NAMES)
-    assert summary == {"objects": 3, "area_m2": (375 + 300 + 9) * 9.0}
+    assert summary == {"objects": 3, "area_m2": pytest.approx((375 + 300 + 9) * PIXEL_M2, rel=1e-4)}
     return tmp_path
 
 
@@ -89,9 +94,10 @@ def test_polygons(written: Path, ending: str) -> None:
     assert table["score"].tolist() == [0.9, 0.6, 0.7]
     assert table["mean_probability"].tolist() == pytest.approx([0.9, 0.6, 0.7])
     assert table["max_probability"].tolist() == pytest.approx([0.9, 0.6, 0.7])
-    assert table["area_m2"].tolist() == [375 * 9.0, 300 * 9.0, 9 * 9.0]
+    assert table["area_m2"].tolist() == pytest.approx([375 * PIXEL_M2, 300 * PIXEL_M2, 9 * PIXEL_M2], rel=1e-4)
     # Outer edge and hole of the ring; a staircase of single pixels.
-    assert table["perimeter_m"].tolist() == [(80 + 20) * 3.0, 80 * 3.0, 36 * 3.0]
+    side = PIXEL_M2**0.5
+    assert table["perimeter_m"].tolist() == pytest.approx([(80 + 20) * side, 80 * side, 36 * side], rel=1e-4)
     assert table["touches_nodata"].tolist() == [False, False, True]
     assert table["scene"].tolist() == ["tundra"] * 3
     assert table.geometry.is_valid.all()
@@ -126,11 +132,37 @@ def test_a_scene_without_objects_has_all_products(tmp_path: Path) -> None:
 
 def test_minimum_mapping_unit_and_threshold() -> None:
     assert [part.label for part in Selection(0.65).of(objects(), GRID)] == [1, 1]
-    assert [part.pixels for part in Selection(0.1, 300 * 9.0).of(objects(), GRID)] == [375, 300]
-    assert [part.pixels for part in Selection(0.1, 300 * 9.0 + 0.1).of(objects(), GRID)] == [375]
+    assert [part.pixels for part in Selection(0.1, 299.9 * PIXEL_M2).of(objects(), GRID)] == [375, 300]
+    assert [part.pixels for part in Selection(0.1, 300.1 * PIXEL_M2).of(objects(), GRID)] == [375]
     # One degree in a thousand at 70 degrees north: 38.4 m by 111.6 m a pixel.
     degrees = Grid(*SHAPE, (0.001, 0.0, 120.0, 0.0, -0.001, 70.0), "EPSG:4326", length_unit="degree")
     assert len(Selection(0.1, 1.2e6).of(objects(), degrees)) == 2
     assert len(Selection(0.1, 1.5e6).of(objects(), degrees)) == 1
     with pytest.raises(DataError, match="no georeference"):
         Selection(0.1, 1.0).of(objects(), Grid(*SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("crs", "corner", "pixel", "pixel_m2"),
+    [
+        ("EPSG:3857", (14404742.0, 11606030.0), 10.0, 10.04),
+        ("EPSG:4326", (179.99, 72.0), 1e-4, 38.5),
+        ("EPSG:2263", (984250.0, 190000.0), 10.0, 9.29),
+    ],
+)
+def test_areas_are_those_on_the_ground_in_any_crs(
+    tmp_path: Path, crs: str, corner: tuple[float, float], pixel: float, pixel_m2: float
+) -> None:
+    """Web Mercator at 72 degrees north, degrees beyond the antimeridian, and feet."""
+    grid = Grid(*SHAPE, (pixel, 0.0, corner[0], 0.0, -pixel, corner[1]), crs)
+    summary = write_products(tmp_path, "far", grid, parts_of(tmp_path, np.full(SHAPE, 50, np.uint8)), objects(), NAMES)
+    assert summary["area_m2"] == pytest.approx((375 + 300 + 9) * pixel_m2, rel=0.01)
+    table = geopandas.read_parquet(tmp_path / "far.parquet")
+    geod = pyproj.CRS(crs).get_geod()
+    own = table.to_crs(pyproj.CRS(crs).geodetic_crs).geometry if crs != "EPSG:4326" else table.geometry
+    areas = [abs(geod.geometry_area_perimeter(shape)[0]) for shape in shapely.orient_polygons(own.array)]
+    assert table["area_m2"].tolist() == pytest.approx(areas, rel=1e-4)
+    assert table["perimeter_m"].tolist() == pytest.approx([geod.geometry_length(s.boundary) for s in own], rel=1e-6)
+    assert table["centroid_lon"].between(-180, 180).all()
+    assert len(Selection(0.1, 310 * pixel_m2).of(objects(), grid)) == 1
+    assert len(Selection(0.1, 290 * pixel_m2).of(objects(), grid)) == 2

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import shapely
 
 from geocore.components import components
-from geocore.grid import Grid
+from geocore.grid import Grid, Window
+from geocore.ground import PixelAreas
 from geocore.tracing import polygonise_labels
 
 Chart = npt.NDArray[np.uint8]
@@ -43,10 +44,13 @@ def trace(strips: Iterable[Strip], grid: Grid, labels: Sequence[int], min_area_m
         strips: whole rows of the scene, without a gap; of any height, which does not change the result.
         grid: of the scene.
         labels: classes that get outlines.
-        min_area_m2: pixels with less ground under them are left out.
+        min_area_m2: pixels with less ground under them are left out; 0 for a grid without ground.
 
     Returns:
         By their first pixel, row by row.
+
+    Raises:
+        ValueError: a least area is asked for, but the grid has no ground.
     """
     pieces = _Pieces(grid, labels, min_area_m2)
     for row, classes, percent in strips:
@@ -63,6 +67,7 @@ class _Piece:
     percent: float
     """Sum over the pixels."""
     ground_m2: float
+    """Area of the pixels; 0 where none is asked for."""
     first: int
     """First pixel, counted over the scene."""
     polygons: list[Any]
@@ -73,6 +78,7 @@ class _Pieces:
 
     def __init__(self, grid: Grid, labels: Sequence[int], min_area_m2: float) -> None:
         self._grid, self._labels, self._least = grid, labels, min_area_m2
+        self._ground = PixelAreas(grid) if min_area_m2 else None
         self._pieces: list[_Piece] = []
         self._parents: list[int] = []
         self._above: tuple[Chart, npt.NDArray[np.int64]] | None = None
@@ -85,7 +91,10 @@ class _Pieces:
         size = int(values.max(initial=0)) + 1
         pixels = np.bincount(values, minlength=size)
         sums = np.bincount(values, percent.ravel()[held], minlength=size)
-        ground = np.bincount(values, self._ground(row, len(ids))[held // ids.shape[1]], minlength=size)
+        ground: npt.NDArray[Any] = np.zeros(size)
+        if self._ground is not None:
+            areas = self._ground.within(Window(row, 0, *ids.shape))
+            ground = np.bincount(values, areas.ravel()[held], minlength=size)
         firsts = np.zeros(size, np.int64)
         # Of several values for one place the last stays: from behind, that is the first pixel.
         firsts[values[::-1]] = held[::-1]
@@ -138,14 +147,6 @@ class _Pieces:
             own = components(classes == label)
             np.add(own, ids.max(), out=ids, where=own > 0)
         return ids
-
-    def _ground(self, row: int, rows: int) -> npt.NDArray[np.float64]:
-        """Area of a pixel of each row, m2; NaN where it is not known."""
-        if self._grid.transform is None or self._grid.length_unit == "px":
-            return np.full(rows, np.nan)
-        if self._grid.length_unit == "degree":
-            return np.array([self._grid.pixel_area_m2(row + offset) for offset in range(rows)])
-        return np.full(rows, self._grid.pixel_area_m2())
 
     def _link(self, classes: Chart, pieces: npt.NDArray[np.int64]) -> None:
         """Link pieces of one class across a seam, straight and by corners."""

@@ -154,16 +154,16 @@ def _write_outlines(
         return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
     shapes = [shapely.transform(outline.shape, placed) for outline in found]
-    areas, perimeters, lats, lons = measures(shapes, crs)
+    ground = measures(shapes, crs)
     columns: dict[str, Any] = {
         "id": np.arange(1, len(found) + 1, dtype=np.int64),
         "class": [class_names[outline.label] for outline in found],
         "mean_probability": np.array([outline.probability for outline in found], np.float64),
-        "area_m2": areas,
-        "perimeter_m": perimeters,
-        "centroid_lat": lats,
-        "centroid_lon": lons,
+        "area_m2": ground.area_m2,
+        "perimeter_m": ground.perimeter_m,
+        "centroid_lat": ground.lat,
+        "centroid_lon": ground.lon,
         "scene": [name] * len(found),
     }
     write_polygons(gpkg, parquet, shapes, columns, crs, layer="areas")
-    return float(areas.sum()) if np.isfinite(areas).all() else None
+    return float(ground.area_m2.sum()) if np.isfinite(ground.area_m2).all() else None

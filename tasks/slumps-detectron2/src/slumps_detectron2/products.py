@@ -17,6 +17,7 @@ import numpy.typing as npt
 from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
+from geocore.ground import PixelAreas, has_ground
 from geocore.planes import Plane, join_planes
 from geocore.polygons import measures, polygonise, write_polygons
 from geocore.rasters import open_raster
@@ -55,11 +56,20 @@ class Selection:
         kept = [instance for instance in instances if instance.score >= self.threshold]
         if not self.min_area_m2:
             return kept
-        if grid.transform is None or grid.length_unit == "px":
+        if not has_ground(grid):
             raise DataError(
                 f"min_area_m2 = {self.min_area_m2:g}: the scene has no georeference in m or degrees; give 0"
             )
-        return [instance for instance in kept if _area_m2(instance, grid) >= self.min_area_m2]
+        ground = PixelAreas(grid)
+        least, most = ground.bounds_m2
+
+        def is_large(instance: Instance) -> bool:
+            # Few lie between what decides at once.
+            if instance.pixels * most < self.min_area_m2 or instance.pixels * least >= self.min_area_m2:
+                return instance.pixels * least >= self.min_area_m2
+            return float(ground.within(instance.window)[instance.mask].sum()) >= self.min_area_m2
+
+        return [instance for instance in kept if is_large(instance)]
 
 
 def write_products(
@@ -95,19 +105,21 @@ def write_products(
         attributes = _attributes(scene, grid, instances, class_names)
     transform = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     shapes = [polygonise(instance.mask, transform, instance.window) for instance in instances]
-    areas, perimeters, lats, lons = measures(shapes, grid.crs)
+    # Control points alone place no outline: it stays in pixels.
+    crs = None if grid.transform is None else grid.crs
+    ground = measures(shapes, crs)
     columns: dict[str, Any] = {
         "id": np.arange(1, len(instances) + 1, dtype=np.int64),
         **attributes,
-        "area_m2": areas,
-        "perimeter_m": perimeters,
-        "centroid_lat": lats,
-        "centroid_lon": lons,
+        "area_m2": ground.area_m2,
+        "perimeter_m": ground.perimeter_m,
+        "centroid_lat": ground.lat,
+        "centroid_lon": ground.lon,
         "scene": [name] * len(instances),
     }
-    write_polygons(gpkg, parquet, shapes, columns, grid.crs, layer="slumps")
-    known = np.asarray(areas, np.float64)
-    return {"objects": len(instances), "area_m2": float(known.sum()) if np.isfinite(known).all() else None}
+    write_polygons(gpkg, parquet, shapes, columns, crs, layer="slumps")
+    known = np.isfinite(ground.area_m2).all()
+    return {"objects": len(instances), "area_m2": float(ground.area_m2.sum()) if known else None}
 
 
 def _write_rasters(
@@ -178,11 +190,3 @@ def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         for right in range(3):
             grown[down : down + rows, right : right + cols] |= mask
     return grown
-
-
-def _area_m2(instance: Instance, grid: Grid) -> float:
-    """Sum of the object's pixel areas; a geographic pixel shrinks towards the poles."""
-    if grid.length_unit != "degree":
-        return instance.pixels * grid.pixel_area_m2()
-    per_row = np.count_nonzero(instance.mask, axis=1)
-    return float(sum(n * grid.pixel_area_m2(instance.window.row + row) for row, n in enumerate(per_row.tolist()) if n))
