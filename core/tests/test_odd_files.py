@@ -48,8 +48,6 @@ def save(path: Path, values: np.ndarray[Any, Any], **options: Any) -> Path:
     with rasterio.open(
         path, "w", count=count, height=height, width=width, dtype=values.dtype, **(made | options)
     ) as file:
-        if options.get("photometric") == "palette":
-            file.write_colormap(1, {value: (value, 0, 0, 255) for value in range(100)})
         file.write(values)
     return path
 
@@ -130,7 +128,6 @@ def test_one_pixel(tmp_path: Path, shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"photometric": "palette"},
         {"BIGTIFF": "YES"},
         {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "lzw", "predictor": 2},
         {"blockysize": 1, "compress": "deflate"},

@@ -144,14 +144,6 @@ def test_mask_band_alone_is_shared_by_the_bands(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole(tmp_path / "a.tif").valid, np.eye(9, dtype=bool)[np.newaxis])
 
 
-def test_palette_image_is_read_as_its_index(tmp_path: Path) -> None:
-    values = image((1, 9, 9), "uint8") % 4
-    with rasterio.open(tmp_path / "a.png", "w", driver="PNG", count=1, height=9, width=9, dtype="uint8") as file:
-        file.write_colormap(1, {value: (value * 60, 0, 0, 255) for value in range(4)})
-        file.write(values)
-    np.testing.assert_array_equal(whole(tmp_path / "a.png").values, values)
-
-
 def test_bands_are_read_by_description_or_number_in_the_order_asked(tmp_path: Path) -> None:
     values = image((3, 5, 5), "uint16")
     with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", count=3, height=5, width=5, dtype="uint16") as file:

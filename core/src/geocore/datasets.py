@@ -255,7 +255,7 @@ def _raster_problems(dataset: Dataset, sample: Sample, contents: bool) -> Iterat
                 continue
             ratio = dataset.layers[name].ratio if kind == "layer" else 1
             try:
-                with open_raster(dataset.path(path)) as scene:
+                with open_raster(dataset.path(path), codes=kind == "label") as scene:
                     if ratio == 1:
                         shapes.setdefault(scene.grid.shape, f"{kind} {name!r}")
                     if kind == "label" and contents:

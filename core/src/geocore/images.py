@@ -110,7 +110,9 @@ def open_image(
             opened.pop_all()
             return image
         if granule is None:
-            flags: RasterSource | StackSource = opened.enter_context(closing(RasterSource(location, bands=[mask.band])))
+            flags: RasterSource | StackSource = opened.enter_context(
+                closing(RasterSource(location, bands=[mask.band], codes=True))
+            )
         else:
             file = granule.files[_chosen(granule, mask.band)]
             flags = opened.enter_context(closing(StackSource({mask.band: file}, grid=image.grid)))

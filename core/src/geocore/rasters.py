@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from geocore.handles import open_handle, reason_of, remedy_for
 from geocore.integrity import check_file
 from geocore.locations import access, located, name_of, shown
 from geocore.nesting import nesting_ratio
+from geocore.pictures import alpha_notes, picture_of
 from geocore.scenes import Layer, Patch, Scene, valid_mask
 from geocore.warping import Warp
 
@@ -36,23 +38,28 @@ class RasterSource:
     """A layer read from one file, which stays open; reads from several threads take turns at its handle.
 
     An alpha band is not a band but says which pixels are valid, as do a mask band, a nodata value, and NaN or
-    infinity in floats. A palette image is read as its indices. Blocks of a wide window are decoded by all cores.
+    infinity in floats. Pictures are read as viewers show them (`geocore.pictures`): upright, a palette as its colours.
+    Blocks of a wide window are decoded by all cores.
 
     Args:
         path: the file, or its http(s):// or s3:// address, of which only the ranges needed are fetched.
         layer: name of the layer.
         bands: names of the bands to read, in this order: descriptions stored in the file, or "1", "2", ... by
-            position. None reads all but alpha.
+            position. A band flagged alpha is one where it is asked for. None reads all but alpha.
         nodata: takes the place of the file's nodata value.
         warp: the grid that the file is brought to; None leaves it on its own.
+        codes: the numbers are classes, ids or bits, as in labels and mask bands, and stay as they are stored.
 
     Raises:
-        SceneError: the file is missing, damaged or not a raster, lacks a band, or cannot be brought to the grid.
+        SceneError: the file is missing, damaged or not a raster, lacks a band, cannot be brought to the grid, or is no
+            picture of brightness.
     """
 
     block: tuple[int, int]
     """(rows, cols) of the blocks in which the file is stored, pixels of this layer: each is decoded whole, so windows
     along their borders cost least. A striped file has blocks of some rows and its whole width."""
+    names: tuple[str, ...]
+    """Of all bands of the file by position, also of one flagged alpha: what can be asked for, as can numbers from 1."""
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class RasterSource:
         bands: Sequence[str] | None = None,
         nodata: float | None = None,
         warp: Warp | None = None,
+        codes: bool = False,
     ) -> None:
         self.path = located(path)
         self._name = shown(self.path)
@@ -70,13 +78,23 @@ class RasterSource:
             dataset = opened.enter_context(closing(open_handle(self.path)))
             if isinstance(self.path, Path):
                 check_file(dataset, self.path)
+            self._stored = dataset
+            self.picture = picture_of(dataset, self.path, codes=codes)
             if warp is not None:
+                warp = warp if self.picture.colours is None else dataclasses.replace(warp, interpolation="nearest")
                 dataset = opened.enter_context(closing(warp.open(dataset, self._name, nodata)))
-            self._dataset = dataset
-            planes, alpha = _planes(dataset)
-            names = _band_names(dataset, planes)
-            self._indexes = planes if bands is None else [_index_of(name, names, planes, self._name) for name in bands]
-            self._alpha = alpha
+            self._dataset = dataset = self.picture.shows(dataset)
+            planes, self._alpha = _planes(dataset)
+            self.names = _band_names(dataset)
+            self._indexes = planes if bands is None else [_index_of(name, self.names, self._name) for name in bands]
+            self._alpha_as_band = self._alpha in self._indexes
+            if self._alpha_as_band:
+                if warp is not None:
+                    raise SceneError(
+                        f"{self._name}: band {self._alpha} is flagged alpha, by which files of other pixels are "
+                        f"resampled; take the flag out: gdal_edit.py -colorinterp_{self._alpha} undefined FILE"
+                    )
+                self._alpha = None
             self._dtype = np.result_type(*(_dtype(dataset.dtypes[index - 1], self._name) for index in self._indexes))
             self._nodata = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
             with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
@@ -90,7 +108,7 @@ class RasterSource:
             self.grid = grid_of(dataset)
             self.layer = Layer(
                 name=layer,
-                bands=_bands(dataset, self._indexes, names if bands is None else bands),
+                bands=_bands(dataset, self._indexes, bands or [self.names[i - 1] for i in planes]),
                 dtype=self._dtype.name,
                 nodata=self._nodata[0],
             )
@@ -119,7 +137,7 @@ class RasterSource:
             SceneError: the file is damaged there.
         """
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        masks: list[NDArray[np.uint8]] = []
+        masks: list[NDArray[Any]] = []
         try:
             with self._lock, access(self.path):
                 if self._dataset.closed:
@@ -130,7 +148,8 @@ class RasterSource:
                     for index, band in zip(self._indexes, into.values, strict=True):
                         self._dataset.read(index, window=place, out=band)
                 if self._alpha is not None:
-                    masks.append(self._dataset.read([self._alpha], window=place))
+                    alpha, opaque = self._dataset.read([self._alpha], window=place), self.picture.opaque
+                    masks.append(alpha if opaque is None else alpha == opaque)
                 if self._mask_indexes:
                     masks.append(self._dataset.read_masks(self._mask_indexes, window=place))
         except RasterioError as error:
@@ -150,6 +169,13 @@ class RasterSource:
         for band, nodata, held in zip(patch.values, self._nodata, patch.valid, strict=True):
             held[...] = valid_mask(band, nodata)
 
+    @functools.cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how the file is read, a line each; looks at a few windows of an alpha band."""
+        with self._lock, access(self.path):
+            name = PurePosixPath(self._name).name
+            return (*self.picture.notes, *alpha_notes(self._stored, name, self.picture, as_band=self._alpha_as_band))
+
     def close(self) -> None:
         """Close the file, after the read in progress."""
         with self._lock:
@@ -162,6 +188,7 @@ def open_raster(
     layer: str = "image",
     bands: Sequence[str] | None = None,
     nodata: float | None = None,
+    codes: bool = False,
 ) -> Scene:
     """Open one file as a scene of one layer, called by the file's stem.
 
@@ -171,11 +198,12 @@ def open_raster(
         bands: names of the bands to read, in this order: descriptions stored in the file, or "1", "2", ... by
             position. None reads all but alpha.
         nodata: takes the place of the file's nodata value.
+        codes: the numbers are classes, ids or bits, as in labels, and stay as they are stored.
 
     Raises:
-        SceneError: the file is missing, damaged or not a raster, or lacks a band.
+        SceneError: the file is missing, damaged or not a raster, lacks a band, or is no picture of brightness.
     """
-    source = RasterSource(path, layer=layer, bands=bands, nodata=nodata)
+    source = RasterSource(path, layer=layer, bands=bands, nodata=nodata, codes=codes)
     return Scene(name_of(source.path), source.grid, {layer: source})
 
 
@@ -238,16 +266,17 @@ def _mask_indexes(dataset: Any, indexes: Sequence[int]) -> list[int]:
     return list(indexes) if masked else []
 
 
-def _band_names(dataset: Any, planes: Sequence[int]) -> tuple[str, ...]:
+def _band_names(dataset: Any) -> tuple[str, ...]:
     """Descriptions where a band has one, else its number; numbers for all when that would not be unique."""
-    names = tuple(dataset.descriptions[index - 1] or str(index) for index in planes)
-    return names if len(set(names)) == len(names) else tuple(str(index) for index in planes)
+    numbers = tuple(map(str, dataset.indexes))
+    names = tuple(described or number for described, number in zip(dataset.descriptions, numbers, strict=True))
+    return names if len(set(names)) == len(names) else numbers
 
 
-def _index_of(name: str, names: Sequence[str], planes: Sequence[int], path: str) -> int:
+def _index_of(name: str, names: Sequence[str], path: str) -> int:
     if name in names:
-        return planes[names.index(name)]
-    if name.isdecimal() and int(name) in planes:
+        return names.index(name) + 1
+    if name.isdecimal() and 1 <= int(name) <= len(names):
         return int(name)
     raise SceneError(
         f"{path}: has no band {name!r}: its bands are {', '.join(names)}; name one of these or a number from 1"

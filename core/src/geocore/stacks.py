@@ -37,7 +37,8 @@ class BandFile:
     nodata: float | None = None
     """Takes the place of the file's nodata value."""
     interpolation: Interpolation = "bilinear"
-    """Where the file has another CRS or pixels that do not nest; nearest for classes and quality bits."""
+    """Where the file has another CRS or pixels that do not nest; nearest for classes and quality bits, which also stay
+    the numbers that they are where the file has a palette."""
 
 
 class StackSource:
@@ -190,7 +191,8 @@ def finest(grids: Sequence[Grid]) -> Grid:
 def _open(files: Sequence[BandFile], warp: Warp | None = None) -> RasterSource:
     """The bands of one file."""
     first = files[0]
-    return RasterSource(first.path, bands=[file.band for file in files], nodata=first.nodata, warp=warp)
+    codes = first.interpolation == "nearest"
+    return RasterSource(first.path, bands=[file.band for file in files], nodata=first.nodata, warp=warp, codes=codes)
 
 
 def _onto(

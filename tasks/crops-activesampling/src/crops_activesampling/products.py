@@ -168,7 +168,7 @@ def _placed(folder: Path, members: Sequence[str], ending: str) -> tuple[Grid, li
     """The smallest grid that holds all patches, and where each lies in it."""
     grids = {}
     for name in members:
-        with open_raster(folder / f"{name}{ending}", layer=_LAYER) as scene:
+        with open_raster(folder / f"{name}{ending}", layer=_LAYER, codes=True) as scene:
             grids[name] = scene.grid
     first_name, first = next(iter(grids.items()))
     corners = {}
@@ -224,7 +224,7 @@ def _strips(
                     "leave one of them out of the input, or map without --mosaic"
                 )
             owners[place] = number
-            with open_raster(folder / f"{member.name}{ending}", layer=_LAYER) as scene:
+            with open_raster(folder / f"{member.name}{ending}", layer=_LAYER, codes=True) as scene:
                 inside = part.shifted(-member.window.row, -member.window.col)
                 values[place] = scene.read(inside)[_LAYER].values[0]
         yield row, values

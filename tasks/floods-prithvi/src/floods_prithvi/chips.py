@@ -200,7 +200,7 @@ def open_label(path: Path) -> Scene:
     Raises:
         SceneError: the file cannot be read.
     """
-    return open_raster(path, layer=MASK)
+    return open_raster(path, layer=MASK, codes=True)
 
 
 def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None = None) -> Chart:

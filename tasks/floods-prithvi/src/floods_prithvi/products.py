@@ -134,7 +134,7 @@ def write_products(
 
 def _strips(pred: Path, prob: Path, grid: Grid, counts: npt.NDArray[np.int64]) -> Iterator[Strip]:
     """Rows of blocks of the written rasters; the pixels of each class are added to `counts`, shape (256,)."""
-    with open_raster(pred, layer=CLASS) as classes, open_raster(prob, layer=PROBABILITY) as percent:
+    with open_raster(pred, layer=CLASS, codes=True) as classes, open_raster(prob, layer=PROBABILITY) as percent:
         for row in range(0, grid.height, BLOCK_PX):
             window = Window(row, 0, min(BLOCK_PX, grid.height - row), grid.width)
             strip = classes.read(window)[CLASS].values[0]

@@ -201,7 +201,7 @@ class Areas:
     def _read(self, index: int, label: str, window: Window | None) -> npt.NDArray[Any]:
         """Values of a label; ignored outside the area."""
         file = self.samples[index].labels[label]
-        scene = self._open(index, file, lambda path: open_raster(path, layer=label), rules=label)
+        scene = self._open(index, file, lambda path: open_raster(path, layer=label, codes=True), rules=label)
         area = self.window(index)
         window = window or area
         inside = window.intersection(area)

@@ -66,7 +66,7 @@ def read_labels(path: Path, grid: Grid, settings: PrepareSettings) -> Labels:
     """
     if path.suffix.lower() in OUTLINE_EXTENSIONS:
         return _read_outlines(path, grid, settings)
-    with open_raster(path, layer=_LABEL) as label:
+    with open_raster(path, layer=_LABEL, codes=True) as label:
         layer = label.layers[_LABEL]
         if len(layer.bands) != 1 or np.dtype(layer.dtype).kind not in "ui":
             raise DataError(

@@ -115,7 +115,7 @@ def read_mask(path: Path, window: Window | None = None) -> Array:
         SceneError: the file cannot be read.
         DataError: the mask has several bands or no integer ids.
     """
-    with open_raster(path, layer=MASK) as scene:
+    with open_raster(path, layer=MASK, codes=True) as scene:
         layer = scene.layers[MASK]
         if len(layer.bands) != 1 or np.dtype(layer.dtype).kind not in "ui":
             raise DataError(
@@ -271,7 +271,7 @@ class Photos:
             Lines and labelled pixels, both of shape (row, col), bool. Outside the photograph nothing is labelled.
         """
         file, hashes = self.samples[index].labels[MASK], self.samples[index].hashes
-        scene = self._open(file, hashes.get(file), functools.partial(open_raster, layer=MASK), rules=MASK)
+        scene = self._open(file, hashes.get(file), functools.partial(open_raster, layer=MASK, codes=True), rules=MASK)
         patch = scene.read(window or scene.grid.window)[MASK]
         ids = patch.values[0]
         labelled = patch.valid[0] if self.ignore is None else patch.valid[0] & (ids != self.ignore)

@@ -1,0 +1,210 @@
+"""What a picture's file says of itself and GDAL does not pass on: how it is turned, kinds of numbers, further pages.
+
+Only some bytes at the front are read, and the directories of a TIFF: what they claim is never trusted with memory.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+# TIFF 6.0 and its supplements; EXIF holds the first of them in a TIFF of its own.
+_ORIENTATION: Final = 274
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SUB_PAGES, _EXTRA_SAMPLES = (
+    254,
+    256,
+    257,
+    259,
+    262,
+    330,
+    338,
+)
+_DNG_VERSION: Final = 50706
+_WANTED: Final = frozenset(
+    (_ORIENTATION, _SUBFILE_TYPE, _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SUB_PAGES, _EXTRA_SAMPLES, _DNG_VERSION)
+)
+_TYPES: Final = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_PREVIEW_OR_MASK: Final = 0b101
+_PREMULTIPLIED: Final = 1
+_SENSOR_PHOTOMETRICS: Final = (32803, 34892)
+
+_MOST_PAGES: Final = 1000
+_MOST_ENTRIES: Final = 4096
+_MOST_VALUES: Final = 4096
+_MOST_SEGMENTS: Final = 10_000
+_MOST_EXIF_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the file of a picture says of itself; the defaults where it says nothing."""
+
+    orientation: int = 1
+    """1 to 8, as EXIF and TIFF number them: where the first row and the first column belong. 1: top and left."""
+    photometric: int | None = None
+    """Of a TIFF: what its numbers stand for, such as 0 for brightness counted from white."""
+    compression: int | None = None
+    """Of a TIFF."""
+    premultiplied: bool = False
+    """Of a TIFF: colours are multiplied by alpha."""
+    pages: tuple[int, ...] = ()
+    """Of a TIFF: numbers, from 2, of pages of more than half the width and height of the first, which are neither its
+    previews nor its masks."""
+    preview: bool = False
+    """Of a TIFF: the first page is a small one of a picture that lies below it."""
+    sensor: bool = False
+    """Of a TIFF: what a camera's sensor counted, in the layout of DNG."""
+
+
+def header_of(path: Path) -> Header:
+    """Read the header of a local file; of any that is no JPEG, PNG, WebP or TIFF the default.
+
+    Damage is for those to report who read the pixels.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+            file.seek(0)
+            if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                return _of_tiff(file)
+            if start[:3] == b"\xff\xd8\xff":
+                return Header(_orientation(_jpeg_exif(file)))
+            if start[:8] == b"\x89PNG\r\n\x1a\n":
+                return Header(_orientation(_png_exif(file)))
+            if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+                return Header(_orientation(_webp_exif(file)))
+    except OSError:
+        pass
+    return Header()
+
+
+def _of_tiff(file: BinaryIO) -> Header:
+    pages = _directories(file)
+    first = next(pages, {})
+    rows, cols = _first(first, _HEIGHT, 0), _first(first, _WIDTH, 0)
+    further = [
+        number
+        for number, page in enumerate(pages, start=2)
+        if not _first(page, _SUBFILE_TYPE, 0) & _PREVIEW_OR_MASK
+        and 2 * _first(page, _HEIGHT, 0) > rows
+        and 2 * _first(page, _WIDTH, 0) > cols
+    ]
+    photometric = first.get(_PHOTOMETRIC, (None,))[0]
+    return Header(
+        orientation=_known_orientation(first),
+        photometric=photometric,
+        compression=first.get(_COMPRESSION, (None,))[0],
+        premultiplied=_PREMULTIPLIED in first.get(_EXTRA_SAMPLES, ()),
+        pages=tuple(further),
+        preview=bool(_first(first, _SUBFILE_TYPE, 0) & 1) and _SUB_PAGES in first,
+        sensor=_DNG_VERSION in first or photometric in _SENSOR_PHOTOMETRICS,
+    )
+
+
+def _orientation(exif: bytes) -> int:
+    return _known_orientation(next(_directories(io.BytesIO(exif)), {}))
+
+
+def _known_orientation(tags: dict[int, tuple[int, ...]]) -> int:
+    """Viewers take what they do not know for 1, and so does this."""
+    value = _first(tags, _ORIENTATION, 1)
+    return value if 1 <= value <= 8 else 1
+
+
+def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
+    return tags.get(tag, (default,))[0]
+
+
+def _directories(file: BinaryIO) -> Iterator[dict[int, tuple[int, ...]]]:
+    """Wanted whole numbers of each page of a TIFF: tag -> values, never empty."""
+    start = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    if order is None or len(start) < 8:
+        return
+    version = struct.unpack_from(f"{order}H", start, 2)[0]
+    big = version == 43
+    if version not in (42, 43) or (big and len(start) < 16):
+        return
+    count_form, entry_form, link_form = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    count_bytes, entry_bytes, link_bytes = (struct.calcsize(order + f) for f in (count_form, entry_form, link_form))
+    at = struct.unpack_from(order + link_form, start, 8 if big else 4)[0]
+    seen: set[int] = set()
+    # Links may lead back to an earlier page, or to where no file reaches.
+    while 0 < at < 1 << 62 and at not in seen and len(seen) < _MOST_PAGES:
+        seen.add(at)
+        file.seek(at)
+        counted = file.read(count_bytes)
+        if len(counted) < count_bytes:
+            return
+        count = min(struct.unpack(order + count_form, counted)[0], _MOST_ENTRIES)
+        table = file.read(count * entry_bytes)
+        link = file.read(link_bytes)
+        entries = struct.iter_unpack(order + entry_form, table[: len(table) // entry_bytes * entry_bytes])
+        yield {
+            tag: values
+            for tag, form, length, inline in entries
+            if tag in _WANTED and (values := _values(file, order, form, length, inline))
+        }
+        at = struct.unpack(order + link_form, link)[0] if len(link) == link_bytes else 0
+
+
+def _values(file: BinaryIO, order: str, form: int, length: int, inline: bytes) -> tuple[int, ...]:
+    """The whole numbers of an entry, which stand in it, or where it points to if they are more."""
+    if form not in _TYPES or length > _MOST_VALUES:
+        return ()
+    code = f"{order}{length}{_TYPES[form]}"
+    needed = struct.calcsize(code)
+    if needed > len(inline):
+        at = struct.unpack(f"{order}{'Q' if len(inline) == 8 else 'I'}", inline)[0]
+        if at >= 1 << 62:
+            return ()
+        file.seek(at)
+        inline = file.read(needed)
+    return struct.unpack_from(code, inline) if len(inline) >= needed else ()
+
+
+def _jpeg_exif(file: BinaryIO) -> bytes:
+    """The segment of EXIF in front of the first scan (JFIF and EXIF 2.3, 4.5.4)."""
+    file.seek(2)
+    for _ in range(_MOST_SEGMENTS):
+        marker = file.read(4)
+        if len(marker) < 4 or marker[0] != 0xFF or marker[1] in (0xD9, 0xDA):
+            break
+        if marker[1] == 0xFF:  # a filling byte
+            file.seek(-3, os.SEEK_CUR)
+            continue
+        length = int.from_bytes(marker[2:], "big") - 2
+        if marker[1] == 0xE1 and (data := file.read(max(length, 0))).startswith(b"Exif\0\0"):
+            return data[6:]
+        if marker[1] != 0xE1:
+            file.seek(max(length, 0), os.SEEK_CUR)
+    return b""
+
+
+def _png_exif(file: BinaryIO) -> bytes:
+    """The chunk eXIf, which may stand in front of the pixels or behind them (PNG 3.0, 11.3.4.5)."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[:4], "big")
+        if head[4:] == b"eXIf":
+            return file.read(min(length, _MOST_EXIF_BYTES))
+        if head[4:] == b"IEND":
+            break
+        file.seek(length + 4, os.SEEK_CUR)  # a checksum of 4 bytes stands behind the data
+    return b""
+
+
+def _webp_exif(file: BinaryIO) -> bytes:
+    """The chunk EXIF, in which some writers repeat the mark of JPEG files."""
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == b"EXIF":
+            return file.read(min(length, _MOST_EXIF_BYTES)).removeprefix(b"Exif\0\0")
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return b""
