@@ -106,6 +106,7 @@ class LayerEntry(pydantic.BaseModel):
     ratio: int = pydantic.Field(default=1, ge=1)
     times: list[_IsoDate] = []
     nodata: float | None = None
+    pixel_m: tuple[float, float] | None = None
     bands: list[dict[str, Any]] = pydantic.Field(min_length=1)
     vector_pairs: list[list[str]] = []
 

@@ -34,6 +34,8 @@ class Layer:
     """ISO dates of the time axis; empty when there is none."""
     nodata: float | None = None
     """Value that marks an invalid pixel; may be NaN or infinite. None: no value does."""
+    pixel_m: tuple[float, float] | None = None
+    """Of a data set: smallest and largest side of a pixel on the ground in what trains, m; None: not known."""
 
     def __post_init__(self) -> None:
         if self.ratio < 1:
@@ -51,6 +53,8 @@ class Layer:
             values["times"] = list(self.times)
         if self.nodata is not None:
             values["nodata"] = float(self.nodata)
+        if self.pixel_m is not None:
+            values["pixel_m"] = list(self.pixel_m)
         return values | self.bands.to_dict()
 
     @classmethod
@@ -68,8 +72,9 @@ class Layer:
             given = values.get("dtype")
             raise DataError(f"layer {name!r}: dtype {given!r}: must be a number of numpy's, such as uint16") from error
         bands = Bands.from_dict({key: values[key] for key in ("bands", "vector_pairs") if key in values})
-        times = tuple(values.get("times", ()))
-        return cls(name, bands, dtype.name, values.get("ratio", 1), times, values.get("nodata"))
+        times, pixel_m = tuple(values.get("times", ())), values.get("pixel_m")
+        size = None if pixel_m is None else (float(pixel_m[0]), float(pixel_m[1]))
+        return cls(name, bands, dtype.name, values.get("ratio", 1), times, values.get("nodata"), size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ def test_samples_say_what_patches_are(dataset: Dataset) -> None:
     counts = {f"class_{index}_px": 0 for index in range(12)}
     counts |= {"class_0_px": SIZE * SIZE - 144, "class_1_px": 96, "class_4_px": 48}
     assert attributes == {
-        "year": 2019, "tile": "31TCG", "x": 0, "y": 0, "rows": SIZE, "cols": SIZE, "noisy_px": 32 + 24, **counts
+        "year": 2019, "tile": "31TCG", "x": 0, "y": 0, "rows": SIZE, "cols": SIZE, "noisy_px": 32 + 24, "pixel_m": 10.0,
+        **counts,
     }  # fmt: skip
     assert "noisy_px" not in dataset.samples[1].attributes
     assert class_pixels(dataset, "train").tolist() == [192, 0, 0, 96, 0, 0, 0, 0, 0, 0, 0]

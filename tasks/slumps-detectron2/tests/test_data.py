@@ -119,7 +119,7 @@ def test_regions_stay_together_and_files_in_place(raw: Path) -> None:
     assert dataset.samples[0].inputs[IMAGE] == "../raw/s0.tif"
     assert dataset.samples[0].labels == {INSTANCES: "labels/s0_instances.tif"}
     place = {"row": 0, "col": 0, "height": 64, "width": 80}
-    assert dataset.samples[0].attributes == place | {"slumps": 2}
+    assert dataset.samples[0].attributes == place | {"slumps": 2, "pixel_m": 3.02}
     assert list(dataset.notes) == []
     assert class_values(dataset) == [1]
 
@@ -320,7 +320,7 @@ def test_like_makes_an_area_of_what_the_label_covers(raw: Path) -> None:
         describe(_settings(raw))
     dataset = describe(_settings(raw, like=True))
     sample = dataset.samples[0]
-    assert sample.attributes == {"row": 5, "col": 3, "height": 35, "width": 57, "slumps": 2}
+    assert sample.attributes == {"row": 5, "col": 3, "height": 35, "width": 57, "slumps": 2, "pixel_m": 3.02}
     areas = Areas(dataset, sample.split)
     index = [found.id for found in areas.samples].index("s0")
     assert areas.window(index) == Window(5, 3, 35, 57)

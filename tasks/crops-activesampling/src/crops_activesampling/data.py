@@ -21,7 +21,7 @@ from crops_activesampling.config import TASK, PrepareSettings, SplitSettings
 from crops_activesampling.encoders import Encoder, read_encoder
 from crops_activesampling.layout import PatchName, find_patches, true_labels
 from crops_activesampling.splits import assign_splits, counts_of_splits, leaks, missing_classes
-from crops_activesampling.windows import CROPS, MEDIANS, NOISE, Patches, Windows, windows_of
+from crops_activesampling.windows import CROPS, MEDIANS, NOISE, Patches, Windows, grid_of_entry, windows_of
 from geocore.bands import Band, Bands
 from geocore.cache import Entry, map_array, read_entry, write_cached
 from geocore.datasets import Dataset, LabelSpec, Sample
@@ -30,6 +30,7 @@ from geocore.files import sha256_file, sha256_json
 from geocore.jobs import Outcome
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
+from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene
@@ -95,6 +96,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         protocol=_protocol(settings, encoder),
         notes=[*notes, *_remarks(entries, samples, encoder)],
     )
+    dataset = with_pixel_sizes(dataset, MEDIANS)
     for sample in samples:
         windows_of(sample, dataset)  # windows that are too large would else fail in training
     if not any(sample.split == "train" for sample in samples):
@@ -166,6 +168,7 @@ def _sample(path: Path, split: str, entry: Entry, settings: PrepareSettings, enc
         "cols": cols,
         **{f"class_{index}_px": count for index, count in enumerate(entry.facts["class_px"])},
         "made_from": entry.fingerprint,
+        **pixel_attribute(grid_of_entry(entry.facts, rows, cols)),
     }
     truth = true_labels(path)
     if truth is not None:

@@ -50,6 +50,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, bootstrap_interval
     from geocore.files import atomic_write_text
+    from geocore.pixel_sizes import warn_of_sizes
     from geocore.report import write_report
     from geocore.runs import installed_versions
 
@@ -59,6 +60,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     home = load_dataset(trained.data)
     dataset = _dataset(settings, home, str(checkpoint.card["data_hash"]))
     _check_fit(network, dataset)
+    warn_of_sizes(dataset, settings.split, network.layer)
     patches, classes = Patches(dataset, settings.split), network.head.channels
     with open_place(settings.device) as place:
 

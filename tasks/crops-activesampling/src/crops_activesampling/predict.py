@@ -107,11 +107,13 @@ class MapPatch:
         from crops_activesampling.mapping import farthest_band, map_patch, read_composites
         from crops_activesampling.products import write_products
         from geocore.devices import open_place
+        from geocore.pixel_sizes import warn_if_resized
         from geocore.shifts import warn_if_far
 
         trained = _network(self.settings.run)
         network = trained.network
         scene, parcels = read_composites(Path(arguments["path"]), network)
+        warn_if_resized(scene.name, scene.grid, network.layer)
         with open_place(self.settings.device) as place:
             network.to(place.device)
             band, away = farthest_band(network, scene, place)

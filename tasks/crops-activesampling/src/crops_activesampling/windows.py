@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -138,10 +138,7 @@ class Patches:
         mapped: npt.NDArray[Any] = map_array(path)
         if mapped.ndim != 4 or mapped.shape[:2] != layer.axes:
             raise DataError(f"sample {sample.id!r}: its medians do not fit the data set: prepare the data again")
-        facts = read_entry(path.parents[1], path.parent.name).facts
-        a, b, c, d, e, f = facts["transform"]
-        rows, cols = mapped.shape[2:]
-        grid = Grid(rows, cols, (a, b, c, d, e, f), facts["crs"], length_unit=length_unit_of(facts["crs"]))
+        grid = grid_of_entry(read_entry(path.parents[1], path.parent.name).facts, *mapped.shape[2:])
         if mapped.dtype != layer.dtype:
             # Another patch has a DN above 32767, so that all of them count as float32.
             mapped = mapped.astype(layer.dtype)
@@ -165,6 +162,12 @@ class Patches:
 
     def _map(self, index: int, name: str) -> npt.NDArray[Any]:
         return map_array(self._dataset.path(self.samples[index].inputs[MEDIANS]).with_name(f"{name}.npy"))
+
+
+def grid_of_entry(facts: Mapping[str, Any], rows: int, cols: int) -> Grid:
+    """The grid of 10 m of a patch, by the facts of its entry in the cache."""
+    a, b, c, d, e, f = facts["transform"]
+    return Grid(rows, cols, (a, b, c, d, e, f), facts["crs"], length_unit=length_unit_of(facts["crs"]))
 
 
 def windows_of(sample: Sample, dataset: Dataset) -> list[Window]:

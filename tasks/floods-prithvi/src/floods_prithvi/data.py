@@ -24,6 +24,7 @@ from geocore.errors import DataError
 from geocore.files import sha256_file, storage_errors
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
+from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Scene
@@ -59,6 +60,7 @@ def describe(settings: PrepareSettings) -> Dataset:
         protocol=protocol,
         notes=[*notes, *split_notes, *date_notes, *_remarks(samples, list(class_names.values()))],
     )
+    dataset = with_pixel_sizes(dataset, IMAGE)
     torn, copies = _leaks(dataset)
     if torn:
         copies.insert(0, f"{torn} {form.groups} lie in several splits, so that these tell nothing of unseen ones")
@@ -145,6 +147,7 @@ def _sample(chip: ChipFiles, split: str, date: str | None, reader: Reader, out: 
     if place is not None:
         # About a metre: files that differ in the last digits of their grid are the same data.
         attributes |= {"lat": round(place[0], 5), "lon": round(place[1], 5)}
+    attributes |= pixel_attribute(grid)
     if date is not None:
         attributes["date"] = date
 

@@ -50,6 +50,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.pixel_sizes import warn_of_sizes
     from geocore.report import write_report
     from geocore.runs import installed_versions
 
@@ -57,6 +58,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     network = restore_model(checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
     home, dataset = _datasets(settings, trained, network, str(checkpoint.card["data_hash"]))
+    warn_of_sizes(dataset, settings.split, network.layer)
     names = network.class_names
     chips = Chips(dataset, settings.split)
     with open_place(settings.device) as place:

@@ -114,6 +114,7 @@ class MapScene:
         from geocore.images import image_name
         from geocore.inference import predict_scene
         from geocore.locations import located
+        from geocore.pixel_sizes import warn_if_resized
         from geocore.shares import joining
         from geocore.surveys import parts_folder
 
@@ -123,6 +124,7 @@ class MapScene:
         folder = parts_folder(settings.output, name)
         with _open(settings, path, network) as scene:
             check_unit(scene, network.layer)
+            warn_if_resized(name, scene.grid, network.layer)
             with open_place(settings.device):
                 warn_if_shifted(network, scene)
             regions = predict_scene(

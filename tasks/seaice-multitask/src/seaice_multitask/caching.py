@@ -14,6 +14,7 @@ from geocore.errors import DataError
 from geocore.files import sha256_file, sha256_json, storage_errors
 from geocore.grid import Window
 from geocore.jobs import Outcome, Task, run_tasks
+from geocore.pixel_sizes import pixel_attribute
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings
 from seaice_multitask.names import reference_of, scene_id
@@ -107,4 +108,6 @@ def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str,
                 "bytes": labelled.stat().st_size,
                 "lines": fine.grid.height,
                 "samples": fine.grid.width,
+                # Of the working grid.
+                **pixel_attribute(scene.grid),
             }

@@ -17,6 +17,7 @@ from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file
 from geocore.jobs import Outcome
+from geocore.pixel_sizes import PIXEL_M, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.splits import split_by_group
@@ -90,7 +91,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         empty = [name for name in CLASS_NAMES if entry.facts[f"{name}_px"] == 0]
         if empty:
             notes.append(f"{scene_id(path)}: nothing is charted in {', '.join(empty)}: it does not train them")
-    return Dataset(
+    dataset = Dataset(
         root=settings.out,
         task=TASK,
         samples=samples,
@@ -107,6 +108,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         },
         notes=notes,
     )
+    return with_pixel_sizes(dataset, PLANES)
 
 
 def assign_splits(found: Sequence[Path], settings: PrepareSettings) -> tuple[dict[str, str], list[str]]:
@@ -207,6 +209,7 @@ def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
             **counts,
             "chart_file_bytes": facts["bytes"],
             "made_from": entry.fingerprint,
+            **{key: facts[key] for key in (PIXEL_M,) if key in facts},
         },
         hashes={planes: entry.hashes[PLANES], **{relative(path): digest for path, digest in facts["hashes"].items()}},
     )

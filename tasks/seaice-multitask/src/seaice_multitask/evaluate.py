@@ -43,6 +43,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.pixel_sizes import warn_of_sizes
     from geocore.report import write_report
     from geocore.runs import installed_versions
     from seaice_multitask.charts import CLASS_NAMES
@@ -58,6 +59,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     home = load_dataset(trained.data)
     dataset = _dataset(settings, home, checkpoint.card["data_hash"])
     _check_fit(network, dataset)
+    warn_of_sizes(dataset, settings.split, network.layer)
     outputs = network.outputs
     scenes = Scenes(dataset, settings.split, tuple(outputs))
     with open_place(settings.device) as place:

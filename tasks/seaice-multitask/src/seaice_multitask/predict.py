@@ -110,6 +110,7 @@ class MapScene:
         """
         from geocore.devices import open_place
         from geocore.inference import predict_scene
+        from geocore.pixel_sizes import warn_if_resized
         from geocore.shares import joining
         from geocore.surveys import SUMMARY, parts_folder
         from seaice_multitask.data import open_scene, working_scene
@@ -120,6 +121,7 @@ class MapScene:
         with open_scene(path, network.channels) as scene:
             grid = scene.grid.coarser(network.working.downscale)
             folder = parts_folder(settings.output, scene.name)
+            warn_if_resized(scene.name, grid, network.layer)
             with open_place(settings.device):
                 warn_if_shifted(network, working_scene(scene, network.channels, network.working))
             regions = predict_scene(

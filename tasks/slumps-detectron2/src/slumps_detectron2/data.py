@@ -15,6 +15,7 @@ from geocore.images import find_images
 from geocore.locations import Location
 from geocore.manifests import Scalar
 from geocore.normalisation import BandCounts, Statistics
+from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer
@@ -77,8 +78,9 @@ def describe(settings: PrepareSettings) -> Dataset:
                 return settings.out / "labels" / f"{name}_{label}.tif"
 
             labels = write_labels(pair, scene, settings, path_of)
+            size = pixel_attribute(scene.grid)
         its_plots, its_notes = plots_of(pair, labels, settings.split)
-        samples += _samples(pair, labels, its_plots, settings.out)
+        samples += _samples(pair, labels, its_plots, settings.out, size)
         plots += its_plots
         notes += labels.notes + its_notes
         kinds.add(labels.kind)
@@ -95,6 +97,7 @@ def describe(settings: PrepareSettings) -> Dataset:
         protocol=_protocol(settings, kinds),
         notes=[*notes, *split_notes],
     )
+    dataset = with_pixel_sizes(dataset, IMAGE)
     # Before the statistics, which take longer.
     tiles = sum(map(len, Tiles(dataset, "train").windows))
     return dataclasses.replace(
@@ -105,8 +108,10 @@ def describe(settings: PrepareSettings) -> Dataset:
     )
 
 
-def _samples(pair: ScenePair, labels: SceneLabels, plots: Sequence[Plot], out: Path) -> list[Sample]:
-    """A sample for each area of a scene; files are hashed once."""
+def _samples(
+    pair: ScenePair, labels: SceneLabels, plots: Sequence[Plot], out: Path, size: Mapping[str, float]
+) -> list[Sample]:
+    """A sample for each area of a scene, with the ground size of its pixels; files are hashed once."""
 
     def relative(path: Path) -> str:
         return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
@@ -116,7 +121,7 @@ def _samples(pair: ScenePair, labels: SceneLabels, plots: Sequence[Plot], out: P
     hashes = {path: sha256_file(out / path) for path in (image, *names.values())}
     samples = []
     for plot in plots:
-        place: dict[str, Any] = dataclasses.asdict(plot.window) | {"slumps": plot.slumps}
+        place: dict[str, Any] = dataclasses.asdict(plot.window) | {"slumps": plot.slumps, **size}
         samples.append(Sample(plot.name, plot.group, "", {IMAGE: image}, names, place, hashes))
     return samples
 

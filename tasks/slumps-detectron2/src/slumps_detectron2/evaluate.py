@@ -43,6 +43,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
     from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.pixel_sizes import warn_of_sizes
     from geocore.report import write_report
     from geocore.runs import installed_versions
     from slumps_detectron2.config import TrainSettings
@@ -59,6 +60,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     held_out, areas = Areas(dataset, "val"), Areas(dataset, settings.split)
     with open_place(settings.device) as place:
         network = restore_model(checkpoint)
+        warn_of_sizes(dataset, settings.split, network.layer)
         threshold, mapped = _mapped(network, trained, held_out, areas, place)
         baseline_threshold, baseline = _baseline(settings, trained, home, held_out, areas, place)
         seed_everything(trained.training.seed)

@@ -111,6 +111,7 @@ class MapScene:
         from geocore.images import image_name
         from geocore.inference import predict_scene
         from geocore.locations import located
+        from geocore.pixel_sizes import warn_if_resized
         from geocore.shares import joining
         from geocore.surveys import parts_folder
         from geocore.tiles import Tiling
@@ -127,6 +128,7 @@ class MapScene:
         with _open(settings, path, network) as scene:
             with open_place(settings.device) as place:
                 network.to(place.device)
+                warn_if_resized(name, scene.grid, network.layer)
                 warn_if_shifted(network, scene, tiling.size, place)
             regions = predict_scene(
                 MapRegion(settings, path),
