@@ -1,8 +1,7 @@
-"""Outlines of every format, burnt and traced back, measured and written; against geopandas and PROJ called directly."""
+"""Polygons burnt and traced back, measured and written; against geopandas and PROJ called directly."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import geopandas
@@ -12,13 +11,11 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 
-from geocore import polygons
-from geocore.errors import DataError, SettingsError, StorageError
+from geocore.errors import DataError, StorageError
 from geocore.grid import Grid, Window
-from geocore.polygons import measures, polygonise, rasterise, read_outlines, write_polygons
-from geocore.rasters import open_raster
+from geocore.polygons import measures, polygonise, rasterise, write_polygons
 
 UTM = "EPSG:32652"
 TRANSFORM = (10.0, 0.0, 500000.0, 0.0, -10.0, 7976930.0)
@@ -34,94 +31,6 @@ def write(path: Path, shapes: list[object], crs: str | None = UTM, **options: ob
     else:
         table.to_file(path, **options)
     return path
-
-
-@pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.parquet"])
-def test_outlines_of_every_format(tmp_path: Path, name: str) -> None:
-    found = read_outlines(write(tmp_path / name, SQUARES), UTM)
-    assert (found.repaired, found.dropped) == (0, 0)
-    assert all(a.equals(b) for a, b in zip(found.geometries, SQUARES, strict=True))
-
-
-def test_outlines_in_another_crs_are_moved(tmp_path: Path) -> None:
-    degrees = list(geopandas.GeoSeries(SQUARES, crs=UTM).to_crs("EPSG:4326"))
-    found = read_outlines(write(tmp_path / "a.geojson", degrees, "EPSG:4326"), UTM)
-    # GeoJSON holds 7 digits or more: a centimetre.
-    assert all(a.hausdorff_distance(b) < 0.02 for a, b in zip(found.geometries, SQUARES, strict=True))
-
-
-def test_bad_outlines_are_repaired_or_dropped_and_counted(tmp_path: Path) -> None:
-    nothing = [Polygon(), LineString([(0, 0), (1, 1)]), Point(1, 1), None]
-    high = Polygon([(500000, 7976500, 5), (500100, 7976500, 6), (500100, 7976600, 7)])
-    found = read_outlines(write(tmp_path / "a.parquet", [BOW_TIE, *nothing, *SQUARES, high]), UTM)
-    assert (found.repaired, found.dropped) == (1, 4)
-    assert [shape.is_valid for shape in found.geometries] == [True] * 4
-    # The two triangles of the bow tie.
-    assert found.geometries[0].area == pytest.approx(5000)
-    assert not found.geometries[-1].has_z
-
-
-def test_a_file_without_crs_is_taken_only_where_none_is_asked_for(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.shp", SQUARES, None)
-    assert len(read_outlines(path, None).geometries) == 2
-    with pytest.raises(DataError, match="no CRS"):
-        read_outlines(path, UTM)
-
-
-def test_of_several_layers_the_one_with_polygons_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.gpkg", [Point(1, 1)], layer="points")
-    write(path, SQUARES, layer="slumps")
-    assert len(read_outlines(path, UTM).geometries) == 2
-    write(path, SQUARES, layer="others")
-    with pytest.raises(DataError, match="slumps, others"):
-        read_outlines(path, UTM)
-
-
-def test_polygons_in_a_layer_of_mixed_geometries_are_found_behind_one_of_points(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.gpkg", [Point(1, 1)], layer="points")
-    write(path, [*SQUARES, LineString([(0, 0), (1, 1)])], layer="mixed")
-    found = read_outlines(path, UTM)
-    assert (len(found.geometries), found.repaired, found.dropped) == (2, 0, 1)
-
-
-def test_what_a_projection_spoils_is_repaired_or_dropped(tmp_path: Path) -> None:
-    # Straight in degrees, its lower edge becomes a chord that crosses the two upper ones; the cap becomes a line.
-    bent, cap = Polygon([(-105, 60), (15, 60), (15, 62), (-45, 62), (-105, 62)]), box(-180, 60, 180, 90)
-    found = read_outlines(write(tmp_path / "bent.gpkg", [bent, cap], "EPSG:4326"), "EPSG:3413")
-    assert (len(found.geometries), found.repaired, found.dropped) == (1, 1, 1)
-    assert found.geometries[0].is_valid and found.geometries[0].area > 0
-    # A transverse Mercator projection has no place for points 90 degrees from its meridian.
-    path = write(tmp_path / "far.gpkg", [box(129.0, 71.0, 129.1, 71.1), box(38.9, -0.1, 39.1, 0.1)], "EPSG:4326")
-    found = read_outlines(path, "+proj=tmerc +approx +lon_0=129 +k=0.9996 +x_0=500000 +ellps=WGS84")
-    assert (len(found.geometries), found.dropped) == (1, 1)
-    assert np.isfinite(found.geometries[0].bounds).all()
-
-
-def test_files_that_are_no_outlines(tmp_path: Path) -> None:
-    for name in ("a.gpkg", "a.shp", "a.geojson", "a.parquet"):
-        (tmp_path / name).write_text("not a vector file")
-        with pytest.raises(DataError, match=f"{name}: cannot be read as outlines"):
-            read_outlines(tmp_path / name, UTM)
-    (tmp_path / "a.csv").write_text("id,name\n1,slump\n")
-    with pytest.raises(DataError, match=r"a.csv: holds no geometries"):
-        read_outlines(tmp_path / "a.csv", UTM)
-    with pytest.raises(DataError, match="no such file"):
-        read_outlines(tmp_path / "absent.gpkg", UTM)
-
-
-def test_a_file_of_no_outlines_is_read(tmp_path: Path) -> None:
-    for name, crs in (("a.gpkg", UTM), ("a.shp", UTM), ("a.parquet", UTM), ("a.geojson", "EPSG:4326")):
-        found = read_outlines(write(tmp_path / name, [], crs), UTM)
-        assert (found.geometries, found.repaired, found.dropped) == ([], 0, 0)
-
-
-def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(polygons.importlib, "import_module", absent)
-    with pytest.raises(SettingsError, match=r'pip install "geocore\[polygons\]"'):
-        read_outlines(tmp_path / "a.gpkg", UTM)
 
 
 def test_pixels_whose_centre_is_inside_are_burnt_and_small_shapes_stay_on_top() -> None:
@@ -236,8 +145,9 @@ def test_columns_have_a_value_for_each_polygon(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 def test_polygons_without_a_crs_are_written_quietly(tmp_path: Path) -> None:
     write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, None, layer="slumps")
-    found = read_outlines(tmp_path / "a.gpkg", None).geometries
-    assert [shape.area for shape in found] == [shape.area for shape in SQUARES]
+    found = geopandas.read_file(tmp_path / "a.gpkg")
+    assert found.crs is None
+    assert [shape.area for shape in found.geometry] == [shape.area for shape in SQUARES]
 
 
 def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,16 +161,3 @@ def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(StorageError, match="no space left"):
         write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, UTM, layer="slumps")
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
-
-
-@pytest.mark.real
-@pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA names no folder of real data")
-@pytest.mark.parametrize("expert", ["01", "03", "05"])
-def test_outlines_of_experts_burn_as_published(expert: str) -> None:
-    """Masks of the same outlines, made with GDAL by the centre rule, the largest outline first."""
-    folder = Path(os.environ["GEOCORE_DATA"]) / "thaw-slump"
-    with open_raster(folder / f"masks/Bykovsky_S2_expert_{expert}_instances.tif") as scene:
-        grid, burnt = scene.grid, scene.read(scene.grid.window)["image"].values[0]
-    found = read_outlines(folder / f"labels/expert_{expert}/Bykovsky_digitized.shp", grid.crs)
-    largest_first = sorted(found.geometries, key=lambda shape: -shape.area)
-    assert np.array_equal(rasterise(largest_first, grid), burnt)

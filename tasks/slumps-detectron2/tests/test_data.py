@@ -504,7 +504,7 @@ def _spoil(raw: Path, kind: str) -> PrepareSettings:
         ("other bands", r"s5.tif: bands blue, green, red, but s0.tif has blue, green, red, nir"),
         ("other type", r"s5.tif: float32, but s0.tif is uint16"),
         ("other nodata", r"s5.tif: nodata 65535.0, but s0.tif has 0.0: .*--nodata"),
-        ("background", r"split 'train' of 4 areas has no slump"),
+        ("background", r"s0_ids.tif: has no slump, nor has a label of another scene"),
         (
             "no tile",
             r"4 slumps gives no tile with one \(\d+ without\): a tile of 32 px needs 5000 px.*--cut.least-slump-px",

@@ -9,7 +9,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
-from shapely.geometry import Point, Polygon, box
+from shapely.geometry import Polygon, box
 
 from geocore.errors import DataError, UserError
 from geocore.grid import Grid, Window
@@ -245,7 +245,8 @@ def test_pictures_match_pixel_by_pixel(tmp_path: Path) -> None:
 def test_outlines_of_any_format_and_crs_become_ids(tmp_path: Path, ending: str, crs: str) -> None:
     path = _outlines(tmp_path / f"a{ending}", [_square(5, 5, 3, 4), _square(5, 9, 3, 4)], crs)
     labels = read_labels(path, GRID, _settings())
-    assert (labels.kind, labels.count, labels.notes) == ("outlines", 2, ())
+    assert (labels.kind, labels.count) == ("outlines", 2)
+    assert labels.notes[0].startswith(f"a{ending}: 2 outlines") and labels.notes[0].endswith(": 2 on the scene")
     assert (labels.ids[5:8, 5:9] == 1).all() and (labels.ids[5:8, 9:13] == 2).all()
     assert np.count_nonzero(labels.ids) == 24
 
@@ -257,31 +258,52 @@ def test_what_happens_to_outlines_is_counted(tmp_path: Path) -> None:
     labels = read_labels(path, GRID, _settings())
     assert labels.count == 2
     assert labels.ids[5, 5] == 2 and labels.ids[11, 10] == 1
-    text = " / ".join(labels.notes)
-    assert "1 of 4 outlines repaired" in text
-    assert "1 of 4 outlines outside the scene" in text
-    assert "1 of 4 outlines lost" in text
+    assert labels.notes == (
+        "a.gpkg: 4 outlines: 3 on the scene, 1 repaired, 1 outside it",
+        "a.gpkg: 1 of 3 outlines on the scene are lost: they cover no pixel's centre that smaller ones leave free",
+    )
 
 
-def test_points_are_dropped_and_counted(tmp_path: Path) -> None:
-    frame = geopandas.GeoDataFrame(geometry=[Point(EAST + 5, NORTH - 5), _square(5, 5, 3, 4)], crs=CRS)
-    frame.to_parquet(tmp_path / "a.parquet")
-    labels = read_labels(tmp_path / "a.parquet", GRID, _settings())
-    assert labels.count == 1 and "1 of 2 outlines dropped" in labels.notes[0]
+def test_only_a_file_of_no_outlines_means_background(tmp_path: Path) -> None:
+    labels = read_labels(_outlines(tmp_path / "a.gpkg", []), GRID, _settings(), scene="s.tif")
+    assert (labels.count, labels.ids.any()) == (0, False)
+    assert labels.notes == ("a.gpkg: holds no outline: all of s.tif is background",)
+    with pytest.raises(DataError, match=r"0 of 1 outlines lie on s.tif"):
+        read_labels(_outlines(tmp_path / "b.gpkg", [_square(500, 5, 3, 3)]), GRID, _settings(), scene="s.tif")
 
 
-def test_outlines_elsewhere_leave_background(tmp_path: Path) -> None:
-    labels = read_labels(_outlines(tmp_path / "a.gpkg", [_square(500, 5, 3, 3)]), GRID, _settings())
-    assert labels.count == 0 and not labels.ids.any()
-    assert "counts as background" in labels.notes[-1]
-
-
-def test_outlines_need_a_georeference_and_have_no_class(tmp_path: Path) -> None:
+def test_outlines_need_a_georeference_and_a_column_for_classes(tmp_path: Path) -> None:
     path = _outlines(tmp_path / "a.gpkg", [_square(5, 5, 3, 4)])
     with pytest.raises(DataError, match="outlines need a georeference"):
         read_labels(path, Grid(*SHAPE), _settings())
-    with pytest.raises(DataError, match="outlines have no class"):
+    with pytest.raises(DataError, match="have a class only by a column.*--label-column"):
         read_labels(path, GRID, _settings(label_kind="classes", class_names={1: "active", 2: "stable"}))
+
+
+def test_a_column_makes_classes_of_outlines(tmp_path: Path) -> None:
+    shapes = [_square(5, 5, 20, 20), _square(30.1, 30.1, 0.2, 0.2), _square(6, 6, 3, 4), _square(30, 5, 3, 3)]
+    table = {"state": ["Stable", "active", "active", "3"]}
+    geopandas.GeoDataFrame(table, geometry=shapes, crs=CRS).to_file(tmp_path / "a.gpkg")
+    settings = _settings(class_names={1: "active", 2: "stable", 3: "gully"}, label_column="state")
+    labels = read_labels(tmp_path / "a.gpkg", GRID, settings)
+    assert labels.classes is not None and labels.classes.dtype == np.uint8
+    # A small one on a large one; the sliver covers no pixel, and ids have no gap.
+    assert np.bincount(labels.classes.ravel()).tolist() == [2000 - 409, 12, 388, 9]
+    assert (labels.count, np.unique(labels.ids).tolist()) == (3, [0, 1, 2, 3])
+    assert (labels.ids[6, 6], labels.classes[6, 6], labels.ids[5, 5], labels.classes[5, 5]) == (2, 1, 1, 2)
+    one = read_labels(tmp_path / "a.gpkg", GRID, _settings(where=["state=active"]))
+    assert (one.count, one.classes, np.count_nonzero(one.ids)) == (1, None, 12)
+    with pytest.raises(DataError, match=r"column state holds '3', but the classes are 1 active, 2 stable.*--where"):
+        read_labels(tmp_path / "a.gpkg", GRID, _settings(class_names={1: "active", 2: "stable"}, label_column="state"))
+
+
+def test_what_is_said_of_experts_names_their_folders_where_files_share_a_name(tmp_path: Path) -> None:
+    paths = []
+    for name in ("anna", "ben"):
+        (tmp_path / name).mkdir()
+        paths.append(_outlines(tmp_path / name / "drawn.gpkg", [_square(5, 5, 3, 4)]))
+    labels = majority(paths, GRID, _settings(), lambda path, drawn: None, scene="s.tif")
+    assert labels.notes == tuple(f"{name}/drawn.gpkg: 1 outline: 1 on s.tif" for name in ("anna", "ben"))
 
 
 def test_half_of_the_experts_decide(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from geocore.attributes import parse_where
 from geocore.settings import (
     CacheSettings,
     DeviceSettings,
@@ -77,7 +78,15 @@ class PrepareSettings(Settings):
         "what a label raster holds: binary (not 0 is slump), classes (one value per kind of object) or instances "
         "(one value per object); none: binary where the values are 0 and 255",
     )
-    class_names: dict[int, str] = deciding({1: "slump"}, "value and name of each kind of object in a classes raster")
+    class_names: dict[int, str] = deciding(
+        {1: "slump"}, "value and name of each kind of object in a classes raster or a label column"
+    )
+    label_column: str | None = deciding(
+        None, "column of outlines that holds their class, as a value or name of class_names; none: all are of class 1"
+    )
+    where: list[str] = deciding(
+        [], "outlines that count: COLUMN=VALUE; several values of one column are alternatives; none: all"
+    )
     ignore: int | None = deciding(None, "label value of pixels that neither train nor score; never assumed")
     like: bool = deciding(False, "clip each scene to its label raster, where that covers a part of it only")
     nodata: float | None = deciding(None, "value of invalid pixels of the scenes; none: as their files say")
@@ -91,6 +100,7 @@ class PrepareSettings(Settings):
             raise ValueError("give either --data CSV, or both --image (-i) and --label (-l)")
         if self.ignore == 0:
             raise ValueError("ignore = 0: 0 is background; give the value of pixels that nobody looked at")
+        parse_where(self.where)
         bad = [value for value in self.class_names if not 1 <= value <= 254]
         if bad or not self.class_names:
             raise ValueError(f"class_names {bad or 'is empty'}: values of classes run from 1 to 254")

@@ -86,6 +86,11 @@ def describe(settings: PrepareSettings) -> Dataset:
         kinds.add(labels.kind)
         del labels
     assert layer is not None
+    if not any(plot.slumps for plot in plots):
+        raise DataError(
+            f"{pairs[0].labels[0]}: has no slump, nor has a label of another scene: a model cannot be trained on "
+            f"background alone; check the labels{f' ({notes[0]})' if notes else ''}"
+        )
     splits, split_notes = assign(plots, settings.split)
     samples = [dataclasses.replace(sample, split=split) for sample, split in zip(samples, splits, strict=True)]
     dataset = Dataset(
@@ -212,10 +217,11 @@ def find_scenes(inputs: Sequence[Location]) -> dict[str, Location]:
 
 def _check_classes(settings: PrepareSettings) -> None:
     names = settings.class_names
-    if settings.label_kind != "classes" and set(names) != {1}:
+    if settings.label_kind != "classes" and settings.label_column is None and set(names) != {1}:
         raise DataError(
             f"class_names lists {', '.join(map(str, sorted(names)))} with label_kind {settings.label_kind}: only "
-            "rasters of classes tell kinds of objects apart; give --label-kind classes, or name 1 alone"
+            "rasters of classes and outlines with a column of classes tell kinds of objects apart; give --label-kind "
+            "classes or --label-column, or name 1 alone"
         )
     if settings.ignore in names:
         raise DataError(

@@ -36,7 +36,12 @@ def expert_names(pair: ScenePair) -> list[str]:
 
 
 def majority(
-    paths: Sequence[Path], grid: Grid, settings: PrepareSettings, keep: Callable[[Path, Labels], None]
+    paths: Sequence[Path],
+    grid: Grid,
+    settings: PrepareSettings,
+    keep: Callable[[Path, Labels], None],
+    *,
+    scene: str = "the scene",
 ) -> Labels:
     """Components of the pixels that at least half of several experts marked.
 
@@ -47,6 +52,7 @@ def majority(
         grid: of the scene.
         settings: as for `read_labels`, for each of them.
         keep: is given each expert's own labels, one after another.
+        scene: its name, for messages.
 
     Raises:
         DataError: a label cannot be used, the labels cover different pixels, or they tell several classes apart.
@@ -57,9 +63,10 @@ def majority(
             "experts are merged for one kind of object only; give one label a scene, or merge the classes"
         )
     notes: list[str] = []
+    alone = len({path.name for path in paths}) == len(paths)
     window: Window | None = None
     for path in paths:
-        labels = read_labels(path, grid, settings)
+        labels = read_labels(path, grid, settings, scene=scene)
         if window is None:
             window = labels.window
             marks, votes = (np.zeros(window.shape, np.uint16) for _ in range(2))
@@ -69,7 +76,8 @@ def majority(
                 "same; clip them alike"
             )
         keep(path, labels)
-        notes += [note for note in labels.notes if note not in notes]
+        # Experts may have named their files alike.
+        notes += [note if alone else f"{path.parent.name}/{note}" for note in labels.notes]
         for rows in strips_of(window.height):
             known = labels.ids[rows] != IGNORED
             votes[rows] += known

@@ -15,19 +15,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.attributes import parse_where
 from geocore.components import components
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
 from geocore.rasters import open_raster
 from geocore.scenes import Scene
 from slumps_detectron2.config import PrepareSettings
-from slumps_detectron2.coverage import corners, covered, offset, position
+from slumps_detectron2.coverage import covered, offset
 
 IGNORED: Final = 4294967295
 """Id of pixels that neither train nor score."""
 UNLABELLED: Final = 255
 """The same among class values."""
-OUTLINE_EXTENSIONS: Final = (".gpkg", ".shp", ".geojson", ".json", ".parquet", ".geoparquet")
 
 _STRIP_PX: Final = 512
 _LABEL: Final = "label"
@@ -50,22 +50,27 @@ class Labels:
     classes: npt.NDArray[np.uint8] | None = None
     """Shape of `window`, uint8: class value, 0 background, 255 ignored; None where every object has class 1."""
     notes: tuple[str, ...] = ()
-    """What a person should know: outlines that were repaired, dropped or lost."""
+    """What a person should know: what became of outlines, and which pixels do not count."""
 
 
-def read_labels(path: Path, grid: Grid, settings: PrepareSettings) -> Labels:
+def read_labels(path: Path, grid: Grid, settings: PrepareSettings, *, scene: str = "the scene") -> Labels:
     """Read a label raster or outlines.
 
     Args:
         path: GeoPackage, Shapefile, GeoJSON or GeoParquet of outlines, or else a raster of integers.
         grid: of the scene.
-        settings: kind of the raster, its classes, the ignored value, and whether a raster may cover a part only.
+        settings: kind of the raster, its classes, the ignored value, whether a raster may cover a part only, and which
+            outlines count as what.
+        scene: its name, for messages.
 
     Raises:
-        DataError: the label does not lie on the scene's pixels, is of floats, or holds values that are not declared.
+        DataError: the label does not lie on the scene's pixels, is of floats, or holds values that are not declared; or
+            as of `geocore.outlines.read_outlines`.
     """
+    from geocore.outlines import OUTLINE_EXTENSIONS
+
     if path.suffix.lower() in OUTLINE_EXTENSIONS:
-        return _read_outlines(path, grid, settings)
+        return _read_outlines(path, grid, settings, scene)
     with open_raster(path, layer=_LABEL, codes=True) as label:
         layer = label.layers[_LABEL]
         if len(layer.bands) != 1 or np.dtype(layer.dtype).kind not in "ui":
@@ -217,40 +222,40 @@ def _suspicions(path: Path, kind: str, values: Sequence[int], ignore: int | None
     return ()
 
 
-def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings) -> Labels:
-    import shapely
+def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings, scene: str) -> Labels:
+    from geocore.outlines import read_outlines
+    from geocore.polygons import rasterise
 
-    from geocore.polygons import rasterise, read_outlines
+    names = settings.class_names
+    if set(names) != {1} and settings.label_column is None:
+        raise DataError(
+            f"{path}: outlines have a class only by a column, and class_names lists {sorted(names)}: name the column "
+            "with --label-column, or leave class_names out"
+        )
+    drawn = read_outlines(path, grid, scene=scene, column=settings.label_column, where=parse_where(settings.where))
+    values = [_class_of(path, text, settings) for text in drawn.values]
+    ids = rasterise(drawn.geometries, grid, "uint32")
+    classes = None if set(names) == {1} else np.array([0, *values], np.uint8)[ids]
+    count = without_gaps(ids, len(drawn.geometries))
+    notes = list(drawn.notes)
+    if lost := len(drawn.geometries) - count:
+        notes.append(
+            f"{path.name}: {lost} of {len(drawn.geometries)} outlines on {scene} are lost: they cover no pixel's "
+            "centre that smaller ones leave free"
+        )
+    return Labels(ids, grid.window, count, "outlines", classes, tuple(notes))
 
-    if set(settings.class_names) != {1}:
-        raise DataError(
-            f"{path}: outlines have no class, but class_names lists {sorted(settings.class_names)}: outlines make "
-            "objects of class 1 only; burn a classes raster, or leave class_names out"
-        )
-    if grid.transform is None:
-        raise DataError(
-            f"{path}: outlines need a georeference, and the scene has none; give a label raster of the scene's shape"
-        )
-    outlines = read_outlines(path, grid.crs)
-    shapes = np.array(outlines.geometries, dtype=object)
-    scene = shapely.Polygon([position(grid, row, col) for row, col in corners(grid)])
-    inside = shapes[shapely.intersects(shapes, scene)] if len(shapes) else shapes
-    ids = rasterise(list(inside), grid, "uint32")
-    count = without_gaps(ids, len(inside))
-    counted = (
-        (outlines.repaired, "repaired"),
-        (outlines.dropped, "dropped: empty or no polygon"),
-        (len(shapes) - len(inside), "outside the scene"),
-        (len(inside) - count, "lost: they cover no pixel's centre that smaller ones leave free"),
+
+def _class_of(path: Path, text: str, settings: PrepareSettings) -> int:
+    """Class that a value of the label column means: one of `class_names`, or its name."""
+    for value, name in settings.class_names.items():
+        if text.casefold() in (str(value), name.casefold()):
+            return value
+    known = ", ".join(f"{value} {name}" for value, name in sorted(settings.class_names.items()))
+    raise DataError(
+        f"{path}: column {settings.label_column} holds {text or 'nothing'!r}, but the classes are {known}: list all "
+        "with --class-names, or choose the outlines that count with --where"
     )
-    notes = [f"{path.name}: {number} of {_total(outlines)} outlines {what}" for number, what in counted if number]
-    if len(inside) == 0:
-        notes.append(f"{path.name}: no outline lies in the scene, which counts as background")
-    return Labels(ids, grid.window, count, "outlines", notes=tuple(notes))
-
-
-def _total(outlines: Any) -> int:
-    return len(outlines.geometries) + int(outlines.dropped)
 
 
 def strips_of(height: int) -> Iterator[slice]:
