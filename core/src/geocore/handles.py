@@ -10,6 +10,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from geocore.errors import SceneError
+from geocore.formats import CAMERA_RAW, why_unread
 from geocore.georeferences import unreferenced_allowed
 from geocore.locations import Location, shown
 
@@ -24,8 +25,10 @@ def open_handle(path: Location) -> Any:
         path: a file or an address; within `locations.access`.
 
     Raises:
-        SceneError: it is missing, no raster, or out of reach.
+        SceneError: it is missing, no raster, a camera's raw file, or out of reach.
     """
+    if isinstance(path, Path) and path.suffix.lower() in CAMERA_RAW and path.is_file():
+        raise SceneError(f"{path}: {why_unread(path)}")
     try:
         # As configuration, since drivers that know no such option would warn of it. Threads of a remote file would also
         # fetch, outside of what `access` asks for, and print its errors.
@@ -45,6 +48,8 @@ def open_handle(path: Location) -> Any:
             raise SceneError(f"{path}: {closed.strerror}: must be a readable file; check the path") from error
         if path.is_dir():
             raise SceneError(f"{path} is a folder: a raster file is needed; name one of its files") from error
+        if not empty and (why := why_unread(path)) is not None:
+            raise SceneError(f"{path}: {why}") from error
         reason = "it is empty" if empty else reason_of(error)
         raise SceneError(
             f"{path}: cannot be opened as a raster ({reason}); give a GeoTIFF, TIFF, PNG or JPEG file"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from geocore.errors import DataError, SceneError
 from geocore.files import sha256_file
+from geocore.formats import unread_among
 from geocore.granules import Granule, granule_of, granules_in
 from geocore.locations import Location, located, name_of, shown
 from geocore.masks import MaskedSource, MaskRule
@@ -52,7 +53,10 @@ def find_images(
                 raise DataError(f"{given}: not found: --input takes scenes or folders of them; check the path")
             scenes = [given] if given.is_file() else _scenes_in(given, extensions, left_out, made)
             if not scenes:
-                raise DataError(f"{given}: no scene ({', '.join(extensions)}, .SAFE, HLS): check the path")
+                raise DataError(
+                    f"{given}: no scene ({', '.join(extensions)}, .SAFE, HLS): check the path"
+                    f"{unread_among(sorted(given.iterdir()))}"
+                )
         for scene in scenes:
             other = found.setdefault(image_name(scene), scene)
             if _resolved(other) != _resolved(scene):
@@ -63,8 +67,12 @@ def find_images(
     return found
 
 
-def image_bands(location: Location) -> tuple[str, ...]:
+def image_bands(location: Location, *, alpha: bool = False) -> tuple[str, ...]:
     """Names of the bands of a scene: as for `RasterSource`, or all of a granule, mask bands too.
+
+    Args:
+        location: as for `open_image`.
+        alpha: a band of a file that is flagged alpha counts too, as it may be asked for.
 
     Raises:
         SceneError: the scene cannot be opened.
@@ -73,7 +81,7 @@ def image_bands(location: Location) -> tuple[str, ...]:
     if granule is not None:
         return tuple(granule.files)
     with closing(RasterSource(location)) as source:
-        return source.layer.bands.names
+        return source.names if alpha else source.layer.bands.names
 
 
 def open_image(

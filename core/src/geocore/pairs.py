@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from geocore.errors import DataError
+from geocore.formats import unread_among
 
 RASTER_EXTENSIONS: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 """Files that `geocore.rasters.open_raster` reads, in lower case."""
@@ -48,6 +49,7 @@ def pair_by_suffix(
     """
     images: dict[str, list[Path]] = defaultdict(list)
     labels: dict[str, list[Path]] = defaultdict(list)
+    folders = [folder] if label_folder is None else [folder, label_folder]
     for path in _files_of(folder, extensions):
         if path.stem.endswith(suffix):
             labels[path.stem.removesuffix(suffix)].append(path)
@@ -57,7 +59,10 @@ def pair_by_suffix(
         labels[path.stem.removesuffix(suffix)].append(path)
     stems = sorted(images.keys() | labels.keys())
     if not stems:
-        raise DataError(f"{folder}: no {', '.join(extensions)} files: images and labels are needed; check the path")
+        raise DataError(
+            f"{folder}: no {', '.join(extensions)} files: images and labels are needed; check the path"
+            f"{unread_among(_listed(*folders))}"
+        )
     problems = [
         f"{path.name} ({'no partner' if not images[stem] or not labels[stem] else 'several of this name'})"
         for stem in stems
@@ -65,19 +70,25 @@ def pair_by_suffix(
         if len(images[stem]) != 1 or len(labels[stem]) != 1
     ]
     if problems:
+        lone = {stem for stem in stems if not images[stem]}
         raise DataError(
             f"{folder}: {len(problems)} unmatched files: {', '.join(problems)}: every image needs exactly one label"
             f" NAME{suffix}; add, rename or remove files"
+            f"{unread_among(path for path in _listed(*folders) if path.stem.removesuffix(image_suffix) in lone)}"
         )
     return [Pair(stem, images[stem][0], labels[stem][0]) for stem in stems]
 
 
 def _files_of(folder: Path, extensions: Collection[str]) -> list[Path]:
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}: must be a readable folder; check the path") from error
-    # Hidden files are previews and resource forks that file managers leave behind.
-    return [
-        path for path in found if path.suffix.lower() in extensions and not path.name.startswith(".") and path.is_file()
-    ]
+    return [path for path in _listed(folder) if path.suffix.lower() in extensions and path.is_file()]
+
+
+def _listed(*folders: Path) -> list[Path]:
+    """What lies in folders, without hidden files: previews and resource forks that file managers leave behind."""
+    found: list[Path] = []
+    for folder in folders:
+        try:
+            found += sorted(folder.iterdir())
+        except OSError as error:
+            raise DataError(f"{folder}: {error.strerror}: must be a readable folder; check the path") from error
+    return [path for path in found if not path.name.startswith(".")]

@@ -37,8 +37,13 @@ _WHITE_IS_ZERO: Final = 0
 _YCBCR: Final = 6
 _JPEG: Final = 7
 _PROBE_PX: Final = 64
+_ROWS: Final = 1024
+"""Rows of a picture stored upside down that are decoded at once."""
 _SAME: Final = np.arange(256, dtype=np.uint8)[:, np.newaxis]
 _AS_STORED: Final = object()
+_MASKED: Final = [MaskFlags.per_dataset]
+_KEYED: Final = [MaskFlags.per_dataset, MaskFlags.nodata]
+"""Flags of bands whose missing pixels GDAL finds by the values of all (RFC 15, NODATA_VALUES)."""
 _COLOURS: Final = {1: (ColorInterp.gray,), 3: (ColorInterp.red, ColorInterp.green, ColorInterp.blue)}
 
 
@@ -55,15 +60,27 @@ class Picture:
     """Shape (number,): whether a number of the palette is shown at all; None: each is."""
     white: int | None = None
     """The highest number of a file that counts from white, 0, to black."""
+    keyed: bool = False
+    """Missing pixels are those in which each band has its nodata value, as in PNG files with one transparent colour."""
     opaque: float | None = None
     """Alpha of pixels whose colours are not darkened, where colours are multiplied by alpha."""
     notes: tuple[str, ...] = ()
     """What a person should know, a line each."""
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether all numbers stay where and what they are."""
+        return self.orientation == 1 and self.colours is None and self.white is None
+
     def shows(self, dataset: Any) -> Any:
         """A rasterio dataset as viewers show it: itself, where that is as it is stored."""
-        plain = self.orientation == 1 and self.colours is None and self.white is None
-        return dataset if plain else ShownDataset(dataset, self)
+        return dataset if self.as_stored and not self.keyed else ShownDataset(dataset, self)
+
+    def number_of(self, brightness: float | None) -> float | None:
+        """The stored number of a brightness that marks missing pixels; None where that is no single one."""
+        if brightness is None or self.white is None or not 0 <= brightness <= self.white:
+            return None if self.colours is not None else brightness
+        return self.white - brightness
 
 
 def picture_of(dataset: Any, path: Location, *, codes: bool) -> Picture:
@@ -101,7 +118,8 @@ def picture_of(dataset: Any, path: Location, *, codes: bool) -> Picture:
         )
         notes.append(f"{PurePosixPath(shown(path)).name}: counts from white (MinIsWhite), which {meant} stored")
     opaque = highest_alpha(dataset.dtypes[alphas[0] - 1]) if header.premultiplied and alphas and planes else None
-    return Picture(header.orientation, colours, seen, white, opaque, tuple(notes))
+    keyed = "NODATA_VALUES" in dataset.tags() and all(flags == _KEYED for flags in dataset.mask_flag_enums)
+    return Picture(header.orientation, colours, seen, white, keyed, opaque, tuple(notes))
 
 
 def alpha_notes(dataset: Any, name: str, picture: Picture, *, as_band: bool) -> Iterator[str]:
@@ -165,6 +183,11 @@ class ShownDataset:
         self.shape: tuple[int, int] = self._turned_shape(dataset.shape)
         self.height, self.width = self.shape
         self.block_shapes = [self._turned_shape(block) for block in self._each(dataset.block_shapes)]
+        if self._down and not self._exchanged:
+            # What is stored row by row is decoded from the first on, so that reading upwards begins anew each time.
+            self.block_shapes = [
+                (min(_ROWS, self.height) if rows == 1 else rows, cols) for rows, cols in self.block_shapes
+            ]
         self.descriptions = self._each(dataset.descriptions)
         self.dtypes = self._each(dataset.dtypes, "uint8")
         self.scales, self.offsets = self._each(dataset.scales, 1.0), self._each(dataset.offsets, 0.0)
@@ -173,11 +196,14 @@ class ShownDataset:
             interp if place is None else _COLOURS[colours][place]
             for interp, (_, place) in zip(self._each(dataset.colorinterp), self._bands, strict=True)
         )
-        self.nodatavals = tuple(map(self._brightness_of, self._each(dataset.nodatavals, None)))
-        self.nodata = self.nodatavals[0]
+        # The highest number less a brightness is the number, and the other way round.
+        self.nodatavals = tuple(map(picture.number_of, self._each(dataset.nodatavals, None)))
         self.mask_flag_enums = self._each(dataset.mask_flag_enums)
-        if picture.seen is not None:
-            self.mask_flag_enums = self._each(dataset.mask_flag_enums, [MaskFlags.per_dataset])
+        if picture.keyed:
+            self.nodatavals, self.mask_flag_enums = (None,) * self.count, (_MASKED,) * self.count
+        elif picture.seen is not None:
+            self.mask_flag_enums = self._each(dataset.mask_flag_enums, _MASKED)
+        self.nodata = self.nodatavals[0]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
@@ -193,6 +219,9 @@ class ShownDataset:
         Returns:
             Shape (band, row, col), or (row, col) for a single index.
         """
+        if self._picture.as_stored:
+            held: NDArray[Any] = self._dataset.read(indexes, window=window, out=out)
+            return held
         bands = [self._bands[index - 1] for index in ([indexes] if isinstance(indexes, int) else indexes)]
         stored = list(dict.fromkeys(index for index, _ in bands))
         values = self._dataset.read(stored, window=self._stored(window))
@@ -219,11 +248,6 @@ class ShownDataset:
             return numbers
         brightness: NDArray[Any] = np.subtract(self._picture.white, numbers, dtype=numbers.dtype)
         return brightness
-
-    def _brightness_of(self, nodata: float | None) -> float | None:
-        """The value that marks missing pixels after `_shown`."""
-        white = self._picture.white
-        return nodata if white is None or nodata is None or not 0 <= nodata <= white else white - nodata
 
     def _each(self, values: Sequence[Any], colour: Any = _AS_STORED) -> tuple[Any, ...]:
         """What each band has of a property of stored bands; `colour` for those of a palette."""

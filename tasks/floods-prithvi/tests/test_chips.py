@@ -137,6 +137,19 @@ def test_transparency_is_no_band(tmp_path: Path) -> None:
     assert bands_read(path) == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_band_flagged_alpha_is_one_when_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", tagged(6))
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [*file.colorinterp[:5], rasterio.enums.ColorInterp.alpha]
+    with pytest.raises(SceneError, match=r"5 bands without names that are known, besides one flagged alpha \(band 6\)"):
+        bands_read(path)
+    assert bands_read(path, bands=["1", "2", "3", "4", "5", "6"]) == [1, 2, 3, 4, 5, 6]
+    named = write(tmp_path / "named.tif", tagged(6), names=["blue", "green", "red", "nir", "swir1", "swir2"])
+    with rasterio.open(named, "r+") as file:
+        file.colorinterp = [*file.colorinterp[:5], rasterio.enums.ColorInterp.alpha]
+    assert bands_read(named) == [1, 2, 3, 4, 5, 6]
+
+
 def test_file_that_is_no_raster_or_is_cut_off_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no raster")
     rng = np.random.default_rng(0)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Final
 
-import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 
 from floods_prithvi.config import SIX_BANDS
 from geocore.errors import SceneError
-from geocore.georeferences import unreferenced_allowed
 from geocore.granules import granule_of
+from geocore.handles import open_handle
 from geocore.locations import Location, access, shown
 
 _SCHEMES: Final = (
@@ -33,7 +32,8 @@ def choose_bands(path: Location, bands: Sequence[str] | None, frames: int) -> li
         path: the file, its address, or a granule.
         bands: names, or numbers from 1, of the bands that stand for the six, in their order; of several dates those of
             the first, or of all. None: by name. A name that stands once for each date is read date by date, wherever
-            its bands lie; a file without names that are known must hold no others, all bands of the first date first.
+            its bands lie; a file without names that are known must hold no others, all bands of the first date first,
+            but for one flagged alpha.
         frames: number of dates.
 
     Returns:
@@ -42,36 +42,43 @@ def choose_bands(path: Location, bands: Sequence[str] | None, frames: int) -> li
     Raises:
         SceneError: it is not clear which bands stand for the six.
     """
-    names = _names(path)
-    return [str(number) for number in _choose(path, names, bands, frames)] if names else None
+    names, flagged = _names(path)
+    return [str(number) for number in _choose(path, names, flagged, bands, frames)] if names else None
 
 
-def _names(path: Location) -> list[str]:
-    """What a file calls its bands, without a transparency band; empty where it has no name or cannot be opened."""
+def _names(path: Location) -> tuple[list[str], list[int]]:
+    """What a file calls its bands, empty text where it has no name, and the numbers of those flagged alpha.
+
+    No names where the file cannot be opened.
+    """
     granule = granule_of(path)
     if granule is not None:
-        return list(granule.files)
+        return list(granule.files), []
     try:
-        with access(path), unreferenced_allowed(), rasterio.open(path) as file:
-            seen = [interp != ColorInterp.alpha for interp in file.colorinterp]
-            return [name or "" for name, kept in zip(file.descriptions, seen, strict=True) if kept]
-    except RasterioError:
-        return []
+        with access(path), closing(open_handle(path)) as file:
+            flagged = [number for number in file.indexes if file.colorinterp[number - 1] == ColorInterp.alpha]
+            return [name or "" for name in file.descriptions], flagged
+    except SceneError:
+        return [], []
 
 
-def _choose(path: Location, names: Sequence[str], bands: Sequence[str] | None, frames: int) -> list[int]:
+def _choose(
+    path: Location, names: Sequence[str], flagged: Sequence[int], bands: Sequence[str] | None, frames: int
+) -> list[int]:
     """Numbers, from 1, of the bands to read: all six of the first date first."""
     six = ", ".join(SIX_BANDS)
     dates = f" at {frames} dates" if frames > 1 else ""
     if bands is not None:
-        return _given(path, names, bands, frames)
+        return _given(path, names, flagged, bands, frames)
     found = _by_name(names, frames)
     if found is not None:
         return found
     if not any(map(_known, names)):
-        if len(names) == len(SIX_BANDS) * frames:
-            return list(range(1, len(names) + 1))
-        problem = f"{len(names)} bands without names that are known"
+        seen = [number for number in range(1, len(names) + 1) if number not in flagged]
+        if len(seen) == len(SIX_BANDS) * frames:
+            return seen
+        alpha = f", besides one flagged alpha (band {flagged[0]})" if flagged else ""
+        problem = f"{len(seen)} bands without names that are known{alpha}"
     else:
         problem = f"its bands are {', '.join(name or '?' for name in names)}"
     raise SceneError(
@@ -80,7 +87,9 @@ def _choose(path: Location, names: Sequence[str], bands: Sequence[str] | None, f
     )
 
 
-def _given(path: Location, names: Sequence[str], bands: Sequence[str], frames: int) -> list[int]:
+def _given(
+    path: Location, names: Sequence[str], flagged: Sequence[int], bands: Sequence[str], frames: int
+) -> list[int]:
     plain = [_plain(name) for name in names]
     numbers = []
     for band in bands:
@@ -93,7 +102,7 @@ def _given(path: Location, names: Sequence[str], bands: Sequence[str], frames: i
         else:
             held = ", ".join(filter(None, names)) or f"numbered 1 to {len(names)}"
             raise SceneError(f"{shown(path)}: has no band {band!r}: its bands are {held}; correct --bands")
-    each, rest = divmod(len(names), frames)
+    each, rest = divmod(len(names) - len(flagged), frames)
     if len(numbers) == len(SIX_BANDS) and frames > 1 and not rest and max(numbers) <= each:
         numbers = [number + frame * each for frame in range(frames) for number in numbers]
     if len(numbers) != len(SIX_BANDS) * frames:

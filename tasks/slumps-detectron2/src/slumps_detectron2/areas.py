@@ -89,7 +89,7 @@ def _named(path: Location, bands: Sequence[str] | None) -> list[str] | None:
     """Numbers replaced by the names in the file, so that another file may hold the bands in another order."""
     if bands is None:
         return None
-    names = image_bands(path)
+    names = image_bands(path, alpha=True)
     return [
         names[int(band) - 1] if band not in names and band.isdecimal() and 1 <= int(band) <= len(names) else band
         for band in bands
@@ -97,11 +97,11 @@ def _named(path: Location, bands: Sequence[str] | None) -> list[str] | None:
 
 
 def _check_numbered(path: Location, layer: Layer) -> None:
-    """Numbers tell nothing of a band, and any file has a band 1: the file has to have no others."""
+    """Numbers tell nothing of a band, and any file has a band 1: the file has to have no others, but for alpha."""
     if not all(name.isdecimal() for name in layer.bands.names):
         return
     found = len(image_bands(path))
-    if found != len(layer.bands):
+    if len(layer.bands) not in (found, len(image_bands(path, alpha=True))):
         raise SceneError(
             f"{shown(path)}: {found} bands, but {len(layer.bands)} without names are needed: say which ones with "
             "--bands"

@@ -17,6 +17,7 @@ from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.decoded import DecodedScenes
 from geocore.errors import DataError, SceneError, SettingsError
 from geocore.files import sha256_file
+from geocore.formats import unread_among
 from geocore.grid import Window
 from geocore.loading import Draw
 from geocore.normalisation import BandCounts, Statistics
@@ -74,7 +75,10 @@ def find_photos(inputs: Sequence[Path], *, mask_suffix: str = "_mask") -> list[P
         files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in RASTER_EXTENSIONS)
         photos = [file for file in files if path.is_file() or not file.stem.endswith(mask_suffix)]
         if not photos:
-            raise DataError(f"{path}: no photograph ({', '.join(RASTER_EXTENSIONS)}): check the path")
+            raise DataError(
+                f"{path}: no photograph ({', '.join(RASTER_EXTENSIONS)}): check the path"
+                f"{unread_among(sorted(path.iterdir()))}"
+            )
         for photo in photos:
             if photo.stem in found and found[photo.stem] != photo:
                 raise DataError(f"{photo} and {found[photo.stem]} share a name and so their products: rename one")
