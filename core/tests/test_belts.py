@@ -21,9 +21,9 @@ class BlockedSource(ArraySource):
     """An array that counts how often each of its blocks would be decoded."""
 
     def __init__(self, values: np.ndarray, block: tuple[int, int], *, nodata: float | None = None, ratio: int = 1):
-        bands = Bands.named(*(f"b{i}" for i in range(values.shape[-3])))
+        bands = Bands.named(*(f"b{i}" for i in range(values.shape[-3])), nodata=nodata)
         times = tuple(f"2020-01-{day + 1:02d}" for day in range(len(values))) if values.ndim == 4 else ()
-        super().__init__(Layer("image", bands, str(values.dtype), ratio, times, nodata), values)
+        super().__init__(Layer("image", bands, str(values.dtype), ratio, times), values)
         self.block = block
         self.decoded: Counter[tuple[int, int]] = Counter()
         self.read_before = False

@@ -17,9 +17,10 @@ from geocore.errors import DataError
 from geocore.normalisation import BandCounts, Statistics
 from geocore.scenes import Layer
 
-BANDS = Bands((Band("red", "1", 1e-4), Band("u10", "m s-1"), Band("v10", "m s-1")), (("u10", "v10"),))
+BANDS = Bands((Band("red", "1", 1e-4, nodata=0.0), Band("u10", "m s-1"), Band("v10", "m s-1")), (("u10", "v10"),))
+UNMARKED = Bands((Band("red", "1", 1e-4), *BANDS.bands[1:]), BANDS.vector_pairs)
 LAYERS = {
-    "image": Layer("image", BANDS, "uint16", times=("2020-01-01", "2020-02-01"), nodata=0.0),
+    "image": Layer("image", BANDS, "uint16", times=("2020-01-01", "2020-02-01")),
     "weather": Layer("weather", Bands.named("t2m"), "float32", ratio=25),
 }
 LABELS = {"mask": LabelSpec("mask", {0: "background", 1: "schnee ❄"}, 255), "depth": LabelSpec("depth")}
@@ -78,12 +79,12 @@ def test_what_is_saved_reads_back(tmp_path: Path) -> None:
 
 
 def test_numpy_numbers_and_nan_are_written(tmp_path: Path) -> None:
-    layers = {"image": Layer("image", Bands.named("a"), "float32", nodata=float("nan"))}
+    layers = {"image": Layer("image", Bands.named("a", nodata=float("nan")), "float32")}
     sample = Sample("a", "g", "train", {"image": "a.tif"}, attributes={"x": np.float32(0.5), "n": np.int64(3)})  # type: ignore[dict-item]
     dataset = Dataset(root=tmp_path, task="t", samples=[sample], layers=layers, protocol={"p": np.float64(2)})
     dataset.save()
     again = Dataset.load(tmp_path)
-    assert np.isnan(again.layers["image"].nodata or 0)
+    assert np.isnan(again.layers["image"].bands["a"].nodata or 0)
     assert again.samples[0].attributes == {"x": 0.5, "n": 3}
     assert again.hash == dataset.hash
 
@@ -118,7 +119,14 @@ def test_the_hash_covers_contents_and_meaning_only(tmp_path: Path) -> None:
         "order": {"samples": [second, first]},
         "class": {"labels": LABELS | {"mask": LabelSpec("mask", {0: "background", 1: "ice"}, 255)}},
         "ignore": {"labels": LABELS | {"mask": LabelSpec("mask", LABELS["mask"].classes, None)}},
-        "nodata": {"layers": LAYERS | {"image": dataclasses.replace(LAYERS["image"], nodata=None)}},
+        "nodata": {
+            "layers": LAYERS
+            | {
+                "image": dataclasses.replace(
+                    LAYERS["image"], bands=Bands((Band("red", "1", 1e-4), *BANDS.bands[1:]), BANDS.vector_pairs)
+                )
+            }
+        },
         "statistics": {"statistics": None},
         "protocol": {"protocol": {"threshold": 0.6}},
     }

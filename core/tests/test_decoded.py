@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import geocore.decoded
-from geocore.bands import Band, Bands
+from geocore.bands import Bands
 from geocore.cache import read_entry
 from geocore.decoded import DecodedScenes, decoded
 from geocore.errors import SceneError
@@ -45,7 +45,7 @@ class Counting:
 
 
 def source(shape=(50, 40), times=(), nodata=3.0, bands=2):
-    layer = Layer("image", Bands(tuple(Band(f"b{k}") for k in range(bands))), "uint16", times=times, nodata=nodata)
+    layer = Layer("image", Bands.named(*(f"b{k}" for k in range(bands)), nodata=nodata), "uint16", times=times)
     values = np.random.default_rng(0).integers(0, 9, (*layer.axes, *shape)).astype(np.uint16)
     return ArraySource(layer, values, None if nodata is not None else np.ones((1, *shape), bool))
 
@@ -153,7 +153,7 @@ class Files:
         self.opened += 1
         start = int(path.read_text())
         values = np.arange(start, start + 2 * 50 * 40, dtype=np.uint16).reshape(2, 50, 40)
-        layer = Layer("image", Bands((Band("a"), Band("b"))), "uint16", nodata=float(start + 7))
+        layer = Layer("image", Bands.named("a", "b", nodata=float(start + 7)), "uint16")
         grid = Grid(50, 40, transform=(10, 0, 4e5, 0, -10, 5e6), crs="EPSG:32633")
         return Scene(path.stem, grid, {"image": ArraySource(layer, values)})
 

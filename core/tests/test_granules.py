@@ -90,7 +90,7 @@ def test_a_safe_folder_is_one_scene_on_its_finest_grid(tmp_path: Path) -> None:
         assert image.grid.shape == GRID.shape
         assert image.layer.bands.names == ("B02", "B8A", "B01")
         assert [(band.scale, band.offset) for band in image.layer.bands] == [(1e-4, -0.1)] * 3
-        assert (image.layer.dtype, image.layer.nodata) == ("uint16", 0)
+        assert (image.layer.dtype, {band.nodata for band in image.layer.bands}) == ("uint16", {0})
         patch = image.read(Window(10, 11, 30, 31))
     for values, band in zip(patch.values, ("B02", "B8A", "B01"), strict=True):
         expected = (numbers(band) + 1000).repeat(SIZES[band], 0).repeat(SIZES[band], 1)
@@ -122,7 +122,7 @@ def test_level_1c_has_its_own_names_and_offsets(tmp_path: Path) -> None:
     )
     granule = granule_of(product)
     assert granule is not None
-    assert {band: (file.scale, file.offset) for band, file in granule.files.items()} == {
+    assert {band: (file.usual.scale, file.usual.offset) for band, file in granule.files.items()} == {
         "B02": (1e-4, -0.1),
         "B8A": (1e-4, -0.09),
     }

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geocore.bands import Band, Bands
+from geocore.bands import Bands
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
 from geocore.neighbourhoods import NeighbourhoodPool, PooledSource, cell_of, pooled
@@ -41,7 +41,7 @@ class Counting:
 
 def source(shape=(40, 30), *, name="image", ratio=1, seed=0):
     rng = np.random.default_rng(seed)
-    layer = Layer(name, Bands((Band("a"), Band("b"))), "uint16", ratio, nodata=3)
+    layer = Layer(name, Bands.named("a", "b", nodata=3), "uint16", ratio)
     return ArraySource(layer, rng.integers(0, 9, (2, *shape)).astype(np.uint16))
 
 

@@ -65,15 +65,14 @@ def test_each_band_has_its_own_mask(tmp_path: Path) -> None:
     source = NetcdfSource(_write(tmp_path / "a.nc", planes), ["hh", "hv"], layer="sar", nodata={"hh": 0})
     patch = source.read(Window(0, 0, *SHAPE))
     assert np.argwhere(~patch.valid).tolist() == [[0, 2, 3], [1, 4, 5]]
-    # Two rules cannot be stated as one.
-    assert source.layer.nodata is None
+    assert [band.nodata for band in source.layer.bands] == [0, None]
 
 
 def test_fill_values_of_the_file_are_invalid(tmp_path: Path) -> None:
     planes = _planes()
     planes["hh"][2, 3] = -999
     source = NetcdfSource(_write(tmp_path / "a.nc", planes, hh={"missing_value": -999.0}), ["hh"], layer="sar")
-    assert source.layer.nodata == -999
+    assert source.layer.bands["hh"].nodata == -999
     assert np.argwhere(~source.read(Window(0, 0, *SHAPE)).valid).tolist() == [[0, 2, 3]]
 
 

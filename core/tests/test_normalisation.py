@@ -142,7 +142,7 @@ def test_arrays_that_do_not_fit_are_bugs() -> None:
 
 def scene_of(name: str, fine: np.ndarray, coarse: np.ndarray) -> Scene:
     sources = {
-        "fine": ArraySource(Layer("fine", Bands.named("a", "b"), "uint16", nodata=0), fine),
+        "fine": ArraySource(Layer("fine", Bands.named("a", "b", nodata=0), "uint16"), fine),
         "coarse": ArraySource(Layer("coarse", Bands.named("c"), "float32", ratio=6), coarse),
     }
     return Scene(name, Grid(*fine.shape[-2:]), sources)

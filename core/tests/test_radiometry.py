@@ -16,12 +16,12 @@ DN = np.random.default_rng(0).integers(0, 60000, (2, 20, 30)).astype("uint16")
 
 
 def bands(scale: float = 1.0, offset: float = 0.0, unit: str | None = None) -> Bands:
-    return Bands((Band("red", unit, scale, offset), Band("nir", unit, scale, offset)))
+    return Bands((Band("red", unit, scale, offset, nodata=0), Band("nir", unit, scale, offset, nodata=0)))
 
 
 def read(values: np.ndarray, held: Bands, wanted: Bands, **options: Any) -> tuple[Any, Layer]:
-    source = ArraySource(Layer("image", held, values.dtype.name, nodata=0), values)
-    layer = Layer("image", wanted, "uint16", nodata=0)
+    source = ArraySource(Layer("image", held, values.dtype.name), values)
+    layer = Layer("image", wanted, "uint16")
     result = matched(source, layer, GRID, "scene", **options)
     return result.read(Window(2, 3, 10, 20)), result.layer
 
@@ -30,7 +30,6 @@ def test_numbers_that_mean_the_same_stay_as_they_are() -> None:
     for held in (bands(1e-4), bands(), bands(1e-4, unit="1")):
         patch, layer = read(DN, held, bands(1e-4))
         assert layer.dtype == "uint16"
-        assert layer.nodata == 0
         assert layer.bands == bands(1e-4)
         np.testing.assert_array_equal(patch.values, DN[:, 2:12, 3:23])
     patch, layer = read(DN, bands(1e-4), bands())
@@ -44,9 +43,9 @@ def test_what_only_changes_its_names_is_decoded_as_its_source_is() -> None:
         def decode(self, window: Window, into: Patch) -> None:
             into.values[...] = self.read(window).values
 
-    layer = Layer("image", bands(1e-4), "uint16", nodata=0)
+    layer = Layer("image", bands(1e-4), "uint16")
     for held, passed in ((bands(), True), (bands(1e-4, -0.1), False)):
-        source = Decoding(Layer("image", held, "uint16", nodata=0), DN)
+        source = Decoding(Layer("image", held, "uint16"), DN)
         found = matched(source, layer, GRID, "scene")
         assert isinstance(found, DecodingSource) == passed
         assert isinstance(found, BlockSource)
@@ -66,7 +65,7 @@ def test_the_other_way_round_is_as_exact() -> None:
 
 
 def test_every_band_has_its_own_conversion() -> None:
-    held = Bands((Band("red", None, 2e-4, 0.0), Band("nir", None, 1e-4, 0.5)))
+    held = Bands((Band("red", None, 2e-4, 0.0, nodata=0), Band("nir", None, 1e-4, 0.5, nodata=0)))
     patch, _ = read(DN, held, bands(1e-4))
     np.testing.assert_allclose(patch.values[0], DN[0, 2:12, 3:23] * 2.0, rtol=1e-6)
     np.testing.assert_allclose(patch.values[1], DN[1, 2:12, 3:23] + 5000.0, rtol=1e-6)

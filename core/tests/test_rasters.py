@@ -448,7 +448,7 @@ def test_written_raster_is_read_back_the_same(tmp_path: Path, dtype: str, cog: b
     with open_raster(path) as scene:
         assert scene.grid == UTM
         assert scene.layers["image"].bands.names == ("a", "b", "c", "d")
-        assert scene.layers["image"].nodata == 0
+        assert {band.nodata for band in scene.layers["image"].bands} == {0}
         np.testing.assert_array_equal(scene.read(UTM.window)["image"].values, values)
     assert os.listdir(path.parent) == ["a.tif"]
 
@@ -607,7 +607,7 @@ def test_real_landsat_has_infinite_nodata_and_does_not_nest_in_sentinel() -> Non
     landsat = real("thaw-slump/raster/L8_LC08_198234_20210718.tif")
     sentinel = real("thaw-slump/raster/S2_20210721T035541_20210721T035540_T52WEE.tif")
     with open_raster(landsat) as scene:
-        assert scene.layers["image"].nodata == -np.inf
+        assert {band.nodata for band in scene.layers["image"].bands} == {-np.inf}
         assert scene.grid.pixel_size == (15.0, 15.0)
         assert scene.read(Window(160, 160, 20, 20))["image"].valid.sum() == 7 * 7 * 7
     with pytest.raises(SceneError, match="do not nest"):

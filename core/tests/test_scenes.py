@@ -17,7 +17,7 @@ ICE = np.arange(3 * 1 * 4 * 3, dtype=np.int16).reshape(3, 1, 4, 3)
 def two_layers() -> Scene:
     """13 x 11 pixels of radar and, four times coarser, 4 x 3 of three dates; both borders reach beyond the grid."""
     sar = Layer("sar", Bands.named("HH", "HV"), "float32")
-    ice = Layer("ice", Bands.named("sic"), "int16", ratio=4, times=("2020-01-01", "2020-01-02", "2020-01-03"), nodata=0)
+    ice = Layer("ice", Bands.named("sic", nodata=0), "int16", ratio=4, times=("2020-01-01", "2020-01-02", "2020-01-03"))
     return Scene("s1", Grid(13, 11), {"sar": ArraySource(sar, SAR), "ice": ArraySource(ice, ICE)})
 
 
@@ -99,7 +99,7 @@ def test_big_endian_array_is_read_in_native_order() -> None:
 
 
 def test_explicit_mask_keeps_its_one_band() -> None:
-    layer = Layer("a", Bands.named("a", "b"), "uint8", nodata=7)
+    layer = Layer("a", Bands.named("a", "b", nodata=7), "uint8")
     mask = np.eye(3, dtype=bool)
     patch = ArraySource(layer, np.full((2, 3, 3), 7, "u1"), mask).read(Window(0, 0, 2, 3))
     np.testing.assert_array_equal(patch.valid, mask[np.newaxis, :2])

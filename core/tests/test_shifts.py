@@ -1,16 +1,31 @@
-"""A scene unlike those of training is found by the means of its bands."""
+"""Scenes unlike those of training are found by mean and spread of their bands."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geocore.grid import Window
-from geocore.shifts import farthest, probes, warn_if_far
+from geocore.bands import Band, Bands
+from geocore.errors import SceneError
+from geocore.grid import Grid, Window
+from geocore.rasters import open_raster, write_raster
+from geocore.scenes import ArraySource, Layer, Scene
+from geocore.shifts import TrainedOn, compare_with_training, look_over, probes
+
+RNG = np.random.default_rng(0)
+TRAINED = TrainedOn(["red", "nir"], [1000.0, 3000.0], [200.0, 500.0], (), "uint16", "training chips")
+
+
+def window(
+    level: tuple[float, ...] = (1000.0, 3000.0), spread: tuple[float, ...] = (200.0, 500.0), factor: float = 1.0
+):
+    values = np.stack([RNG.normal(mean, std, (40, 50)) for mean, std in zip(level, spread, strict=True)]) * factor
+    return values, np.ones((1, 40, 50), bool)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64))
@@ -28,42 +43,109 @@ def test_probes_are_spread_evenly() -> None:
     assert probes((5, 7), 10) == [Window(0, 0, 10, 10)]
 
 
-@pytest.mark.parametrize("bands_of_mask", [1, 3])
-def test_the_farthest_band_is_that_of_the_mean_over_all_valid_pixels(bands_of_mask: int) -> None:
-    random = np.random.default_rng(0)
-    windows = []
-    for level in (1.0, 3.0):
-        values = random.normal(0, 0.1, (3, 8, 9)).astype(np.float32)
-        values[1] -= level
-        valid = random.random((bands_of_mask, 8, 9)) < 0.5
-        values[~np.broadcast_to(valid, values.shape)] = np.nan
-        windows.append((values, valid))
-    band, away = farthest(windows)
-    both = np.concatenate([values[1].ravel() for values, _ in windows])
-    assert band == 1 and away == pytest.approx(np.nanmean(both.astype(float)), abs=1e-12)
+def warnings_of(caplog: pytest.LogCaptureFixture, pixels: list, trained: TrainedOn = TRAINED, far: float = 4.0) -> list:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "geocore"):
+        compare_with_training("scene", pixels, trained, far=far)
+    return caplog.messages
 
 
-def test_pixels_of_a_band_may_lie_in_a_row() -> None:
-    values, valid = np.array([[1.0, 5.0, 100.0]]), np.array([[True, True, False]])
-    assert farthest([(values, valid)]) == (0, 3.0)
+def test_the_band_is_named_whose_mean_over_all_windows_lies_farthest(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_of(caplog, [window()]) == []
+    first, second = window((1000.0, 1000.0)), window((1000.0, 200.0))
+    away = (np.concatenate([first[0][1], second[0][1]]).mean() - 3000) / 500
+    assert warnings_of(caplog, [first, second]) == [
+        f"scene: the mean of band nir lies {away:.1f} standard deviations from the training chips; the map may be wrong"
+    ]
+    assert warnings_of(caplog, [first, second], far=6.0) == []
 
 
-def test_a_mean_of_many_pixels_keeps_its_digits() -> None:
+def test_invalid_pixels_and_nan_in_them_do_not_count(caplog: pytest.LogCaptureFixture) -> None:
+    values, valid = window()
+    valid = np.broadcast_to(valid, values.shape).copy()
+    valid[1, :20] = False
+    values[1, :20] = np.nan
+    assert warnings_of(caplog, [(values, valid)]) == []
+    valid[:] = False
+    assert warnings_of(caplog, [(values, valid)]) == [
+        "scene: no pixel of the windows looked at is valid: the map may be empty"
+    ]
+
+
+def test_a_mean_of_many_pixels_keeps_its_digits(caplog: pytest.LogCaptureFixture) -> None:
     # A running sum in float32 stops growing at 2**24.
     values = np.ones((1, 1, 2**20), np.float32)
-    assert farthest((values, np.ones(values.shape, bool)) for _ in range(40)) == (0, 1.0)
+    values[..., ::2] += 0.5
+    trained = TrainedOn(["a"], [1.25], [0.25])
+    assert warnings_of(caplog, [(values, np.ones(values.shape, bool))] * 40, trained, far=1e-6) == []
 
 
-def test_a_band_without_valid_pixels_is_not_far() -> None:
-    values = np.full((2, 4, 4), 9.0, np.float32)
-    assert farthest([(values, np.zeros((1, 4, 4), bool))]) == (0, 0.0)
-    valid = np.stack([np.zeros((4, 4), bool), np.ones((4, 4), bool)])
-    assert farthest([(values, valid)]) == (1, 9.0)
+@pytest.mark.parametrize(
+    ("factor", "line"),
+    [
+        (1e-4, r"1/\d+ times those of the training chips \(band red: mean 0.1\d* against 1000\), as between "
+               r"reflectance 0-1 and whole numbers up to 10000: give --scale 10000, or"),
+        (1e4, r"about \d+ times .*: give --scale 0.0001, or"),
+        (1 / 100, r"1/\d+ times .*, as between shares and percent: give --scale 100, or"),
+    ],
+)  # fmt: skip
+def test_another_unit_is_refused_with_its_cause(factor: float, line: str) -> None:
+    with pytest.raises(SceneError, match=rf"^scene: its numbers are .*{line}"):
+        compare_with_training("scene", [window(factor=factor)], TRAINED, far=4.0, scale=1.0)
+    with pytest.raises(SceneError) as caught:
+        compare_with_training("scene", [window(factor=factor)], TRAINED, far=4.0)
+    assert "--scale" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("away", "warned"), [(4.1, True), (-4.1, True), (4.0, False), (-3.9, False), (0.0, False)])
-def test_a_mean_that_lies_far_off_is_warned_of(caplog: pytest.LogCaptureFixture, away: float, warned: bool) -> None:
-    with caplog.at_level(logging.WARNING, "geocore"):
-        warn_if_far("scene", "the mean of band red", away, far=4.0, reference="training chips")
-    line = f"scene: the mean of band red lies {away:.1f} standard deviations from the training chips"
-    assert caplog.messages == ([f"{line}; the map may be wrong"] if warned else [])
+def test_a_mean_within_reach_does_not_hide_another_unit() -> None:
+    # 0.1 for 1000 +- 400 lies 2.5 standard deviations off.
+    trained = TrainedOn(["red"], [1000.0], [400.0])
+    with pytest.raises(SceneError, match="reflectance 0-1"):
+        compare_with_training("scene", [window((1000.0,), (400.0,), 1e-4)], trained, far=4.0, scale=1.0)
+
+
+def test_eight_bits_for_sixteen_are_named_as_types() -> None:
+    with pytest.raises(SceneError, match="trained on uint16, this is uint8"):
+        compare_with_training("scene", [window(factor=1 / 257)], TRAINED, far=4.0, dtype="uint8")
+
+
+def test_one_band_packed_into_integers_is_enough() -> None:
+    trained = TrainedOn(["hh", "hv"], [0.0, 0.0], [1.0, 1.0], (), "float32", "challenge's scenes")
+    values, valid = window((0.0, 0.0), (1.0, 1.0))
+    compare_with_training("scene", [(values, valid)], trained, far=6.0)
+    values[1] *= 1000
+    with pytest.raises(SceneError, match=r"band hv: .*packed and unpacked"):
+        compare_with_training("scene", [(values, valid)], trained, far=6.0)
+
+
+def test_water_and_flat_ground_are_scenes_like_others(caplog: pytest.LogCaptureFixture) -> None:
+    # Dark in the near infrared, and of little contrast: warned of at most, never refused.
+    assert len(warnings_of(caplog, [window((900.0, 60.0), (4.0, 2.0))])) == 1
+    assert warnings_of(caplog, [window((1000.0, 3000.0), (0.0, 0.0))]) == []
+
+
+def test_the_number_of_a_physical_zero_is_taken_off() -> None:
+    # 1000 + 10000 * reflectance against the same with reflectance a hundredth.
+    trained = TrainedOn(["red"], [2000.0], [200.0], [1000.0])
+    with pytest.raises(SceneError, match=r"1/\d+ times"):
+        compare_with_training("scene", [window((1010.0,), (2.0,))], trained, far=9.0)
+
+
+def test_a_scene_is_looked_over_before_it_is_mapped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    layer = Layer("image", Bands((Band("red", "1", 1e-4, wavelength_nm=665.0),)), "int16")
+    values = RNG.normal(1000, 200, (1, 64, 64)).astype(np.int16)
+    trained = TrainedOn(["red"], [1000.0], [200.0])
+
+    class Noting(ArraySource):
+        notes = ("a.tif: was turned",)
+
+    grid = Grid(64, 64)
+    with caplog.at_level(logging.INFO, "geocore"):
+        look_over(Scene("a", grid, {"image": Noting(layer, values)}), "image", trained, far=4.0, size_px=32)
+    assert caplog.messages == ["a.tif: was turned"]
+    values[0, :8] = -9999
+    with pytest.raises(SceneError, match=r"^a: 512 of 4096 pixels of band red lie beyond reflectance .*--nodata -9999"):
+        look_over(Scene("a", grid, {"image": ArraySource(layer, values)}), "image", trained, far=9.0, size_px=32)
+    write_raster(tmp_path / "b.tif", values, grid=grid, nodata=-9999)
+    with open_raster(tmp_path / "b.tif") as scene:
+        look_over(scene, "image", TrainedOn(["1"], [1000.0], [200.0]), far=4.0, size_px=32)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
+from geocore.declarations import Declaration
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
 from geocore.rasters import write_raster
@@ -31,7 +32,7 @@ def sentinel(folder: Path) -> dict[str, BandFile]:
     for band, ratio in (("B01", 6), ("B02", 1), ("B8A", 2)):
         grid = UTM.coarser(ratio)
         write_raster(folder / f"{band}.tif", image(grid.shape, seed=ratio), grid=grid, nodata=0)
-        files[band] = BandFile(folder / f"{band}.tif", scale=1e-4, offset=-0.1)
+        files[band] = BandFile(folder / f"{band}.tif", given=Declaration(scale=1e-4, offset=-0.1))
     return files
 
 
@@ -55,7 +56,7 @@ def test_coarse_bands_are_repeated_on_the_finest_grid(tmp_path: Path) -> None:
         assert scene.grid == UTM
         assert scene.layers["image"].bands.names == ("B01", "B02", "B8A")
         assert scene.layers["image"].dtype == "uint16"
-        assert scene.layers["image"].nodata == 0
+        assert {band.nodata for band in scene.layers["image"].bands} == {0}
         assert scene.layers["image"].bands["B8A"].offset == -0.1
         patch = scene.read(scene.grid.window)["image"]
     for band, ratio in enumerate((6, 1, 2)):

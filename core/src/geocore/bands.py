@@ -24,6 +24,8 @@ class Band:
     offset: float = 0.0
     wavelength_nm: float | None = None
     """Centre wavelength in nanometres, for optical bands."""
+    nodata: float | None = None
+    """Stored value that marks an invalid pixel; may be NaN or infinite. None: no value does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class Bands:
             self.indices(pair)
 
     @classmethod
-    def named(cls, *names: str) -> Bands:
-        """Bands of which nothing but the name is known."""
-        return cls(tuple(Band(name) for name in names))
+    def named(cls, *names: str, nodata: float | None = None) -> Bands:
+        """Bands of which nothing but the name is known, and which stored value marks an invalid pixel."""
+        return cls(tuple(Band(name, nodata=nodata) for name in names))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -129,20 +131,21 @@ class Bands:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"bands cannot be read ({type(error).__name__}: {error}): each needs a name, and optionally unit, "
-                "scale, offset and wavelength_nm"
+                "scale, offset, wavelength_nm and nodata"
             ) from error
         return cls(bands, pairs)
 
 
 def _band_from(entry: Mapping[str, Any]) -> Band:
     values = dict(entry)
-    unit, wavelength = values.pop("unit", None), values.pop("wavelength_nm", None)
+    unit, wavelength, nodata = (values.pop(key, None) for key in ("unit", "wavelength_nm", "nodata"))
     band = Band(
         name=str(values.pop("name")),
         unit=None if unit is None else str(unit),
         scale=float(values.pop("scale", 1.0)),
         offset=float(values.pop("offset", 0.0)),
         wavelength_nm=None if wavelength is None else float(wavelength),
+        nodata=None if nodata is None else float(nodata),
     )
     if not band.scale or not math.isfinite(band.scale) or not math.isfinite(band.offset):
         raise ValueError(f"scale {band.scale:g} and offset {band.offset:g}: must be finite, and the scale not 0")

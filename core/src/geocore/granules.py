@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 
 import yaml
 
+from geocore.declarations import Declaration
 from geocore.errors import SceneError
 from geocore.locations import Location, is_remote, located
 from geocore.stacks import BandFile
@@ -32,6 +33,8 @@ _SAFE_BANDS: Final = (
     "B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12",
 )  # fmt: skip
 """In the order of `band_id` in the metadata."""
+_HLS_SAYS: Final = "format HLS"
+_SAFE_SAYS: Final = "product metadata"
 _MOST_METADATA_BYTES: Final = 1 << 24
 
 
@@ -96,10 +99,11 @@ def _hls(folder: Path) -> dict[str, Granule]:
 
 def _hls_file(path: Path, band: str) -> BandFile:
     if band == "Fmask":
-        return BandFile(path, nodata=255, interpolation="nearest")
+        return BandFile(path, usual=Declaration(255, by=_HLS_SAYS), interpolation="nearest")
     # Thermal bands of Landsat hold hundredths of a degree.
     scale = 0.01 if band in _HLS_THERMAL[path.name.split(".")[1]] else 1e-4
-    return BandFile(path, scale=scale, offset=0.0, nodata=-9999)
+    unit = "1" if scale == 1e-4 else "degree_Celsius"
+    return BandFile(path, usual=Declaration(-9999, scale, 0.0, unit, by=_HLS_SAYS))
 
 
 def _listed(path: Path) -> Granule:
@@ -128,7 +132,7 @@ def _listed_file(folder: Path, entry: Any) -> BandFile:
     values: dict[str, Any] = {"file": entry} if isinstance(entry, str) else dict(entry)
     given = values.pop("file")
     place = located(given)
-    numbers = {key: float(values.pop(key)) for key in ("scale", "offset", "nodata") if key in values}
+    numbers: dict[str, Any] = {key: float(values.pop(key)) for key in ("scale", "offset", "nodata") if key in values}
     if numbers.get("scale") == 0 or not all(map(math.isfinite, (numbers.get("scale", 1), numbers.get("offset", 0)))):
         raise ValueError("scale and offset must be finite, and the scale not 0")
     band = str(values.pop("band", "1"))
@@ -137,7 +141,8 @@ def _listed_file(folder: Path, entry: Any) -> BandFile:
         raise ValueError(f"interpolation {interpolation!r}: must be bilinear or nearest")
     if values:
         raise ValueError(f"unknown key {next(iter(values))!r}")
-    return BandFile(folder / place if isinstance(place, Path) else place, band, interpolation=interpolation, **numbers)
+    given = Declaration(**numbers, by="list")
+    return BandFile(folder / place if isinstance(place, Path) else place, band, given, interpolation=interpolation)
 
 
 def _safe(folder: Path) -> Granule:
@@ -165,8 +170,9 @@ def _safe(folder: Path) -> Granule:
 
 def _safe_file(path: Path, band: str, quantity: float, offsets: Mapping[str, float]) -> BandFile:
     if band == "SCL":
-        return BandFile(path, nodata=0, interpolation="nearest")
-    return BandFile(path, scale=1 / quantity, offset=offsets.get(band, 0.0) / quantity, nodata=0)
+        return BandFile(path, usual=Declaration(0, by=_SAFE_SAYS), interpolation="nearest")
+    numbers = 1 / quantity, offsets.get(band, 0.0) / quantity
+    return BandFile(path, usual=Declaration(0, *numbers, "1", by=_SAFE_SAYS))
 
 
 def _rank(band: str) -> int:

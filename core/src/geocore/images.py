@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError, SceneError
 from geocore.files import sha256_file
 from geocore.formats import unread_among
@@ -89,7 +91,8 @@ def open_image(
     *,
     layer: str = "image",
     bands: Sequence[str] | None = None,
-    nodata: float | None = None,
+    given: Declaration = NOTHING,
+    usual: Declaration | Sequence[Declaration] = NOTHING,
     mask: MaskRule | None = None,
 ) -> ImageSource:
     """Open what `location` names as a layer whose pixels are as stored.
@@ -101,7 +104,8 @@ def open_image(
         layer: name of the layer.
         bands: names of the bands to read, or numbers from 1, in this order. None reads all; of a granule all that are
             no mask.
-        nodata: takes the place of the nodata value of the files, other than mask bands.
+        given: counts before what the files and lists of files say; not of mask bands.
+        usual: counts where neither files nor the product say something; one for all bands, or one for each.
         mask: which pixels another band of the same scene makes invalid.
 
     Raises:
@@ -111,16 +115,15 @@ def open_image(
     with ExitStack() as opened:
         image: RasterSource | StackSource
         if granule is None:
-            image = opened.enter_context(closing(RasterSource(location, layer=layer, bands=bands, nodata=nodata)))
+            single = RasterSource(location, layer=layer, bands=bands, given=given, usual=usual)
+            image = opened.enter_context(closing(single))
         else:
-            image = opened.enter_context(closing(_stack(granule, layer, bands, nodata)))
+            image = opened.enter_context(closing(_stack(granule, layer, bands, given, usual)))
         if mask is None:
             opened.pop_all()
             return image
         if granule is None:
-            flags: RasterSource | StackSource = opened.enter_context(
-                closing(RasterSource(location, bands=[mask.band], codes=True))
-            )
+            flags: RasterSource | StackSource = opened.enter_context(closing(_flags(location, mask)))
         else:
             file = granule.files[_chosen(granule, mask.band)]
             flags = opened.enter_context(closing(StackSource({mask.band: file}, grid=image.grid)))
@@ -164,12 +167,31 @@ def _resolved(location: Location) -> Location:
     return location.resolve() if isinstance(location, Path) else location
 
 
-def _stack(granule: Granule, layer: str, bands: Sequence[str] | None, nodata: float | None) -> StackSource:
+def _flags(location: Location, mask: MaskRule) -> RasterSource:
+    """The mask band of a file, without a nodata value that all bands share or that the rule calls clear."""
+    source = RasterSource(location, bands=[mask.band], codes=True)
+    nodata = source.layer.bands.bands[0].nodata
+    if nodata is None or not (source.shared_nodata or mask.keeps(nodata)):
+        return source
+    source.close()
+    meant = Declaration(math.nan, by=f"mask {mask.band}")
+    return RasterSource(location, bands=[mask.band], given=meant, codes=True)
+
+
+def _stack(
+    granule: Granule,
+    layer: str,
+    bands: Sequence[str] | None,
+    given: Declaration,
+    usual: Declaration | Sequence[Declaration],
+) -> StackSource:
     names = [name for name, file in granule.files.items() if file.interpolation != "nearest"]
     chosen = names if bands is None else [_chosen(granule, band) for band in bands]
-    files = {name: granule.files[name] for name in chosen}
-    if nodata is not None:
-        files = {name: dataclasses.replace(file, nodata=nodata) for name, file in files.items()}
+    behind = [usual] * len(chosen) if isinstance(usual, Declaration) else usual
+    files = {
+        name: dataclasses.replace(file, given=given.before(file.given), usual=file.usual.before(other))
+        for name, file, other in zip(chosen, (granule.files[name] for name in chosen), behind, strict=True)
+    }
     grid = None if granule.reference is None else grid_of_file(granule.files[granule.reference])
     return StackSource(files, grid=grid, layer=layer)
 

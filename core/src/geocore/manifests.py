@@ -105,7 +105,6 @@ class LayerEntry(pydantic.BaseModel):
     dtype: str
     ratio: int = pydantic.Field(default=1, ge=1)
     times: list[_IsoDate] = []
-    nodata: float | None = None
     pixel_m: tuple[float, float] | None = None
     bands: list[dict[str, Any]] = pydantic.Field(min_length=1)
     vector_pairs: list[list[str]] = []

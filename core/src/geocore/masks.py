@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geocore.errors import SceneError, SettingsError
 from geocore.grid import Grid, Window
-from geocore.scenes import LayerSource, Patch
+from geocore.scenes import LayerSource, Patch, decisions_of, notes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class MaskRule:
         if bits and max(bits) > 31:
             raise SettingsError(f"mask {text!r}: bit {max(bits)}: bits run from 0 to 31; correct it")
         return cls(band.strip(), tuple(int(item) for item in items if not item.startswith("bit")), bits)
+
+    def keeps(self, nodata: float | None) -> bool:
+        """Whether the nodata value of a mask band is one that the rule calls clear: no bit is set in a 0."""
+        return nodata == 0 and bool(self.bits) and not self.values
 
     def marks(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Where values of the mask band are invalid.
@@ -80,6 +84,7 @@ class MaskedSource:
         if mask.shape != source.shape:
             raise ValueError(f"mask of {mask.shape} pixels for a layer of {source.shape}")
         self.layer = source.layer
+        self.notes, self.decisions = (*notes_of(source), *notes_of(mask)), decisions_of(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))

@@ -1,11 +1,12 @@
 """netCDF-4 files read window by window: what a file holds, and a layer made of its two-dimensional variables.
 
 Needs the extra `netcdf` (h5netcdf). Values stay as the file has them; `scale_factor` and `add_offset` become scale and
-offset of the band.
+offset of the band, and `geocore.radiometry.physical` makes what they stand for of them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from geocore.bands import Band, Bands
+from geocore.bands import Bands
+from geocore.declarations import FILE, CfDeclaration, Decision, decide, stated_by_cf
 from geocore.errors import SceneError
 from geocore.grid import Window
-from geocore.scenes import Layer, Patch, valid_mask
+from geocore.scenes import Layer, Patch
 
-_FILL_ATTRIBUTES = ("_FillValue", "missing_value")
 # What h5py and h5netcdf raise on damaged content, beside OSError.
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
 
@@ -38,6 +39,11 @@ class Variable:
     dtype: np.dtype[Any]
     """In this machine's byte order; `object` for text."""
     attributes: Mapping[str, Any]
+
+    @property
+    def declared(self) -> CfDeclaration:
+        """What the attributes say of the numbers."""
+        return stated_by_cf(self.attributes, self.dtype)
 
 
 class NetcdfFile:
@@ -104,6 +110,20 @@ class NetcdfFile:
             raise _damaged(self.path, error, name) from error
         return values.astype(_native(values.dtype), copy=False)
 
+    def decoded(self, name: str) -> NDArray[np.float64]:
+        """Physical values of a variable: unpacked, NaN where missing.
+
+        Returns:
+            Shape of the variable, float64.
+
+        Raises:
+            SceneError: there is no such variable, it holds no numbers, or its content is damaged.
+        """
+        variable, values = self.variable(name), self.read(name)
+        if values.dtype.kind not in "buif":
+            raise SceneError(f"{self.path}: variable {name!r} is {values.dtype}: must be numbers; get the file again")
+        return variable.declared.decoded(values)
+
     def text(self, name: str) -> list[str]:
         """Elements of a one-dimensional variable of strings.
 
@@ -164,8 +184,8 @@ class NetcdfSource:
                 in the smallest type that holds them all.
             layer: name of the layer.
             ratio: reference pixels per pixel, along an axis.
-            nodata: variable -> value of its invalid pixels, in place of the one that its attributes state. NaN and
-                infinity never are valid.
+            nodata: variable -> physical value of pixels that are invalid beside those that its attributes call so. NaN
+                and infinity never are valid.
             vector_pairs: pairs of variables that are the components of one vector.
 
         Raises:
@@ -182,14 +202,17 @@ class NetcdfSource:
             self._file.close()
             raise
         self.shape: tuple[int, int] = (found[0].shape[0], found[0].shape[1])
-        self._nodata = [(nodata or {}).get(variable.name, _fill_value(variable)) for variable in found]
-        values = {repr(value) for value in self._nodata}
+        self._declared = [_with_missing(item.declared, (nodata or {}).get(item.name)) for item in found]
+        self.decisions: tuple[Decision, ...] = tuple(
+            decide(variable.name, declared.said, dtype=variable.dtype.name)
+            for variable, declared in zip(found, self._declared, strict=True)
+        )
+        """What each band holds, as the attributes say."""
         self.layer = Layer(
             layer,
-            Bands(tuple(_band(variable) for variable in found), tuple(vector_pairs)),
+            Bands(tuple(decision.band for decision in self.decisions), tuple(vector_pairs)),
             np.result_type(*(variable.dtype for variable in found)).name,
             ratio,
-            nodata=self._nodata[0] if len(values) == 1 else None,
         )
 
     def read(self, window: Window) -> Patch:
@@ -200,10 +223,10 @@ class NetcdfSource:
         """
         shape = (len(self.layer.bands), *window.shape)
         values, valid = np.empty(shape, self.layer.dtype), np.empty(shape, np.bool_)
-        for index, (name, nodata) in enumerate(zip(self.layer.bands.names, self._nodata, strict=True)):
+        for index, (name, declared) in enumerate(zip(self.layer.bands.names, self._declared, strict=True)):
             own = self._file.read(name, window)
             # In its own type, since a value may no longer equal its nodata value in a wider one.
-            valid[index] = valid_mask(own, nodata)
+            valid[index] = declared.valid(own)
             values[index] = own
         return Patch(values, valid)
 
@@ -212,18 +235,18 @@ class NetcdfSource:
         self._file.close()
 
 
-def _band(variable: Variable) -> Band:
-    attributes = variable.attributes
-    unit = attributes.get("units")
-    scale, offset = (float(attributes.get(key, default)) for key, default in (("scale_factor", 1), ("add_offset", 0)))
-    return Band(variable.name, None if unit is None else str(unit), scale, offset)
-
-
-def _fill_value(variable: Variable) -> float | None:
-    for key in _FILL_ATTRIBUTES:
-        if key in variable.attributes:
-            return float(np.asarray(variable.attributes[key]).ravel()[0])
-    return None
+def _with_missing(declared: CfDeclaration, physical: float | None) -> CfDeclaration:
+    """With one more value of missing pixels, which packing has turned into another stored one."""
+    if physical is None:
+        return declared
+    said = declared.said
+    stored = physical
+    if said.scale is not None and (said.scale != 1 or said.offset):
+        stored = round((physical - (said.offset or 0.0)) / said.scale)
+    first = stored if said.nodata is None else said.nodata
+    return dataclasses.replace(
+        declared, said=dataclasses.replace(said, nodata=first, by=FILE), missing=(*declared.missing, stored)
+    )
 
 
 def _check_shape(path: Path, variable: Variable, first: Variable) -> None:

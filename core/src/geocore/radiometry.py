@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geocore.bands import Band, Bands
-from geocore.errors import SceneError
+from geocore.declarations import calibrated
+from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
-from geocore.scenes import DecodingSource, Layer, LayerSource, Patch
-
-
-def calibrated(bands: Bands) -> bool:
-    """Whether bands say how their numbers become physical values; a scale of 1 without a unit says nothing."""
-    return any(band.scale != 1 or band.offset != 0 or band.unit for band in bands)
+from geocore.quantities import in_units_of, same_kind
+from geocore.scenes import DecodingSource, Layer, LayerSource, Patch, decisions_of, notes_of
 
 
 def overridden(bands: Bands, scale: float | None, offset: float | None) -> Bands:
@@ -45,7 +42,9 @@ class RescaledSource:
     """
 
     def __init__(self, source: LayerSource, layer: Layer, held: Sequence[Band], grid: Grid) -> None:
-        self.layer = dataclasses.replace(layer, dtype="float32", nodata=math.nan)
+        bands = tuple(dataclasses.replace(band, nodata=math.nan) for band in layer.bands)
+        self.layer = dataclasses.replace(layer, dtype="float32", bands=dataclasses.replace(layer.bands, bands=bands))
+        self.notes, self.decisions = notes_of(source), decisions_of(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
@@ -70,6 +69,21 @@ class RescaledSource:
         self._source.close()
 
 
+def physical(source: LayerSource, grid: Grid) -> LayerSource:
+    """A layer in physical values, float32: the source itself where its numbers are physical as they are stored.
+
+    Args:
+        source: without times.
+        grid: of the source.
+    """
+    bands = source.layer.bands
+    if all(band.scale == 1 and band.offset == 0 for band in bands):
+        return source
+    unpacked = tuple(dataclasses.replace(band, scale=1.0, offset=0.0) for band in bands)
+    layer = dataclasses.replace(source.layer, bands=dataclasses.replace(bands, bands=unpacked))
+    return RescaledSource(source, layer, tuple(bands), grid)
+
+
 def matched(
     source: LayerSource,
     layer: Layer,
@@ -81,8 +95,9 @@ def matched(
 ) -> LayerSource:
     """A layer in the numbers that a data set would hold for it.
 
-    What is the same already stays as it is stored, whole numbers too. A scene that does not say what its numbers mean
-    is taken to hold those of the data set; so is one with a scale alone where the data set says nothing.
+    What is the same already stays as it is stored, whole numbers too, unless the data set holds float32 because its own
+    files differ. A scene that does not say what its numbers mean is taken to hold those of the data set; so is one with
+    a scale alone where the data set says nothing.
 
     Args:
         source: its bands in the order of the data set's.
@@ -109,18 +124,79 @@ def matched(
                 f"--scale 1 --offset {band.offset / band.scale:g} where those have the same scale and no offset"
             )
     units = [(mine.unit, theirs.unit) for mine, theirs in zip(own, wanted, strict=True)]
-    clash = next((pair for pair in units if all(pair) and pair[0] != pair[1]), None)
+    clash = next(((mine, theirs) for mine, theirs in units if mine and theirs and not same_kind(mine, theirs)), None)
     if clash and not told:
         raise SceneError(
             f"{name}: its numbers are in {clash[0]!r}, those of the training data in {clash[1]!r}: units must agree; "
             "give --scale and --offset that lead to the latter"
         )
     base = own if calibrated(own) and calibrated(wanted) else wanted
-    held = overridden(base, scale, offset)
+    held = overridden(base if told else in_units_of(base, wanted), scale, offset)
     factors, shifts = _conversion(held, wanted)
-    if (factors == 1).all() and not shifts.any():
+    widened = layer.dtype == "float32" and source.layer.dtype != layer.dtype
+    if (factors == 1).all() and not shifts.any() and not widened:
         return RelabelledSource(source, result, grid)
     return RescaledSource(source, result, tuple(held), grid)
+
+
+def common_layer(layers: Mapping[str, Layer], *, remedy: str) -> Layer:
+    """The layer of a data set whose files may differ in nodata, scale, offset, unit and type.
+
+    Files that are alike in their numbers keep the type in which they are stored. Otherwise numbers are those of the
+    first file, as float32, to which `matched` brings the others. A nodata value is the layer's where all files have it.
+
+    Args:
+        layers: name of each file -> its layer; at least one.
+        remedy: what to do where bands differ.
+
+    Raises:
+        DataError: bands differ, or the numbers of one file cannot be brought to those of the first, because one of the
+            two does not say what they mean or they measure something else.
+    """
+    (first_name, first), *others = layers.items()
+    same = True
+    for name, layer in others:
+        if layer.bands.names != first.bands.names:
+            own, wanted = (", ".join(bands.names) for bands in (layer.bands, first.bands))
+            raise DataError(f"{name}: bands {own}, but {first_name} has {wanted}: all must have the same; {remedy}")
+        problem = _difference(layer, first, first_name)
+        if problem is not None:
+            raise DataError(f"{name}: {problem}")
+        same &= layer.dtype == first.dtype and _numbers_of(layer) == _numbers_of(first)
+    marks = [{repr(layer.bands.bands[index].nodata) for layer in layers.values()} for index in range(len(first.bands))]
+    bands = tuple(
+        band if len(found) == 1 else dataclasses.replace(band, nodata=None)
+        for band, found in zip(first.bands, marks, strict=True)
+    )
+    held = dataclasses.replace(first.bands, bands=bands)
+    return dataclasses.replace(first, bands=held, dtype=first.dtype if same else "float32")
+
+
+def _difference(layer: Layer, first: Layer, first_name: str) -> str | None:
+    """Why a file cannot be in one data set with another; None where it can."""
+    told, first_told = calibrated(layer.bands), calibrated(first.bands)
+    if told != first_told:
+        silent, loud = ("it", first_name) if first_told else (first_name, "it")
+        band = next(band for band in (first.bands if first_told else layer.bands) if calibrated([band]))
+        return (
+            f"{loud} says what its numbers mean (scale {band.scale:g}, offset {band.offset:g}), but {silent} does not: "
+            "they cannot be brought to one unit; write scale and offset into the file that lacks them (gdal_edit.py "
+            "-scale S -offset O FILE)"
+        )
+    for mine, theirs in zip(layer.bands, first.bands, strict=True):
+        if mine.unit and theirs.unit and not same_kind(mine.unit, theirs.unit):
+            return f"band {mine.name} is in {mine.unit!r}, but in {first_name} in {theirs.unit!r}: convert one"
+    kinds = [(np.dtype(dtype).kind in "iu", np.dtype(dtype).itemsize) for dtype in (layer.dtype, first.dtype)]
+    if not told and layer.dtype != first.dtype and kinds[0] != kinds[1]:
+        return (
+            f"{layer.dtype}, but {first_name} is {first.dtype}, and neither says what its numbers mean: convert one, "
+            "or write scale and offset into both"
+        )
+    return None
+
+
+def _numbers_of(layer: Layer) -> list[tuple[float, float, str | None]]:
+    return [(band.scale, band.offset, band.unit) for band in layer.bands]
 
 
 class RelabelledSource:
@@ -128,6 +204,7 @@ class RelabelledSource:
 
     def __init__(self, source: LayerSource, layer: Layer, grid: Grid) -> None:
         self.layer = layer
+        self.notes, self.decisions = notes_of(source), decisions_of(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -18,8 +17,9 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioError
 
-from geocore.bands import Band, Bands
+from geocore.bands import Bands
 from geocore.cogs import RasterWriter, write_raster
+from geocore.declarations import COMMAND_LINE, NOTHING, Decision, Declaration, decide, stated
 from geocore.errors import SceneError
 from geocore.georeferences import grid_of
 from geocore.grid import Grid, Window
@@ -38,16 +38,18 @@ class RasterSource:
     """A layer read from one file, which stays open; reads from several threads take turns at its handle.
 
     An alpha band is not a band but says which pixels are valid, as do a mask band, a nodata value, and NaN or
-    infinity in floats. Pictures are read as viewers show them (`geocore.pictures`): upright, a palette as its colours.
-    Blocks of a wide window are decoded by all cores.
+    infinity in floats. What numbers mean and which are missing is decided for each band (`geocore.declarations`).
+    Pictures are read as viewers show them (`geocore.pictures`): upright, a palette as its colours. Blocks of a wide
+    window are decoded by all cores.
 
     Args:
         path: the file, or its http(s):// or s3:// address, of which only the ranges needed are fetched.
         layer: name of the layer.
         bands: names of the bands to read, in this order: descriptions stored in the file, or "1", "2", ... by
             position. A band flagged alpha is one where it is asked for. None reads all but alpha.
-        nodata: takes the place of the file's nodata value.
-        warp: the grid that the file is brought to; None leaves it on its own.
+        given: counts before what the file says; one for all bands, or one for each.
+        usual: counts where the file says nothing; likewise.
+        warp: the grid that the file is brought to; None leaves it on its own. All bands need one nodata value then.
         codes: the numbers are classes, ids or bits, as in labels and mask bands, and stay as they are stored.
 
     Raises:
@@ -67,7 +69,8 @@ class RasterSource:
         *,
         layer: str = "image",
         bands: Sequence[str] | None = None,
-        nodata: float | None = None,
+        given: Declaration | Sequence[Declaration] = NOTHING,
+        usual: Declaration | Sequence[Declaration] = NOTHING,
         warp: Warp | None = None,
         codes: bool = False,
     ) -> None:
@@ -80,12 +83,9 @@ class RasterSource:
                 check_file(dataset, self.path)
             self._stored = dataset
             self.picture = picture_of(dataset, self.path, codes=codes)
-            if warp is not None:
-                warp = warp if self.picture.colours is None else dataclasses.replace(warp, interpolation="nearest")
-                dataset = opened.enter_context(closing(warp.open(dataset, self._name, nodata)))
-            self._dataset = dataset = self.picture.shows(dataset)
-            planes, self._alpha = _planes(dataset)
-            self.names = _band_names(dataset)
+            shown_dataset = self.picture.shows(dataset)
+            planes, self._alpha = _planes(shown_dataset)
+            self.names = _band_names(shown_dataset)
             self._indexes = planes if bands is None else [_index_of(name, self.names, self._name) for name in bands]
             self._alpha_as_band = self._alpha in self._indexes
             if self._alpha_as_band:
@@ -95,9 +95,21 @@ class RasterSource:
                         f"resampled; take the flag out: gdal_edit.py -colorinterp_{self._alpha} undefined FILE"
                     )
                 self._alpha = None
+            called = bands or [self.names[index - 1] for index in planes]
+            self.decisions: tuple[Decision, ...] = self._decided(shown_dataset, called, given, usual)
+            """What each band holds, and who decided it."""
+            decided = [decision.band for decision in self.decisions]
+            if warp is not None:
+                # Of a palette the number is marked, which none of its colours can be.
+                missing = decided[0].nodata if self.picture.colours is None else dataset.nodata
+                warp = warp if self.picture.colours is None else dataclasses.replace(warp, interpolation="nearest")
+                dataset = opened.enter_context(closing(warp.open(dataset, self._name, missing)))
+                shown_dataset = self.picture.shows(dataset)
+                self._alpha = _planes(shown_dataset)[1]
+            self._dataset = dataset = shown_dataset
             self._dtype = np.result_type(*(_dtype(dataset.dtypes[index - 1], self._name) for index in self._indexes))
-            self._nodata = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
-            with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
+            self._nodata = [band.nodata for band in decided]
+            with rasterio.Env():
                 self._mask_indexes = _mask_indexes(dataset, self._indexes)
             # Whether values can be missing; else one mask will do for all bands, which saves the comparison.
             self._marked = self._dtype.kind == "f" or any(nodata is not None for nodata in self._nodata)
@@ -108,11 +120,33 @@ class RasterSource:
             self.grid = grid_of(dataset)
             self.layer = Layer(
                 name=layer,
-                bands=_bands(dataset, self._indexes, bands or [self.names[i - 1] for i in planes]),
+                bands=Bands(tuple(decided)),
                 dtype=self._dtype.name,
-                nodata=self._nodata[0],
             )
             self._opened = opened.pop_all()
+
+    def _decided(
+        self,
+        dataset: Any,
+        names: Sequence[str],
+        given: Declaration | Sequence[Declaration],
+        usual: Declaration | Sequence[Declaration],
+    ) -> tuple[Decision, ...]:
+        """What each band that is read holds."""
+        first, last = (
+            [said] * len(self._indexes) if isinstance(said, Declaration) else said for said in (given, usual)
+        )
+        with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
+            masked = self._alpha is not None or bool(_mask_indexes(dataset, self._indexes))
+        return tuple(
+            decide(name, before, _stated(dataset, index), behind, masked=masked, dtype=dataset.dtypes[index - 1])
+            for name, index, before, behind in zip(names, self._indexes, first, last, strict=True)
+        )
+
+    @property
+    def shared_nodata(self) -> bool:
+        """Whether all of several bands have one nodata value, as in every GeoTIFF: it may not be meant for each."""
+        return self._stored.count > 1 and len(set(map(repr, self._stored.nodatavals))) == 1
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.
@@ -188,6 +222,7 @@ def open_raster(
     layer: str = "image",
     bands: Sequence[str] | None = None,
     nodata: float | None = None,
+    usual: Declaration | Sequence[Declaration] = NOTHING,
     codes: bool = False,
 ) -> Scene:
     """Open one file as a scene of one layer, called by the file's stem.
@@ -198,12 +233,14 @@ def open_raster(
         bands: names of the bands to read, in this order: descriptions stored in the file, or "1", "2", ... by
             position. None reads all but alpha.
         nodata: takes the place of the file's nodata value.
+        usual: counts where the file says nothing; one for all bands, or one for each.
         codes: the numbers are classes, ids or bits, as in labels, and stay as they are stored.
 
     Raises:
         SceneError: the file is missing, damaged or not a raster, lacks a band, or is no picture of brightness.
     """
-    source = RasterSource(path, layer=layer, bands=bands, nodata=nodata, codes=codes)
+    given = Declaration(nodata, by=COMMAND_LINE)
+    source = RasterSource(path, layer=layer, bands=bands, given=given, usual=usual, codes=codes)
     return Scene(name_of(source.path), source.grid, {layer: source})
 
 
@@ -283,14 +320,11 @@ def _index_of(name: str, names: Sequence[str], path: str) -> int:
     )
 
 
-def _bands(dataset: Any, indexes: Sequence[int], names: Sequence[str]) -> Bands:
-    def described(index: int, name: str) -> Band:
-        scale, offset = float(dataset.scales[index - 1]), float(dataset.offsets[index - 1])
-        # Of a scale of 0 or NaN nothing could be read: whoever wrote it meant none.
-        said = scale != 0 and math.isfinite(scale) and math.isfinite(offset)
-        return Band(name, dataset.units[index - 1] or None, *((scale, offset) if said else (1.0, 0.0)))
-
-    return Bands(tuple(described(index, name) for index, name in zip(indexes, names, strict=True)))
+def _stated(dataset: Any, index: int) -> Declaration:
+    """What a file says of one band."""
+    place = index - 1
+    numbers = float(dataset.scales[place]), float(dataset.offsets[place])
+    return stated(dataset.nodatavals[place], *numbers, dataset.units[place])
 
 
 def _dtype(name: str, file: str) -> np.dtype[Any]:

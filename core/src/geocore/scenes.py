@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geocore.bands import Bands
+from geocore.declarations import Decision
 from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
 
@@ -32,8 +33,6 @@ class Layer:
     """Reference pixels per pixel of this layer, along an axis."""
     times: tuple[str, ...] = ()
     """ISO dates of the time axis; empty when there is none."""
-    nodata: float | None = None
-    """Value that marks an invalid pixel; may be NaN or infinite. None: no value does."""
     pixel_m: tuple[float, float] | None = None
     """Of a data set: smallest and largest side of a pixel on the ground in what trains, m; None: not known."""
 
@@ -51,8 +50,6 @@ class Layer:
         values: dict[str, Any] = {"dtype": self.dtype, "ratio": self.ratio}
         if self.times:
             values["times"] = list(self.times)
-        if self.nodata is not None:
-            values["nodata"] = float(self.nodata)
         if self.pixel_m is not None:
             values["pixel_m"] = list(self.pixel_m)
         return values | self.bands.to_dict()
@@ -74,7 +71,7 @@ class Layer:
         bands = Bands.from_dict({key: values[key] for key in ("bands", "vector_pairs") if key in values})
         times, pixel_m = tuple(values.get("times", ())), values.get("pixel_m")
         size = None if pixel_m is None else (float(pixel_m[0]), float(pixel_m[1]))
-        return cls(name, bands, dtype.name, values.get("ratio", 1), times, values.get("nodata"), size)
+        return cls(name, bands, dtype.name, values.get("ratio", 1), times, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +133,7 @@ class ArraySource:
         values: shape (band, row, col), or (time, band, row, col) for a layer with times; not copied. A single band
             may come as (row, col).
         valid: bool, True is valid; broadcast to `values` but for a band axis of length 1, which stays. None: valid
-            is what is neither the layer's nodata value nor, for floats, NaN or infinite.
+            is what is neither the nodata value of its band nor, for floats, NaN or infinite.
 
     Raises:
         ValueError: shapes or types do not match.
@@ -165,7 +162,7 @@ class ArraySource:
         place = (..., *window.slices)
         # Arrays of netCDF-3 and FITS origin are big-endian, which torch cannot take.
         values = self._values[place].astype(self.layer.dtype, order="C")
-        valid = valid_mask(values, self.layer.nodata) if self._valid is None else self._valid[place].copy()
+        valid = valid_in_bands(values, self.layer.bands) if self._valid is None else self._valid[place].copy()
         return Patch(values, valid)
 
     def close(self) -> None:
@@ -252,6 +249,11 @@ class Scene:
             valid[place] = patch.valid
         return Patch(values, valid)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read, for people: one line each."""
+        return tuple(dict.fromkeys(note for source in self._sources.values() for note in notes_of(source)))
+
     def close(self) -> None:
         """Close all layers."""
         for source in self._sources.values():
@@ -264,6 +266,35 @@ class Scene:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def notes_of(source: LayerSource) -> tuple[str, ...]:
+    """Remarks of a source on how its files were read, one line each; what is wrapped around it passes them on."""
+    return tuple(getattr(source, "notes", ()))
+
+
+def decisions_of(source: LayerSource) -> tuple[Decision, ...]:
+    """What was decided of each band of a source that reads files, passed on likewise; none of one in memory."""
+    return tuple(getattr(source, "decisions", ()))
+
+
+def valid_in_bands(values: NDArray[Any], bands: Bands) -> NDArray[np.bool_]:
+    """Where values are valid by the nodata value of each band.
+
+    Args:
+        values: shape (..., band, row, col), any numeric type.
+        bands: of the band axis.
+
+    Returns:
+        bool, the shape of `values`, True is valid.
+    """
+    marks = [band.nodata for band in bands]
+    if len({repr(mark) for mark in marks}) == 1:
+        return valid_mask(values, marks[0])
+    valid = np.empty(values.shape, np.bool_)
+    for index, mark in enumerate(marks):
+        valid[..., index, :, :] = valid_mask(values[..., index, :, :], mark)
+    return valid
 
 
 def valid_mask(values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:

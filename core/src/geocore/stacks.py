@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from geocore.bands import Band, Bands
+from geocore.bands import Bands
+from geocore.declarations import NOTHING, Decision, Declaration
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
 from geocore.ground import pixel_side_m
 from geocore.locations import Location, shown
 from geocore.nesting import nesting_ratio
 from geocore.rasters import RasterSource
-from geocore.scenes import Layer, Patch, Scene
+from geocore.scenes import Layer, Patch, Scene, notes_of
 from geocore.warping import BlockwiseSource, Interpolation, Warp
 
 _BLOCK = (256, 512)
@@ -30,12 +32,10 @@ class BandFile:
     path: Location
     band: str = "1"
     """Description in the file, or number from 1."""
-    scale: float | None = None
-    """Physical value of one stored unit; None: as the file says."""
-    offset: float | None = None
-    """Physical value of a stored zero; None: as the file says."""
-    nodata: float | None = None
-    """Takes the place of the file's nodata value."""
+    given: Declaration = NOTHING
+    """Counts before what the file says: of a list that somebody wrote."""
+    usual: Declaration = NOTHING
+    """Counts where the file says nothing: of the product that it belongs to."""
     interpolation: Interpolation = "bilinear"
     """Where the file has another CRS or pixels that do not nest; nearest for classes and quality bits, which also stay
     the numbers that they are where the file has a palette."""
@@ -61,35 +61,28 @@ class StackSource:
             raise ValueError("a stack needs a band")
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name, file in files.items():
-            groups.setdefault((file.path, file.nodata, file.interpolation), []).append(name)
+            groups.setdefault((file.path, file.interpolation), []).append(name)
+        order = list(files)
+        decisions: dict[str, Decision] = {}
+        self._members: list[tuple[RasterSource | RepeatedSource | BlockwiseSource, list[int]]] = []
         with ExitStack() as opened:
             natives = [
                 opened.enter_context(closing(_open([files[name] for name in names]))) for names in groups.values()
             ]
             self.grid = grid or finest([native.grid for native in natives])
-            members = [
-                opened.enter_context(closing(_onto(self.grid, native, [files[name] for name in names])))
-                for native, names in zip(natives, groups.values(), strict=True)
-            ]
+            for native, names in zip(natives, groups.values(), strict=True):
+                for name, decision in zip(names, native.decisions, strict=True):
+                    band = dataclasses.replace(decision.band, name=name)
+                    decisions[name] = dataclasses.replace(decision, band=band)
+                for part in _onto(self.grid, native, {name: files[name] for name in names}):
+                    opened.enter_context(closing(part[0]))
+                    self._members.append((part[0], [order.index(name) for name in part[1]]))
             self._opened = opened.pop_all()
-        order = list(files)
-        self._members = [
-            (member, [order.index(name) for name in names])
-            for member, names in zip(members, groups.values(), strict=True)
-        ]
-        bands: list[Band] = [Band("")] * len(order)
-        for native, (_, places) in zip(natives, self._members, strict=True):
-            for place, band in zip(places, native.layer.bands, strict=True):
-                bands[place] = _described(order[place], files[order[place]], band)
-        nodata = {repr(native.layer.nodata): native.layer.nodata for native in natives}
+        self.decisions = tuple(decisions[name] for name in order)
+        """What was decided of each band."""
+        self.notes = tuple(dict.fromkeys(note for native in natives for note in notes_of(native)))
         self._dtype = np.result_type(*(native.layer.dtype for native in natives))
-        self.layer = Layer(
-            layer,
-            Bands(tuple(bands)),
-            self._dtype.name,
-            # Files with different values are told apart by their masks alone.
-            nodata=next(iter(nodata.values())) if len(nodata) == 1 else None,
-        )
+        self.layer = Layer(layer, Bands(tuple(decision.band for decision in self.decisions)), self._dtype.name)
         self.shape = self.grid.shape
         blocks = [member.block for member, _ in self._members if not isinstance(member, RepeatedSource)]
         # Blocks of coarse files are large on this grid and hold few pixels: to read one twice costs little.
@@ -190,24 +183,27 @@ def finest(grids: Sequence[Grid]) -> Grid:
 
 def _open(files: Sequence[BandFile], warp: Warp | None = None) -> RasterSource:
     """The bands of one file."""
-    first = files[0]
-    codes = first.interpolation == "nearest"
-    return RasterSource(first.path, bands=[file.band for file in files], nodata=first.nodata, warp=warp, codes=codes)
+    names, given, usual = zip(*((file.band, file.given, file.usual) for file in files), strict=True)
+    codes = files[0].interpolation == "nearest"
+    return RasterSource(files[0].path, bands=names, given=given, usual=usual, warp=warp, codes=codes)
 
 
 def _onto(
-    grid: Grid, native: RasterSource, files: Sequence[BandFile]
-) -> RasterSource | RepeatedSource | BlockwiseSource:
+    grid: Grid, native: RasterSource, files: Mapping[str, BandFile]
+) -> Iterator[tuple[RasterSource | RepeatedSource | BlockwiseSource, list[str]]]:
+    """The bands of a file on a grid: sources, each with the names of its bands."""
     ratio = nesting_ratio(grid, native.grid, shown(native.path))
     if ratio == 1:
-        return native
+        yield native, list(files)
+        return
     if ratio is not None:
-        return RepeatedSource(native, ratio, grid.shape)
+        yield RepeatedSource(native, ratio, grid.shape), list(files)
+        return
     native.close()
-    return BlockwiseSource(_open(files, Warp(grid, files[0].interpolation)), _BLOCK)
-
-
-def _described(name: str, file: BandFile, stored: Band) -> Band:
-    scale = stored.scale if file.scale is None else file.scale
-    offset = stored.offset if file.offset is None else file.offset
-    return Band(name, stored.unit, scale, offset)
+    # Bands are warped together only where one value marks what is missing in them.
+    alike: dict[str, list[str]] = {}
+    for name, decision in zip(files, native.decisions, strict=True):
+        alike.setdefault(repr(decision.band.nodata), []).append(name)
+    for names in alike.values():
+        chosen = [files[name] for name in names]
+        yield BlockwiseSource(_open(chosen, Warp(grid, chosen[0].interpolation)), _BLOCK), names

@@ -18,7 +18,7 @@ from rasterio.warp import transform
 
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
-from geocore.scenes import LayerSource, Patch
+from geocore.scenes import LayerSource, Patch, decisions_of, notes_of
 
 Interpolation = Literal["bilinear", "nearest"]
 
@@ -41,7 +41,7 @@ class Warp:
         Args:
             dataset: an open rasterio dataset, which must stay open.
             name: of the file, for messages.
-            nodata: takes the place of the dataset's nodata value.
+            nodata: value of the bands' missing pixels; None: no value marks them.
 
         Raises:
             SceneError: the file or the grid has no georeference, or there is no way from one CRS to the other.
@@ -56,8 +56,7 @@ class Warp:
                 f"{name}: has no georeference, and its {dataset.height} x {dataset.width} pixels do not nest in the "
                 f"{grid.height} x {grid.width} of the reference; write a transform and a CRS into it"
             )
-        value = dataset.nodata if nodata is None else nodata
-        stated = value is not None and _holds(dataset.dtypes[0], value)
+        stated = nodata is not None and _holds(dataset.dtypes[0], nodata)
         alpha = ColorInterp.alpha in dataset.colorinterp
         try:
             scale_x, scale_y = (1.0, 1.0) if points else _scales(dataset, crs, grid)
@@ -69,8 +68,8 @@ class Warp:
                 height=grid.height,
                 width=grid.width,
                 resampling=Resampling[self.interpolation],
-                src_nodata=value if stated else None,
-                nodata=value if stated else None,
+                src_nodata=nodata if stated else None,
+                nodata=nodata if stated else None,
                 add_alpha=not stated and not alpha,
                 tolerance=_TOLERANCE_PX,
                 # Otherwise GDAL measures them for each part that it warps, and the parts would not fit together.
@@ -93,6 +92,7 @@ class BlockwiseSource:
 
     def __init__(self, source: LayerSource, block: tuple[int, int]) -> None:
         self.layer = source.layer
+        self.notes, self.decisions = notes_of(source), decisions_of(source)
         self.shape = source.shape
         self.block = block
         self._source = source

@@ -15,7 +15,7 @@ from geocore.bands import Bands
 from geocore.grid import Grid
 from geocore.scenes import ArraySource, Layer, Scene
 
-LAYER = Layer("medians", Bands.named("B04", "B08"), "uint16", times=("1", "2", "3", "4"), nodata=0)
+LAYER = Layer("medians", Bands.named("B04", "B08", nodata=0), "uint16", times=("1", "2", "3", "4"))
 SHAPE = (40, 37)
 PERIODS = (2, 4)
 

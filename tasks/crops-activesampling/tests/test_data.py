@@ -105,7 +105,7 @@ def test_the_data_set_says_how_it_was_made(dataset: Dataset) -> None:
     layer = dataset.layers["medians"]
     assert layer.bands.names == tuple(BANDS)
     assert {(band.scale, band.unit) for band in layer.bands} == {(0.5, "DN")}
-    assert (layer.dtype, layer.nodata, layer.ratio) == ("uint16", 0, 1)
+    assert (layer.dtype, {band.nodata for band in layer.bands}, layer.ratio) == ("uint16", {0}, 1)
     assert layer.times == tuple(f"2019-{month:02d}-01" for month in range(1, 13))
     assert dataset.labels["crops"].ignore == 0 and dataset.labels["crops"].classes[4] == "barley"
     assert {name: dataset.protocol[name] for name in ("frequency", "bands", "fill", "encoder", "subpatch", "edge")} == {

@@ -46,7 +46,7 @@ PROTOCOL = {"frequency": "1MS", "bands": "B05 B02", "start": None, "end": None, 
 
 def layer_of(periods: int = 2, bands: tuple[str, ...] = ("B02", "B04", "B08"), dtype: str = "uint16") -> Layer:
     times = tuple(f"2019-{month:02d}-01" for month in range(1, periods + 1))
-    return Layer("medians", Bands(tuple(Band(name, "DN", 0.5) for name in bands)), dtype, times=times, nodata=0.0)
+    return Layer("medians", Bands(tuple(Band(name, "DN", 0.5, nodata=0.0) for name in bands)), dtype, times=times)
 
 
 class Echo:

@@ -33,7 +33,7 @@ def _dataset(**changes: Any) -> Dataset:
         # Percentiles that clip nothing the tests put in.
         return BandStatistics(100, 1.0, 9000.0, mean, std, {1.0: 0.0, 50.0: mean, 99.0: 20000.0})
 
-    bands = Bands((Band("B04", "DN", 0.5), Band("B08", "DN", 0.5)))
+    bands = Bands((Band("B04", "DN", 0.5, nodata=0.0), Band("B08", "DN", 0.5, nodata=0.0)))
     times = tuple(f"2019-{month:02d}-01" for month in range(1, PERIODS + 1))
     sample = Sample(
         id="a",
@@ -44,7 +44,7 @@ def _dataset(**changes: Any) -> Dataset:
         attributes={"class_0_px": 50, "class_1_px": 90, "class_2_px": 10, "class_3_px": 0},
     )
     given: dict[str, Any] = {
-        "layers": {"medians": Layer("medians", bands, "uint16", times=times, nodata=0.0)},
+        "layers": {"medians": Layer("medians", bands, "uint16", times=times)},
         "labels": {"crops": LabelSpec("crops", _CLASSES, ignore=0)},
         "statistics": Statistics({"medians": (statistics(2000.0, 400.0), statistics(5000.0, 1000.0))}),
         "protocol": {"frequency": "1MS", "bands": "B04 B08"},

@@ -122,7 +122,7 @@ def test_patches_that_do_not_fit_together_are_refused(tmp_path: Path, other: Gri
 
 def scene_of(values: np.ndarray, bands: tuple[str, ...]) -> Scene:
     times = tuple(f"2019-0{month}-01" for month in range(1, len(values) + 1))
-    layer = Layer("medians", Bands.named(*bands), "uint16", times=times, nodata=0)
+    layer = Layer("medians", Bands.named(*bands, nodata=0), "uint16", times=times)
     return Scene("p", Grid(*values.shape[-2:]), {"medians": ArraySource(layer, values)})
 
 

@@ -34,7 +34,7 @@ BURNT = [0.04, 0.05, 0.06, 0.10, 0.17, 0.16]
 
 
 def scene_of(values: np.ndarray, valid: np.ndarray | None = None) -> Scene:
-    layer = Layer(IMAGE, Bands.named(*SIX_BANDS), "float32", nodata=float("nan"))
+    layer = Layer(IMAGE, Bands.named(*SIX_BANDS, nodata=float("nan")), "float32")
     mask = np.ones((1, *values.shape[1:]), bool) if valid is None else valid[None]
     return Scene("chip", Grid(*values.shape[1:]), {IMAGE: ArraySource(layer, values.astype(np.float32), mask)})
 

@@ -129,7 +129,7 @@ def test_channels_come_in_the_order_asked_for_and_by_name() -> None:
     order = ["month", "tclw", "longitude", "nersc_sar_secondary", "btemp_6_9h", "nersc_sar_primary", "v10m_rotated"]
     reduced = working_scene(scene, order, WorkingSettings())
     assert reduced.layers[PLANES].bands.names == tuple(order)
-    assert np.isnan(reduced.layers[PLANES].nodata)
+    assert all(np.isnan(band.nodata) for band in reduced.layers[PLANES].bands)
     together = _planes(scene, order)
     for name, plane in zip(order, together, strict=True):
         np.testing.assert_array_equal(plane, _planes(scene, [name])[0])

@@ -165,7 +165,7 @@ def test_label_rasters_hold_ids_and_ignore_what_the_scene_lacks(raw: Path) -> No
     with open_raster(dataset.root / "labels/s0_instances.tif") as scene:
         assert scene.grid == _grid()
         layer = scene.layers["image"]
-        assert (layer.dtype, layer.nodata) == ("uint32", IGNORED)
+        assert (layer.dtype, layer.bands.bands[0].nodata) == ("uint32", IGNORED)
         written = scene.read(scene.grid.window)["image"].values[0]
     expected = np.zeros(SHAPE, np.uint32)
     expected[10:18, 5:15], expected[10:18, 15:25] = 1, 2
@@ -648,7 +648,7 @@ def test_published_landsat_scene_with_infinite_nodata_and_outlines(tmp_path: Pat
     dataset = describe(PrepareSettings(image=scene, label=labels, out=tmp_path, **_BLOCKS))
     dataset.save()
     dataset = load_dataset(tmp_path)
-    assert dataset.layers[IMAGE].nodata == -np.inf
+    assert {band.nodata for band in dataset.layers[IMAGE].bands} == {-np.inf}
     assert dataset.statistics is not None
     assert all(np.isfinite([band.mean, band.std, band.minimum]).all() for band in dataset.statistics.layers[IMAGE])
     areas = Areas(dataset, "train")

@@ -77,8 +77,8 @@ def test_files_are_scenes_with_instance_rasters_and_a_table(tmp_path: Path) -> N
         with open_raster(table.parent / row["image"]) as image, open_raster(table.parent / row["label"]) as label:
             source = image.layers["image"]
             assert source.bands.names == BANDS
-            assert (source.dtype, source.nodata) == ("uint16", 0)
-            assert (label.layers["image"].dtype, label.layers["image"].nodata) == ("uint32", IGNORED)
+            assert (source.dtype, source.bands.bands[0].nodata) == ("uint16", 0)
+            assert (label.layers["image"].dtype, label.layers["image"].bands.bands[0].nodata) == ("uint32", IGNORED)
             assert image.grid.same_georeference(label.grid)
             assert image.grid.transform is not None
             places.add((image.grid.crs, image.grid.transform[0], image.grid.transform[2]))

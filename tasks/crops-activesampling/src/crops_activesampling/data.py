@@ -200,8 +200,8 @@ def _layer(settings: PrepareSettings, entries: dict[Path, Entry]) -> Layer:
             )
     paths = (settings.out / FOLDER / PatchName.of(path).id / f"{MEDIANS}.npy" for path in entries)
     dtype: np.dtype[Any] = np.result_type(*{map_array(path).dtype for path in paths})
-    bands = Bands(tuple(Band(name, "DN", scale=SCALE) for name in settings.composites.bands))
-    return Layer(MEDIANS, bands, dtype.name, times=tuple(first.facts["edges"][:-1]), nodata=0)
+    bands = Bands(tuple(Band(name, "DN", scale=SCALE, nodata=0) for name in settings.composites.bands))
+    return Layer(MEDIANS, bands, dtype.name, times=tuple(first.facts["edges"][:-1]))
 
 
 def _protocol(settings: PrepareSettings, encoder: Encoder) -> dict[str, Scalar | None]:

@@ -2,11 +2,14 @@
 
 A file `2020/31TCG/2020_31TCG_patch_14_14.nc` holds the groups B01 ... B12, B8A (time, y, x), `labels` and `parcels`
 (y, x): 366 x 366 pixels of 10 m, or 183 of 20 m, or 61 of 60 m. Other sizes are read as well, as long as a band of 20
-or 60 m has a half or a sixth of the pixels. A digital number (DN) of 0 is no data.
+or 60 m has a half or a sixth of the pixels. A digital number (DN) of 0 is no data, and one of 10000 a reflectance of 1;
+files that say otherwise by `_FillValue`, `scale_factor` and `add_offset`, such as products since January 2022, are
+brought to that.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
 from crops_activesampling.hdf5 import read_attributes, read_dataset
+from geocore.declarations import CfDeclaration, stated_by_cf
 from geocore.errors import DataError
 from geocore.grid import Grid, Transform, length_unit_of
 from geocore.netcdf import open_netcdf
@@ -31,6 +35,9 @@ RATIOS: Final[Mapping[str, int]] = {
 }  # fmt: skip
 """Band -> pixels of 10 m along a side of one of its own."""
 PIXEL_M: Final = 10.0
+
+_DN_SCALE: Final = 1e-4
+"""Reflectance of one DN."""
 
 _NAME: Final = re.compile(r"(\d{4})_(\d{2}[A-Z]{3})_patch_(\d{1,3})_(\d{1,3})")
 _TRUTH: Final = "codes"
@@ -146,8 +153,8 @@ class Patch:
         """Values of a band at its own pixel size, and their dates.
 
         Returns:
-            (values, times): shape (time, row, col), uint16, DN, 0 where there is none; shape (time,), datetime64[D],
-            sorted.
+            (values, times): shape (time, row, col), uint16, DN, 0 where there is none, and 1 for reflectances that are
+            not above 0; shape (time,), datetime64[D], sorted.
 
         Raises:
             DataError: as of `times`, or the values are damaged or no DN.
@@ -158,12 +165,31 @@ class Patch:
             if np.dtype(variable.dtype).newbyteorder("=") != np.uint16:
                 raise DataError(f"{self.path}: {band} is {variable.dtype}: DN are uint16; write the file again")
             values = read_dataset(variable).astype(np.uint16, copy=False)
-            fill = read_attributes(variable).get("_FillValue")
+            declared = stated_by_cf(read_attributes(variable), values.dtype)
         if len(times) != len(values):
             raise DataError(f"{self.path}: {band} has {len(values)} images, {len(times)} times; get the file again")
-        if fill is not None and int(np.ravel(fill)[0]) != 0:
-            values[values == np.uint16(np.ravel(fill)[0])] = 0
+        values = self._as_dn(band, values, declared)
         return (values if (order[1:] > order[:-1]).all() else values[order]), times
+
+    def _as_dn(self, band: str, values: NDArray[np.uint16], declared: CfDeclaration) -> NDArray[np.uint16]:
+        """Numbers of a file as those that all patches are brought to; in place where nothing but fill differs."""
+        if declared.said.nodata is not None:
+            for value in declared.missing:
+                if value != 0:
+                    values[values == value] = 0
+        if declared.said.scale is None or (declared.said.scale == 1 and not declared.said.offset):
+            return values
+        scale, offset = declared.said.scale, declared.said.offset or 0.0
+        shift = round(offset / _DN_SCALE)
+        if not (math.isclose(scale, _DN_SCALE, rel_tol=1e-6) and math.isclose(offset, shift * _DN_SCALE, abs_tol=1e-9)):
+            raise DataError(
+                f"{self.path}: {band} has scale_factor {scale:g} and add_offset {offset:g}: DN have {_DN_SCALE:g} and "
+                "a multiple of it; write the file again as uint16 with these"
+            )
+        if shift == 0:
+            return values
+        moved = np.clip(values.astype(np.int32) + shift, 1, np.iinfo(np.uint16).max)
+        return np.where(values == 0, 0, moved).astype(np.uint16)
 
     def labels(self) -> NDArray[np.uint32]:
         """Codes of crops, shape (row, col), uint32; 0 where there is none.

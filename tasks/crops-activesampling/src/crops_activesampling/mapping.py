@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -24,12 +23,11 @@ from crops_activesampling.model import CLASSES, MEDIANS, read_window
 from crops_activesampling.scores import Classes, Counts, patch_counts
 from geocore.blending import VALID, DenseBlend
 from geocore.decisions import labels_of, percent_of
-from geocore.devices import to_device
 from geocore.errors import CheckpointError, DataError
 from geocore.grid import Window
 from geocore.inference import map_region
-from geocore.loading import stack
 from geocore.scenes import ArraySource, Scene
+from geocore.shifts import TrainedOn, compare_with_training
 from geocore.tiles import Region, Tiling
 
 if TYPE_CHECKING:
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
 
 UNSEEN: Final = 0
 """Class of pixels without a prediction: where all bands of no period have data. No crop has this number."""
+FAR: Final = 1.0
+"""Standard deviations: no patch of the sample has a band whose mean over the year lies half as far off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,24 +164,19 @@ def read_composites(path: Path, network: CropNet) -> tuple[Scene, npt.NDArray[np
     return Scene(patch.name.id, patch.grid, {MEDIANS: ArraySource(layer, made.medians)}), parcels
 
 
-def farthest_band(network: CropNet, scene: Scene, place: Place) -> tuple[str, float]:
-    """The band of a patch that differs most from what the network was trained on.
+def check_numbers(network: CropNet, scene: Scene) -> None:
+    """Compare the composites of a patch with those that a network was trained on.
 
     Args:
-        network: on the place's device.
+        network: says what they were, and which periods it sees.
         scene: with the layer `medians`.
-        place: device.
 
-    Returns:
-        Its name, and how far its mean over all pixels and periods that are seen lies from that of the training
-        patches, standard deviations.
+    Raises:
+        SceneError: they are in another unit.
     """
-    inputs = to_device(stack([read_window(scene, scene.grid.window)]), place.device)
-    names, periods = network.layer.bands.names, [period - 1 for period in network.periods]
-    with torch.inference_mode():
-        # What is not seen is 0 here.
-        sums = network.images(inputs).sum(dim=(0, 2, 3)).reshape(len(periods), len(names)).sum(dim=0)
-        seen = inputs[MEDIANS]["valid"][:, periods].all(dim=2).sum()
-    means = (sums / seen.clamp_min(1)).tolist()
-    worst = max(range(len(names)), key=lambda band: abs(means[band]))
-    return names[worst], float(means[worst])
+    patch = scene.read(scene.grid.window)[MEDIANS]
+    periods = [period - 1 for period in network.periods]
+    # A pixel is seen where all bands have data.
+    seen: npt.NDArray[np.bool_] = np.logical_and.reduce(patch.valid[periods], axis=1, keepdims=True)
+    trained = TrainedOn.of(network.preprocessing.card()["layers"][MEDIANS], network.layer, "training patches")
+    compare_with_training(scene.name, [(patch.values[periods], seen)], trained, far=FAR)

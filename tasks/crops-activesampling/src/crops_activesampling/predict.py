@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from crops_activesampling.config import PredictSettings
 from geocore.commands import command
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
     from geocore.jobs import Task
     from geocore.networks import Trained
-
-FAR: Final = 1.0
-"""Standard deviations: no patch of the sample has a band whose mean over the year lies half as far off."""
 
 
 def main() -> NoReturn:
@@ -104,11 +101,10 @@ class MapPatch:
             arguments: `path` of the patch, `sha256` of its content.
             part: where the summary goes.
         """
-        from crops_activesampling.mapping import farthest_band, map_patch, read_composites
+        from crops_activesampling.mapping import check_numbers, map_patch, read_composites
         from crops_activesampling.products import write_products
         from geocore.devices import open_place
         from geocore.pixel_sizes import warn_if_resized
-        from geocore.shifts import warn_if_far
 
         trained = _network(self.settings.run)
         network = trained.network
@@ -116,9 +112,7 @@ class MapPatch:
         warn_if_resized(scene.name, scene.grid, network.layer)
         with open_place(self.settings.device) as place:
             network.to(place.device)
-            band, away = farthest_band(network, scene, place)
-            what = f"the mean of band {band}"
-            warn_if_far(scene.name, what, away, far=FAR, reference="training patches")
+            check_numbers(network, scene)
             found = map_patch(network, scene, tiling=trained.tiling, place=place)
         summary = write_products(self.settings.output, scene.name, scene.grid, found, parcels, network.class_names)
         part.write_text(json.dumps(summary))

@@ -13,14 +13,14 @@ import numpy.typing as npt
 from floods_prithvi.bands import choose_bands
 from floods_prithvi.config import SIX_BANDS
 from geocore.bands import Band, Bands
-from geocore.errors import DataError, SceneError
+from geocore.declarations import NOTHING, Declaration
+from geocore.errors import DataError
 from geocore.grid import Grid, Window, parse_crs
 from geocore.images import ImageSource, image_name, open_image
 from geocore.locations import Location
 from geocore.masks import MaskRule
-from geocore.radiometry import calibrated, overridden
 from geocore.rasters import open_raster
-from geocore.scenes import Layer, Patch, Scene, valid_mask
+from geocore.scenes import Layer, Patch, Scene, decisions_of, notes_of, valid_mask
 
 IMAGE: Final = "image"
 """Layer of a scene."""
@@ -34,11 +34,6 @@ Chart = npt.NDArray[np.uint8]
 _WAVELENGTHS_NM: Final = (490.0, 560.0, 665.0, 865.0, 1610.0, 2200.0)
 _GRID_TOLERANCE_PX: Final = 0.1
 _LABEL_RULE: Final = "a chip and its label must cover the same pixels"
-_BRIGHTEST: Final = 2.0
-"""Sunlit cloud reaches 1.7 in Sen1Floods11; stored numbers taken for reflectance lie in the hundreds."""
-_DARKEST: Final = 0.0005
-"""The darkest water is a hundred times brighter in blue."""
-_PROBE_PX: Final = 64
 
 
 def image_layer(times: Sequence[str] = ()) -> Layer:
@@ -47,8 +42,11 @@ def image_layer(times: Sequence[str] = ()) -> Layer:
     Args:
         times: a name for each date; none where there is one date.
     """
-    bands = (Band(name, "1", wavelength_nm=nm) for name, nm in zip(SIX_BANDS, _WAVELENGTHS_NM, strict=True))
-    return Layer(IMAGE, Bands(tuple(bands)), "float32", times=tuple(times), nodata=float("nan"))
+    bands = (
+        Band(name, "1", wavelength_nm=nm, nodata=float("nan"))
+        for name, nm in zip(SIX_BANDS, _WAVELENGTHS_NM, strict=True)
+    )
+    return Layer(IMAGE, Bands(tuple(bands)), "float32", times=tuple(times))
 
 
 def open_scene(
@@ -56,10 +54,8 @@ def open_scene(
     layer: Layer,
     *,
     bands: Sequence[str] | None = None,
-    scale: float | None = None,
-    offset: float | None = None,
-    assumed: tuple[float, float] = (1.0, 0.0),
-    nodata: float | None = None,
+    given: Declaration = NOTHING,
+    usual: Declaration = NOTHING,
     mask: MaskRule | None = None,
 ) -> Scene:
     """Open a GeoTIFF or a granule of Sentinel-2 or HLS as a scene of the one layer `image`.
@@ -72,31 +68,32 @@ def open_scene(
         layer: of `image_layer`.
         bands: names, or numbers from 1, of the bands that stand for the six, in their order; of several dates those of
             the first, or of all. None: by name; a file without names must have no other bands.
-        scale: reflectance of one stored unit; None: as the scene says.
-        offset: reflectance of a stored zero; None: as the scene says.
-        assumed: scale and offset of a scene that says neither.
-        nodata: takes the place of the file's nodata value. 0 marks a pixel whose bands are all 0 at that date, as one
-            band may be dark; any other value, and what is not finite, marks a pixel in whichever band it stands.
+        given: scale, offset and nodata that count before what the scene says.
+        usual: those of a scene that says nothing. A nodata value of 0 marks a pixel whose bands are all 0 at that date,
+            as one band may be dark; any other value, and what is not finite, marks a pixel in whichever band it stands.
         mask: pixels that a mask band of the scene makes invalid.
 
     Raises:
         SceneError: the file cannot be read, or it is not clear which bands stand for the six.
     """
     frames = max(1, len(layer.times))
-    source = open_image(path, layer=IMAGE, bands=choose_bands(path, bands, frames), nodata=nodata, mask=mask)
-    stated = source.layer.bands
-    held = overridden(stated if calibrated(stated) else overridden(stated, *assumed), scale, offset)
-    return Scene(image_name(path), source.grid, {IMAGE: _Reflectance(source, layer, held)})
+    chosen = choose_bands(path, bands, frames)
+    source = open_image(path, layer=IMAGE, bands=chosen, given=given, usual=usual, mask=mask)
+    return Scene(image_name(path), source.grid, {IMAGE: _Reflectance(source, layer)})
 
 
 class _Reflectance:
     """A layer of a file whose numbers become reflectance as they are read."""
 
-    def __init__(self, source: ImageSource, layer: Layer, held: Bands) -> None:
+    def __init__(self, source: ImageSource, layer: Layer) -> None:
         self.layer = layer
+        self.notes, self.decisions = notes_of(source), decisions_of(source)
+        self.stored_dtype = source.layer.dtype
         self.shape = source.shape
         self.block = source.block
         self._source = source
+        held = source.layer.bands
+        self._zero_is_missing = np.array([band.nodata == 0 for band in held]).reshape(layer.axes)
         axes = (*layer.axes, 1, 1)
         self._scale = np.array([band.scale for band in held], np.float32).reshape(axes)
         # In stored units, so that the 1000 of newer Sentinel-2 products is taken off without rounding.
@@ -107,9 +104,7 @@ class _Reflectance:
         shape = (*self.layer.axes, *window.shape)
         numbers = stored.values.reshape(shape)
         held = np.broadcast_to(stored.valid, stored.values.shape).reshape(shape)
-        zero_is_missing = self._source.layer.nodata == 0
-        fold = np.logical_or if zero_is_missing else np.logical_and
-        valid: npt.NDArray[np.bool_] = fold.reduce(held, axis=-3, keepdims=True)
+        valid = self._folded(held)
         if numbers.dtype.kind == "f":
             valid &= np.isfinite(numbers).all(axis=-3, keepdims=True)
         values = numbers.astype(np.float32)
@@ -118,38 +113,22 @@ class _Reflectance:
         values[~np.broadcast_to(valid, shape)] = np.nan
         return Patch(values, valid)
 
+    def _folded(self, held: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which pixels are valid in all bands of a date; (..., band, row, col) becomes (..., 1, row, col)."""
+        zero = self._zero_is_missing
+        if zero.all():
+            any_held: npt.NDArray[np.bool_] = np.logical_or.reduce(held, axis=-3, keepdims=True)
+            return any_held
+        if not zero.any():
+            all_held: npt.NDArray[np.bool_] = np.logical_and.reduce(held, axis=-3, keepdims=True)
+            return all_held
+        apart = zero[..., None, None]
+        never: npt.NDArray[np.bool_] = np.logical_not(zero.any(axis=-1, keepdims=True))
+        dark = np.logical_or.reduce(held & apart, axis=-3, keepdims=True) | never[..., None, None]
+        return np.logical_and.reduce(held | apart, axis=-3, keepdims=True) & dark
+
     def close(self) -> None:
         self._source.close()
-
-
-def check_unit(scene: Scene, layer: Layer) -> None:
-    """Look at nine small windows of a scene for numbers that cannot be reflectance.
-
-    Args:
-        scene: opened with the scale and offset that are to be used.
-        layer: what a network expects.
-
-    Raises:
-        SceneError: half of all values lie above 2, or all below 0.0005.
-    """
-    found = []
-    for row in _spread(scene.grid.height):
-        for col in _spread(scene.grid.width):
-            patch = scene.read(Window(row, col, _PROBE_PX, _PROBE_PX), [layer.name])[layer.name]
-            found.append(patch.values[np.broadcast_to(patch.valid, patch.values.shape)])
-    values = np.concatenate(found)
-    if not values.size:
-        return
-    median, highest = float(np.median(values)), float(values.max())
-    if median > _BRIGHTEST:
-        problem, remedy = f"half of its values lie above {median:.4g}", "a smaller one, such as 0.0001 for 0-10000"
-    elif highest < _DARKEST:
-        problem, remedy = f"none of its values lies above {highest:.4g}", "a larger one, such as 1 for reflectance"
-    else:
-        return
-    raise SceneError(
-        f"{scene.name}: {problem} after scale and offset: reflectance lies between 0 and 1; give --scale {remedy}"
-    )
 
 
 def centre_of(grid: Grid) -> tuple[float, float] | None:
@@ -210,7 +189,7 @@ def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None
     inside = window.intersection(label.grid.window)
     if inside is not None:
         stored = label.read(inside)[MASK].values[0]
-        nodata = label.layers[MASK].nodata
+        nodata = label.layers[MASK].bands.bands[0].nodata
         target[inside.shifted(-window.row, -window.col).slices] = _indices(stored, nodata, codes, path)
     return target
 
@@ -254,9 +233,3 @@ def _indices(stored: npt.NDArray[Any], nodata: float | None, codes: LabelCodes, 
             "name the value with --classes or --ignore"
         )
     return target
-
-
-def _spread(length: int) -> list[int]:
-    """First pixels of up to three windows along an axis."""
-    last = max(0, length - _PROBE_PX)
-    return sorted({0, last // 2, last})

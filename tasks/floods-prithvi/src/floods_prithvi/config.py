@@ -64,9 +64,13 @@ class PrepareSettings(Settings):
     ignore: list[int] | None = deciding(
         None, "label values of pixels that neither train nor score; none: those of the format"
     )
-    scale: float | None = deciding(None, "reflectance of one stored unit; none: 0.0001, and 1 for burn-scars", gt=0)
-    offset: float = deciding(0.0, "reflectance of a stored zero")
-    nodata: float | None = deciding(None, "stored value of missing pixels; none: as the files or the format say")
+    scale: float | None = deciding(
+        None, "reflectance of one stored unit; none: as each file says, else 0.0001, and 1 for burn-scars", gt=0
+    )
+    offset: float | None = deciding(None, "reflectance of a stored zero; none: as each file says, else 0")
+    nodata: float | None = deciding(
+        None, "stored value of missing pixels; none: as each file says, else as the format does"
+    )
     lists: Path | None = deciding(
         None,
         "folder of split lists (flood_train_data.csv, ..., or train.txt, val.txt, test.txt); none: those found "
@@ -184,7 +188,9 @@ class PredictSettings(WorkerSettings):
     offset: float | None = operational(
         None, "reflectance of a stored zero; none: as the scene says, else as in the data set"
     )
-    nodata: float | None = operational(None, "stored value of missing pixels; none: as the files say")
+    nodata: float | None = operational(
+        None, "stored value of missing pixels; none: as the scene says, else as in the data set"
+    )
     mask: str | None = operational(
         None,
         "mask band of the scenes with the values or bits that are not mapped: SCL:3,8,9,10 or Fmask:bit1,bit3",

@@ -14,20 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from floods_prithvi import bands, chips, lists, names, windows
-from floods_prithvi.chips import IGNORED, IMAGE, MASK, centre_of, check_label_grid, check_unit, image_layer, read_target
+from floods_prithvi.chips import IGNORED, IMAGE, MASK, centre_of, check_label_grid, image_layer, read_target
 from floods_prithvi.config import TASK, PrepareSettings
 from floods_prithvi.lists import assign_splits
 from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
 from floods_prithvi.windows import SEPARATOR, Chips, Reader, Windows, pixels_of
 from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.declarations import Readings
 from geocore.errors import DataError
 from geocore.files import sha256_file, storage_errors
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
+from geocore.quantities import QuantityCheck
 from geocore.samples import built_in_sample
-from geocore.scenes import Scene
+from geocore.scenes import Scene, decisions_of
 
 __all__ = ["Chips", "Windows", "class_shares", "describe", "load_dataset"]
 
@@ -49,7 +51,8 @@ def describe(settings: PrepareSettings) -> Dataset:
     splits, split_notes = assign_splits(found, settings)
     dates, date_notes = _dates(found, settings)
     used = [chip for chip in found if chip.id in splits]
-    samples = [_sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out) for chip in used]
+    readings = Readings()
+    samples = [_sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out, readings) for chip in used]
     class_names = _classes(settings)
     dataset = Dataset(
         root=settings.out,
@@ -58,7 +61,13 @@ def describe(settings: PrepareSettings) -> Dataset:
         layers={IMAGE: layer},
         labels={MASK: LabelSpec(MASK, dict(enumerate(class_names.values())), IGNORED)},
         protocol=protocol,
-        notes=[*notes, *split_notes, *date_notes, *_remarks(samples, list(class_names.values()))],
+        notes=[
+            *notes,
+            *split_notes,
+            *date_notes,
+            *readings.lines("chips"),
+            *_remarks(samples, list(class_names.values())),
+        ],
     )
     dataset = with_pixel_sizes(dataset, IMAGE)
     torn, copies = _leaks(dataset)
@@ -98,9 +107,9 @@ def _protocol(settings: PrepareSettings, frames: int) -> dict[str, Scalar | None
     return {
         "format": settings.format,
         "file_bands": None if settings.bands is None else SEPARATOR.join(settings.bands),
-        "scale": form.scale if settings.scale is None else settings.scale,
+        "scale": settings.scale,
         "offset": settings.offset,
-        "nodata": form.nodata if settings.nodata is None else settings.nodata,
+        "nodata": settings.nodata,
         "frames": frames,
         "classes": SEPARATOR.join(classes.values()),
         "label_values": " ".join(map(str, classes)),
@@ -132,13 +141,18 @@ def _dates(found: Sequence[ChipFiles], settings: PrepareSettings) -> tuple[dict[
     return {chip.id: date for chip in found if (date := known[chip.group]) is not None}, notes
 
 
-def _sample(chip: ChipFiles, split: str, date: str | None, reader: Reader, out: Path) -> Sample:
+def _sample(chip: ChipFiles, split: str, date: str | None, reader: Reader, out: Path, readings: Readings) -> Sample:
     """A chip that was looked at: its grid, its unit, and the pixels of each class that count."""
     with reader.open(chip.image) as scene:
         check_label_grid(chip.label, scene)
-        check_unit(scene, reader.layer)
         grid = scene.grid
-        valid = scene.read(grid.window)[IMAGE].valid.reshape(-1, *grid.shape).all(axis=0)
+        patch = scene.read(grid.window)[IMAGE]
+        decisions = decisions_of(scene.sources[IMAGE])
+        readings.add(chip.image.name, decisions, scene.notes)
+        quantities = QuantityCheck(reader.layer.bands, decisions)
+        quantities.update(patch.values, patch.valid)
+        quantities.raise_if_impossible(scene.name)
+        valid = patch.valid.reshape(-1, *grid.shape).all(axis=0)
     target = read_target(chip.label, reader.codes)
     counts = np.bincount(target[valid], minlength=IGNORED + 1)
     attributes: dict[str, Scalar] = {"rows": grid.height, "cols": grid.width}

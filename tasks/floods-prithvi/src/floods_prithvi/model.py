@@ -25,10 +25,13 @@ from floods_prithvi.chips import IMAGE
 from floods_prithvi.config import TASK, ModelSettings
 from floods_prithvi.heads import FcnHead, Neck, UnetHead, tokens_to_image
 from floods_prithvi.variants import VARIANTS
+from floods_prithvi.windows import stored_of
 from geocore.blending import VALID, Head
+from geocore.declarations import Declaration
 from geocore.errors import CheckpointError, DataError, SettingsError, WeightsError
 from geocore.preprocessing import Preprocessing
 from geocore.scenes import Layer
+from geocore.shifts import TrainedOn
 from geocore.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -46,21 +49,24 @@ _HEAD_CHANNELS = 256
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How files hold reflectance: stored number * scale + offset."""
+    """How files hold reflectance, stored number * scale + offset, that do not say so themselves."""
 
     scale: float
     offset: float
     nodata: float | None
-    """Stored number of missing pixels; None: as the files say."""
+    """Stored number of missing pixels; None: no number."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> Stored:
         """As the chips of a data set do."""
-        protocol = dataset.protocol
-        nodata = protocol.get("nodata")
-        return cls(
-            float(protocol["scale"] or 1.0), float(protocol["offset"] or 0.0), None if nodata is None else float(nodata)
-        )
+        given, usual = stored_of(dataset.protocol)
+        held = given.before(usual)
+        return cls(held.scale or 1.0, held.offset or 0.0, held.nodata)
+
+    @property
+    def declaration(self) -> Declaration:
+        """What counts where a scene says nothing."""
+        return Declaration(self.nodata, self.scale, self.offset, by="training data")
 
 
 class FloodNet(nn.Module):
@@ -115,6 +121,11 @@ class FloodNet(nn.Module):
     def head(self) -> Head:
         """Channels and kind of the output, as blending wants to know them."""
         return Head(len(self.class_names), "classes")
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the numbers of its training data were."""
+        return TrainedOn.of(self.preprocessing.card()["layers"][IMAGE], self.layer, "training chips")
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about the network, so that `restore_model` can build it again."""

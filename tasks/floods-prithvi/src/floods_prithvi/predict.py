@@ -20,8 +20,6 @@ from geocore.commands import command
 from geocore.shares import in_shares
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from floods_prithvi.model import FloodNet
     from geocore.locations import Location
     from geocore.networks import Trained
@@ -108,14 +106,14 @@ class MapScene:
             arguments: `path` of the scene, `sha256` of its content.
             part: where the summary goes.
         """
-        from floods_prithvi.chips import check_unit
+        from floods_prithvi.chips import IMAGE
         from floods_prithvi.products import write_products
-        from geocore.devices import open_place
         from geocore.images import image_name
         from geocore.inference import predict_scene
         from geocore.locations import located
         from geocore.pixel_sizes import warn_if_resized
         from geocore.shares import joining
+        from geocore.shifts import look_over
         from geocore.surveys import parts_folder
 
         path, settings = located(arguments["path"]), self.settings
@@ -123,10 +121,8 @@ class MapScene:
         network = _network(settings.run).network
         folder = parts_folder(settings.output, name)
         with _open(settings, path, network) as scene:
-            check_unit(scene, network.layer)
             warn_if_resized(name, scene.grid, network.layer)
-            with open_place(settings.device):
-                warn_if_shifted(network, scene)
+            look_over(scene, IMAGE, network.trained_on, far=FAR, size_px=_PROBE_PX, scale=1.0)
             regions = predict_scene(
                 MapRegion(settings, path),
                 scene.grid.shape,
@@ -183,27 +179,6 @@ class MapRegion:
             )
 
 
-def warn_if_shifted(network: FloodNet, scene: Scene) -> None:
-    """Log a warning when a band's mean, over nine windows, lies far from what the network was trained on."""
-    from geocore.shifts import farthest, warn_if_far
-
-    worst, away = farthest(_standardised(network, scene))
-    names = network.layer.bands.names
-    warn_if_far(scene.name, f"the mean of band {names[worst % len(names)]}", away, far=FAR, reference="training chips")
-
-
-def _standardised(network: FloodNet, scene: Scene) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of a scene as the network sees them, with the pixels that are valid."""
-    from floods_prithvi.chips import IMAGE
-    from geocore.loading import stack
-    from geocore.shifts import probes
-
-    preprocessing = network.preprocessing.cpu()
-    for window in probes(scene.grid.shape, _PROBE_PX):
-        inputs = stack([scene.read(window)])
-        yield preprocessing(inputs)[IMAGE][0].numpy(), preprocessing.masks(inputs)[IMAGE][0].numpy()
-
-
 def _to_plan(
     settings: PredictSettings, network: FloodNet, scenes: Mapping[str, Location]
 ) -> Iterator[tuple[str, Scene, MapRegion]]:
@@ -214,20 +189,15 @@ def _to_plan(
 
 def _open(settings: PredictSettings, path: Location, network: FloodNet) -> Scene:
     from floods_prithvi.chips import open_scene
-    from geocore.granules import granule_of
+    from geocore.declarations import COMMAND_LINE, Declaration
     from geocore.masks import MaskRule
 
-    stored = network.stored
-    # The files of a granule say themselves which value is missing.
-    missing = stored.nodata if granule_of(path) is None else None
     return open_scene(
         path,
         network.layer,
         bands=settings.bands,
-        scale=settings.scale,
-        offset=settings.offset,
-        assumed=(stored.scale, stored.offset),
-        nodata=missing if settings.nodata is None else settings.nodata,
+        given=Declaration(settings.nodata, settings.scale, settings.offset, by=COMMAND_LINE),
+        usual=network.stored.declaration,
         mask=None if settings.mask is None else MaskRule.parse(settings.mask),
     )
 

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from floods_prithvi.chips import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_label, open_scene, target_of
+from floods_prithvi.names import FORMATS
 from geocore.datasets import Dataset, Sample
+from geocore.declarations import COMMAND_LINE, Declaration
 from geocore.decoded import DecodedScenes
 from geocore.errors import DataError
 from geocore.grid import Window
@@ -25,7 +27,7 @@ SEPARATOR: Final = ", "
 """Between the names of bands and classes where a data set lists them."""
 
 
-_RULES: Final = ("file_bands", "scale", "offset", "nodata", "frames")
+_RULES: Final = ("format", "file_bands", "scale", "offset", "nodata", "frames")
 
 
 class Reader:
@@ -36,21 +38,18 @@ class Reader:
         self.rules: dict[str, JsonValue] = {key: protocol.get(key) for key in _RULES}
         """What decides which reflectance a file holds."""
         try:
-            chosen, nodata = protocol["file_bands"], protocol["nodata"]
+            chosen = protocol["file_bands"]
             self._bands = None if chosen is None else str(chosen).split(SEPARATOR)
-            self._scale, self._offset = float(protocol["scale"] or 0), float(protocol["offset"] or 0)
-            self._nodata = None if nodata is None else float(nodata)
+            self._given, self._usual = stored_of(protocol)
             self.codes = LabelCodes(_numbers(protocol["label_values"]), _numbers(protocol["ignored_values"]))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, StopIteration) as error:
             raise DataError(
                 f"the data set does not say how its files are to be read ({error}): prepare the data again"
             ) from error
 
     def open(self, path: Path) -> Scene:
         """A chip as reflectance."""
-        return open_scene(
-            path, self.layer, bands=self._bands, scale=self._scale, offset=self._offset, nodata=self._nodata
-        )
+        return open_scene(path, self.layer, bands=self._bands, given=self._given, usual=self._usual)
 
 
 class Chips:
@@ -158,6 +157,21 @@ class Windows(Chips):
             "places": places,
             "keys": np.array([draw.epoch, draw.index], np.int64),
         }
+
+
+def stored_of(protocol: Mapping[str, Scalar | None]) -> tuple[Declaration, Declaration]:
+    """How the files of a data set hold reflectance: what was given when it was prepared, and what its format says.
+
+    Raises:
+        KeyError, ValueError, StopIteration: the data set does not say.
+    """
+    nodata, scale, offset = (
+        None if protocol[key] is None else float(protocol[key] or 0) for key in ("nodata", "scale", "offset")
+    )
+    name = str(protocol["format"])
+    form = next(form for key, form in FORMATS.items() if key == name)
+    usual = Declaration(form.nodata, form.scale, 0.0, by=f"format {name}")
+    return Declaration(nodata, scale, offset, by=COMMAND_LINE), usual
 
 
 def pixels_of(sample: Sample) -> Iterator[int]:

@@ -108,13 +108,14 @@ class MapScene:
             arguments: `path` of the scene, `sha256` of its content.
             part: made here.
         """
-        from geocore.devices import open_place
         from geocore.inference import predict_scene
         from geocore.pixel_sizes import warn_if_resized
         from geocore.shares import joining
+        from geocore.shifts import look_over
         from geocore.surveys import SUMMARY, parts_folder
-        from seaice_multitask.data import open_scene, working_scene
+        from seaice_multitask.data import PLANES, open_scene, working_scene
         from seaice_multitask.products import CLASSES_FILE, MappedScene, write_products
+        from seaice_multitask.working import standard_planes
 
         path, settings = Path(arguments["path"]), self.settings
         network = _network(settings.run).network
@@ -122,8 +123,8 @@ class MapScene:
             grid = scene.grid.coarser(network.working.downscale)
             folder = parts_folder(settings.output, scene.name)
             warn_if_resized(scene.name, grid, network.layer)
-            with open_place(settings.device):
-                warn_if_shifted(network, working_scene(scene, network.channels, network.working))
+            working = working_scene(scene, network.channels, network.working)
+            look_over(working, PLANES, standard_planes(network.channels), far=FAR, size_px=_PROBE_PX)
             regions = predict_scene(
                 MapRegion(settings, path),
                 grid.shape,
@@ -179,25 +180,6 @@ class MapRegion:
                 emit=planes.write,
                 flips=self.settings.flips,
             )
-
-
-def warn_if_shifted(network: SeaIceNet, scene: Scene) -> None:
-    """Log a warning when a plane's mean, over nine small windows, lies far from the standard that it should follow.
-
-    Args:
-        network: names the planes.
-        scene: on the working grid.
-    """
-    import numpy as np
-
-    from geocore.shifts import farthest, probes, warn_if_far
-    from seaice_multitask.model import PLANES
-
-    windows = probes(scene.grid.shape, _PROBE_PX)
-    patches = (scene.read(window, [PLANES])[PLANES] for window in windows)
-    worst, away = farthest((patch.values, np.broadcast_to(patch.valid, patch.values.shape)) for patch in patches)
-    what = f"the mean of {network.channels[worst]}"
-    warn_if_far(scene.name, what, away, far=FAR, reference="challenge's scenes")
 
 
 def _to_plan(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from geocore.errors import SceneError
 from geocore.grid import ControlPoint, Grid, Window
 from geocore.netcdf import NetcdfFile, NetcdfSource, open_netcdf
+from geocore.radiometry import physical
 from geocore.scenes import Layer, LayerSource, Patch, Scene
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.lattice import Lattice
@@ -63,7 +64,9 @@ def open_scene(path: Path, channels: Collection[str] | None = None) -> Scene:
             )
         grid = _grid(file, raw)
         with ExitStack() as opened:
-            sources: dict[str, LayerSource] = {SAR: _RawRadar(file, sar, grid) if raw else _ready_radar(file, sar)}
+            sources: dict[str, LayerSource] = {
+                SAR: _RawRadar(file, sar, grid) if raw else _ready_radar(file, sar, grid)
+            }
             opened.callback(sources[SAR].close)
             if coarse:
                 sources[COARSE] = _Coarse(path, coarse, grid, standardise=raw)
@@ -97,12 +100,11 @@ def _grid(file: NetcdfFile, raw: bool) -> Grid:
         # Pooling two by two leaves an odd last line or sample out.
         lines, samples = lines // RAW_RATIO, samples // RAW_RATIO
         latitude, longitude, rows, cols = (
-            file.read(f"sar_grid_{name}").astype(np.float64).ravel()
-            for name in ("latitude", "longitude", "line", "sample")
+            file.decoded(f"sar_grid_{name}").ravel() for name in ("latitude", "longitude", "line", "sample")
         )
         rows, cols = (rows + 0.5) / RAW_RATIO, (cols + 0.5) / RAW_RATIO
     else:
-        latitude, longitude = (file.read(f"sar_grid2d_{name}").astype(np.float64) for name in ("latitude", "longitude"))
+        latitude, longitude = (file.decoded(f"sar_grid2d_{name}") for name in ("latitude", "longitude"))
         if latitude.ndim != 2:
             raise SceneError(f"{file.path}: sar_grid2d_latitude must have two axes; get the file again")
         down, across = (np.linspace(0, n - 1, m) + 0.5 for n, m in zip((lines, samples), latitude.shape, strict=True))
@@ -129,20 +131,23 @@ def plane_shape(file: NetcdfFile, name: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _ready_radar(file: NetcdfFile, names: Sequence[str]) -> LayerSource:
-    """The radar's planes of a ready-to-train file; the attribute for its fill value is its own, not netCDF's."""
+def _ready_radar(file: NetcdfFile, names: Sequence[str], grid: Grid) -> LayerSource:
+    """The radar's planes of a ready-to-train file; the attribute for its fill value is its own, not netCDF's.
+
+    A file that was saved again may hold them packed into whole numbers.
+    """
     fills = {
         name: float(file.variable(name).attributes["variable_fill_value"])
         for name in names
         if "variable_fill_value" in file.variable(name).attributes
     }
-    return _ReadyRadar(NetcdfSource(file.path, names, layer=SAR, nodata=fills))
+    return _ReadyRadar(physical(NetcdfSource(file.path, names, layer=SAR, nodata=fills), grid))
 
 
 class _ReadyRadar:
     """The radar's planes of a ready-to-train file, under the units that its z-scores stand for."""
 
-    def __init__(self, source: NetcdfSource) -> None:
+    def __init__(self, source: LayerSource) -> None:
         self.layer = Layer(SAR, bands_of(source.layer.bands.names), "float32")
         self.shape = source.shape
         self._source = source
@@ -159,7 +164,7 @@ class _Coarse:
     """Variables of the 2 km grid, whose file leaves the last, incomplete line and sample out: they repeat the last."""
 
     def __init__(self, path: Path, names: Sequence[str], grid: Grid, *, standardise: bool) -> None:
-        self._source = NetcdfSource(path, names, layer=COARSE, ratio=COARSE_RATIO)
+        self._source = physical(NetcdfSource(path, names, layer=COARSE, ratio=COARSE_RATIO), grid)
         self.layer = Layer(COARSE, bands_of(names), "float32", COARSE_RATIO)
         self.shape = grid.coarser(COARSE_RATIO).shape
         self._standardise = standardise
@@ -196,15 +201,14 @@ class _RawRadar:
 
     def __init__(self, file: NetcdfFile, names: Sequence[str], grid: Grid) -> None:
         self._stored = [name for name in names if name != _INCIDENCE]
-        self._source = NetcdfSource(file.path, self._stored, layer=SAR)
+        self._source = physical(NetcdfSource(file.path, self._stored, layer=SAR), grid)
         self.layer = Layer(SAR, bands_of(names), "float32")
         self.shape = grid.shape
         self._lattice: Lattice | None = None
         if _INCIDENCE in names:
             side = math.isqrt(len(grid.gcps))
             lines, samples, self._angles = (
-                file.read(f"sar_grid_{name}").reshape(side, side).astype(np.float64)
-                for name in ("line", "sample", "incidenceangle")
+                file.decoded(f"sar_grid_{name}").reshape(side, side) for name in ("line", "sample", "incidenceangle")
             )
             self._lattice = Lattice(lines.mean(axis=1), samples.mean(axis=0))
 

@@ -6,6 +6,7 @@ upper left corner, and the last of a line or column may be incomplete. Only what
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from geocore.errors import SceneError
 from geocore.grid import Window
 from geocore.scenes import Layer, Patch, Scene
+from geocore.shifts import TrainedOn
 from seaice_multitask.channels import COARSE_STANDARD, MONTH, PLACE_STANDARD, SAR_STANDARD, bands_of
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings
@@ -41,7 +43,15 @@ def planes_layer(channels: Sequence[str]) -> Layer:
     Raises:
         SettingsError: a name is unknown or occurs twice.
     """
-    return Layer(PLANES, bands_of(channels), "float32", nodata=math.nan)
+    bands = bands_of(channels)
+    marked = tuple(dataclasses.replace(band, nodata=math.nan) for band in bands)
+    return Layer(PLANES, dataclasses.replace(bands, bands=marked), "float32")
+
+
+def standard_planes(channels: Sequence[str]) -> TrainedOn:
+    """What the planes of every scene should be: z-scores."""
+    ones = [1.0] * len(channels)
+    return TrainedOn(channels, [0.0] * len(channels), ones, (), "float32", "challenge's scenes")
 
 
 def working_scene(scene: Scene, channels: Sequence[str], working: WorkingSettings) -> Scene:
@@ -75,6 +85,7 @@ class WorkingSource:
             SceneError: the scene lacks a channel, its time or its control points.
         """
         self.layer = planes_layer(channels)
+        self.notes = scene.notes
         self.shape = scene.grid.coarser(working.downscale).shape
         self._scene, self._working = scene, working
         self._sar = _positions(scene, SAR, [name for name in channels if name in SAR_STANDARD])

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from geocore.datasets import Dataset, Sample
+from geocore.declarations import COMMAND_LINE, Declaration
 from geocore.decoded import DecodedScenes
 from geocore.errors import DataError, SceneError
-from geocore.granules import granule_of
 from geocore.grid import Window
 from geocore.images import image_bands, image_name, open_image
 from geocore.locations import Location, shown
@@ -52,13 +52,13 @@ def open_scene(
 
     Args:
         path: the file, its address, or a granule as `geocore.granules.granule_of` knows it.
-        layer: what a data set or a model expects: its bands are read by name, in its order, and its nodata value is
-            applied.
+        layer: what a data set or a model expects: its bands are read by name, in its order, and brought to its numbers;
+            its nodata values count where the file states none.
         bands: names or numbers, from 1, of the bands to read, in this order; with `layer`, those that stand for its
             bands. None: all, or the layer's by name.
-        nodata: takes the place of the file's nodata value, where no layer is given.
-        scale: with `layer`, physical value of one stored unit; None: as the scene says, else as the layer.
-        offset: with `layer`, physical value of a stored zero; None: as for `scale`.
+        nodata: takes the place of the file's nodata value.
+        scale: physical value of one stored unit; None: as the scene says, else as the layer.
+        offset: physical value of a stored zero; None: as for `scale`.
         mask: with `layer`, pixels that a mask band of the scene makes invalid.
 
     Raises:
@@ -67,7 +67,8 @@ def open_scene(
     """
     name = image_name(path)
     if layer is None:
-        own = open_image(path, layer=IMAGE, bands=_named(path, bands), nodata=nodata)
+        given = Declaration(nodata, scale, offset, by=COMMAND_LINE)
+        own = open_image(path, layer=IMAGE, bands=_named(path, bands), given=given)
         return Scene(name, own.grid, {IMAGE: own})
     if bands is None:
         bands = layer.bands.names
@@ -77,9 +78,9 @@ def open_scene(
             f"{shown(path)}: {len(bands)} bands are given ({', '.join(bands)}), but {len(layer.bands)} are needed "
             f"({', '.join(layer.bands.names)}): give one for each, in this order"
         )
-    # The files of a granule say themselves which value is missing.
-    missing = layer.nodata if granule_of(path) is None else None
-    source = open_image(path, layer=IMAGE, bands=bands, nodata=missing, mask=mask)
+    given = Declaration(nodata, by=COMMAND_LINE)
+    usual = [Declaration.of(band, "training data") for band in layer.bands]
+    source = open_image(path, layer=IMAGE, bands=bands, given=given, usual=usual, mask=mask)
     # The bands of an explicit map stand for the layer's.
     image = matched(source, layer, source.grid, name, scale=scale, offset=offset)
     return Scene(name, source.grid, {IMAGE: image})
@@ -137,6 +138,7 @@ class Areas:
         self.dataset = dataset
         self.samples: list[Sample] = dataset.split(split)
         self.layer = dataset.layers[IMAGE]
+        self._given: dict[str, Any] = {key: dataset.protocol.get(key) for key in ("nodata", "scale", "offset")}
         self._scenes: dict[str, Scene] = {}
         self._decoded = DecodedScenes(cache, reader="slumps-detectron2")
         self._opening = threading.Lock()
@@ -152,9 +154,10 @@ class Areas:
 
         def opened(path: Path) -> Scene:
             # Numbers of bands are those of the data set's own files.
-            return open_scene(path, self.layer, bands=self.layer.bands.names)
+            return open_scene(path, self.layer, bands=self.layer.bands.names, **self._given)
 
-        return self._open(index, self.samples[index].inputs[IMAGE], opened, rules=self.layer.to_dict())
+        rules: dict[str, JsonValue] = {"layer": self.layer.to_dict(), "given": self._given}
+        return self._open(index, self.samples[index].inputs[IMAGE], opened, rules=rules)
 
     def window(self, index: int) -> Window:
         """Pixels of the scene that belong to an area."""

@@ -89,7 +89,9 @@ class PrepareSettings(Settings):
     )
     ignore: int | None = deciding(None, "label value of pixels that neither train nor score; never assumed")
     like: bool = deciding(False, "clip each scene to its label raster, where that covers a part of it only")
-    nodata: float | None = deciding(None, "value of invalid pixels of the scenes; none: as their files say")
+    nodata: float | None = deciding(None, "value of invalid pixels of the scenes; none: as each file says")
+    scale: float | None = deciding(None, "physical value of one stored unit; none: as each file says", gt=0)
+    offset: float | None = deciding(None, "physical value of a stored zero; none: as each file says")
     split: SplitSettings = SplitSettings()
     cut: CutSettings = CutSettings()
 
@@ -233,6 +235,9 @@ class PredictSettings(WorkerSettings):
         gt=0,
     )
     offset: float | None = deciding(None, "physical value of a stored zero; none: as for scale")
+    nodata: float | None = deciding(
+        None, "value of invalid pixels of the scenes; none: as the scene says, else as in the training data"
+    )
     mask: str | None = deciding(
         None,
         "mask band of the scenes with the values or bits that are not mapped: SCL:3,8,9,10 or Fmask:bit1,bit3",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.declarations import Readings
 from geocore.errors import DataError
 from geocore.files import sha256_file
 from geocore.images import find_images
@@ -17,8 +18,11 @@ from geocore.manifests import Scalar
 from geocore.normalisation import BandCounts, Statistics
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
+from geocore.quantities import QuantityCheck
+from geocore.radiometry import common_layer
 from geocore.samples import built_in_sample
-from geocore.scenes import Layer
+from geocore.scenes import Layer, Scene, decisions_of
+from geocore.shifts import probe
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
 from slumps_detectron2.cuts import Tiles, collate, cut
@@ -48,6 +52,7 @@ __all__ = [
 SCENE_EXTENSIONS: Final = (".tif", ".tiff", ".vrt")
 _PRODUCTS: Final = ("_instances", "_classes", "_prob", "_pred")
 """What names of rasters made from a scene have behind its own."""
+_PROBE_PX: Final = 256
 
 
 def describe(settings: PrepareSettings) -> Dataset:
@@ -63,16 +68,20 @@ def describe(settings: PrepareSettings) -> Dataset:
     """
     pairs = find_pairs(settings)
     _check_classes(settings)
-    layer: Layer | None = None
+    readings = Readings()
+    layers: dict[str, Layer] = {}
+    for pair in pairs:
+        with _opened(pair, settings) as scene:
+            layers[pair.image.name] = scene.layers[IMAGE]
+            readings.add(pair.image.name, decisions_of(scene.sources[IMAGE]), scene.notes)
+    layer = common_layer(layers, remedy="choose bands that all have with --bands")
     samples: list[Sample] = []
     plots: list[Plot] = []
     notes: list[str] = []
     kinds: set[str] = set()
     for pair in pairs:
-        with open_scene(pair.image, bands=settings.bands, nodata=settings.nodata) as scene:
-            found = scene.layers[IMAGE]
-            layer = layer or found
-            _check_layer(pair.image, found, pairs[0].image, layer)
+        with _opened(pair, settings) as scene:
+            _check_quantities(scene)
 
             def path_of(label: str, name: str = pair.name) -> Path:
                 return settings.out / "labels" / f"{name}_{label}.tif"
@@ -85,7 +94,6 @@ def describe(settings: PrepareSettings) -> Dataset:
         notes += labels.notes + its_notes
         kinds.add(labels.kind)
         del labels
-    assert layer is not None
     if not any(plot.slumps for plot in plots):
         raise DataError(
             f"{pairs[0].labels[0]}: has no slump, nor has a label of another scene: a model cannot be trained on "
@@ -100,7 +108,7 @@ def describe(settings: PrepareSettings) -> Dataset:
         layers={IMAGE: layer},
         labels=_label_specs(samples, settings.class_names),
         protocol=_protocol(settings, kinds),
-        notes=[*notes, *split_notes],
+        notes=[*readings.lines("scenes"), *notes, *split_notes],
     )
     dataset = with_pixel_sizes(dataset, IMAGE)
     # Before the statistics, which take longer.
@@ -111,6 +119,20 @@ def describe(settings: PrepareSettings) -> Dataset:
         protocol={**dataset.protocol, "training_tiles": tiles},
         notes=[*dataset.notes, *(f"leak: {line}" for line in dataset.leaks())],
     )
+
+
+def _opened(pair: ScenePair, settings: PrepareSettings) -> Scene:
+    return open_scene(
+        pair.image, bands=settings.bands, nodata=settings.nodata, scale=settings.scale, offset=settings.offset
+    )
+
+
+def _check_quantities(scene: Scene) -> None:
+    """Refuse numbers that cannot be what the scene says of them."""
+    check = QuantityCheck(scene.layers[IMAGE].bands, decisions_of(scene.sources[IMAGE]))
+    for values, valid in probe(scene, IMAGE, _PROBE_PX):
+        check.update(values, valid)
+    check.raise_if_impossible(scene.name)
 
 
 def _samples(
@@ -152,6 +174,7 @@ def _protocol(settings: PrepareSettings, kinds: Iterable[str]) -> dict[str, Scal
         "block_px": split.block_px if split.by == "block" else None,
         "buffer_px": split.buffer_px if split.by == "block" else None,
         "label_kind": ", ".join(sorted(kinds)),
+        **settings.model_dump(include={"nodata", "scale", "offset"}, exclude_none=True),
     }
 
 
@@ -227,19 +250,3 @@ def _check_classes(settings: PrepareSettings) -> None:
         raise DataError(
             f"ignore = {settings.ignore}: is the class {names[settings.ignore]!r} in class_names; change one"
         )
-
-
-def _check_layer(path: Path, found: Layer, first_path: Path, first: Layer) -> None:
-    if found.bands.names != first.bands.names:
-        problem = f"bands {', '.join(found.bands.names)}, but {first_path.name} has {', '.join(first.bands.names)}"
-        remedy = "choose bands that all have with --bands"
-    elif found.dtype != first.dtype:
-        problem, remedy = f"{found.dtype}, but {first_path.name} is {first.dtype}", "convert one"
-    elif repr(found.nodata) != repr(first.nodata):
-        problem = f"nodata {found.nodata}, but {first_path.name} has {first.nodata}"
-        remedy = "say with --nodata which value is invalid in all"
-    elif [(b.scale, b.offset) for b in found.bands] != [(b.scale, b.offset) for b in first.bands]:
-        problem, remedy = f"scale or offset of its bands differ from those of {first_path.name}", "convert one"
-    else:
-        return
-    raise DataError(f"{path}: {problem}: all scenes of a data set must be alike; {remedy}")

@@ -81,7 +81,7 @@ def read_labels(path: Path, grid: Grid, settings: PrepareSettings, *, scene: str
         window = covered(path, label.grid, grid, like=settings.like)
         source = _Source(label, window, *offset(label.grid, grid))
         values = source.values()
-        kind = _checked_kind(path, values, layer.nodata, settings)
+        kind = _checked_kind(path, values, layer.bands.bands[0].nodata, settings)
         ids, count, classes = _objects(source, kind, values, settings)
     notes = _suspicions(path, kind, values, settings.ignore)
     return Labels(ids, window, count, kind, classes, notes)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from geocore.errors import CheckpointError, DataError
 from geocore.preprocessing import Preprocessing
 from geocore.scenes import Layer
+from geocore.shifts import TrainedOn
 from geocore.weights import load_strictly
 from slumps_detectron2.config import TASK, ModelSettings
 from slumps_detectron2.data import IMAGE, INSTANCES
@@ -69,6 +70,11 @@ class SlumpNet(nn.Module):
         self.preprocessing = preprocessing
         self.detector = detector
         self.register_buffer("class_values", torch.tensor(list(self.classes)), persistent=False)
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the numbers of its training data were."""
+        return TrainedOn.of(self.preprocessing.card()["layers"][IMAGE], self.layer, "training scenes")
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about the network, so that `restore_model` can build it again."""

@@ -22,7 +22,6 @@ from slumps_detectron2.config import PredictSettings
 if TYPE_CHECKING:
     import numpy as np
 
-    from geocore.devices import Place
     from geocore.locations import Location
     from geocore.networks import Trained
     from geocore.scenes import Scene
@@ -75,7 +74,7 @@ def predict(settings: PredictSettings) -> None:
         "threshold": threshold,
         "min_area_m2": settings.min_area_m2,
         "region_px": settings.region_px,
-        **settings.model_dump(mode="json", include={"bands", "scale", "offset", "mask"}),
+        **settings.model_dump(mode="json", include={"bands", "scale", "offset", "nodata", "mask"}),
         "precision": settings.device.precision,
         "version": importlib.metadata.version("slumps-detectron2"),
     }
@@ -107,14 +106,15 @@ class MapScene:
             arguments: `path` of the scene, `sha256` of its content.
             part: where the summary goes.
         """
-        from geocore.devices import open_place
         from geocore.images import image_name
         from geocore.inference import predict_scene
         from geocore.locations import located
         from geocore.pixel_sizes import warn_if_resized
         from geocore.shares import joining
+        from geocore.shifts import look_over
         from geocore.surveys import parts_folder
         from geocore.tiles import Tiling
+        from slumps_detectron2.data import IMAGE
         from slumps_detectron2.instances import merge
         from slumps_detectron2.products import Selection, write_products
         from slumps_detectron2.sightings import load_sightings
@@ -126,10 +126,9 @@ class MapScene:
         tiling = Tiling(size=trained.tiling.size, overlap=trained.tiling.overlap)
         folder = parts_folder(settings.output, name)
         with _open(settings, path, network) as scene:
-            with open_place(settings.device) as place:
-                network.to(place.device)
-                warn_if_resized(name, scene.grid, network.layer)
-                warn_if_shifted(network, scene, tiling.size, place)
+            warn_if_resized(name, scene.grid, network.layer)
+            scale = network.layer.bands.bands[0].scale
+            look_over(scene, IMAGE, network.trained_on, far=FAR, size_px=tiling.size, scale=scale)
             regions = predict_scene(
                 MapRegion(settings, path),
                 scene.grid.shape,
@@ -191,30 +190,6 @@ class MapRegion:
             save_sightings(part / "sightings.npz", sightings)
 
 
-def warn_if_shifted(network: SlumpNet, scene: Scene, size_px: int, place: Place) -> None:
-    """Log a warning when a band's mean, over nine tiles, lies far from what the network was trained on."""
-    from geocore.shifts import farthest, warn_if_far
-
-    worst, away = farthest(_standardised(network, scene, size_px, place))
-    band = network.layer.bands.names[worst]
-    warn_if_far(scene.name, f"the mean of band {band}", away, far=FAR, reference="training scenes")
-
-
-def _standardised(
-    network: SlumpNet, scene: Scene, size_px: int, place: Place
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows of a scene as the network sees them, with the pixels that are valid."""
-    from geocore.devices import to_device
-    from geocore.loading import stack
-    from geocore.shifts import probes
-    from slumps_detectron2.data import IMAGE
-
-    for window in probes(scene.grid.shape, size_px):
-        inputs = to_device(stack([scene.read(window)]), place.device)
-        values, masks = network.preprocessing(inputs)[IMAGE], network.preprocessing.masks(inputs)[IMAGE]
-        yield values[0].cpu().numpy(), masks[0].cpu().numpy()
-
-
 def _to_plan(
     settings: PredictSettings, network: SlumpNet, scenes: Mapping[str, Location]
 ) -> Iterator[tuple[str, Scene, MapRegion]]:
@@ -231,6 +206,7 @@ def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene
         path,
         network.layer,
         bands=settings.bands,
+        nodata=settings.nodata,
         scale=settings.scale,
         offset=settings.offset,
         mask=None if settings.mask is None else MaskRule.parse(settings.mask),

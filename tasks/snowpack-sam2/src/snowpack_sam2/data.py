@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import JsonValue
 
 from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.declarations import Declaration, Readings
 from geocore.decoded import DecodedScenes
 from geocore.errors import DataError, SceneError, SettingsError
 from geocore.files import sha256_file
@@ -23,9 +24,10 @@ from geocore.loading import Draw
 from geocore.normalisation import BandCounts, Statistics
 from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
 from geocore.prepared import load_prepared
+from geocore.radiometry import common_layer, matched
 from geocore.rasters import open_raster
 from geocore.samples import built_in_sample
-from geocore.scenes import Layer, Scene
+from geocore.scenes import Layer, Scene, decisions_of
 from geocore.splits import split_by_group
 from snowpack_sam2.config import TASK, PrepareSettings
 from snowpack_sam2.layers import boundaries_of
@@ -91,15 +93,17 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
 
     Args:
         path: a TIFF, PNG or JPEG file.
-        layer: what a model or a data set expects; its nodata rule is applied and its bands are read by name.
-        nodata: value of pixels that show no wall, where no layer is given.
+        layer: what a model or a data set expects: its bands are read by name, and its nodata value counts where the
+            file states none.
+        nodata: value of pixels that show no wall; takes the place of the file's.
 
     Raises:
         SceneError: the file cannot be read or lacks a band.
     """
     if layer is None:
         return open_raster(path, layer=PHOTO, nodata=nodata)
-    scene = open_raster(path, layer=PHOTO, bands=layer.bands.names, nodata=layer.nodata)
+    usual = [Declaration.of(band, "training photographs") for band in layer.bands]
+    scene = open_raster(path, layer=PHOTO, bands=layer.bands.names, nodata=nodata, usual=usual)
     with open_raster(path, layer=PHOTO) as whole:
         found = whole.layers[PHOTO].bands
     # A file without band names has numbers instead, and any file has a band 1: it has to have no others.
@@ -109,7 +113,11 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
             f"{path}: {len(found)} bands ({', '.join(found.names)}), but {len(layer.bands)} without a name are needed: "
             "save the near-infrared band as a grey photograph"
         )
-    return scene
+    try:
+        return Scene(scene.name, scene.grid, {PHOTO: matched(scene.sources[PHOTO], layer, scene.grid, scene.name)})
+    except SceneError:
+        scene.close()
+        raise
 
 
 def read_mask(path: Path, window: Window | None = None) -> Array:
@@ -144,18 +152,17 @@ def describe(settings: PrepareSettings) -> Dataset:
     share = settings.split
     shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
     splits = split_by_group(pits, shares, share.seed)
-    layer: Layer | None = None
+    readings = Readings()
+    layers: dict[str, Layer] = {}
+    for pair in pairs:
+        with open_photo(pair.image, nodata=settings.nodata) as scene:
+            layers[pair.image.name] = scene.layers[PHOTO]
+            readings.add(pair.image.name, decisions_of(scene.sources[PHOTO]), scene.notes)
+    layer = common_layer(layers, remedy="save all as grey, or all in colour")
     counts: BandCounts | None = None
     samples = []
     for pair, pit, split in zip(pairs, pits, splits, strict=True):
-        with open_photo(pair.image, nodata=settings.nodata) as scene:
-            found = scene.layers[PHOTO]
-            layer = layer or found
-            if found.bands.names != layer.bands.names:
-                raise DataError(
-                    f"{pair.image}: bands {', '.join(found.bands.names)}, but {pairs[0].image.name} has "
-                    f"{', '.join(layer.bands.names)}: all photographs need the same bands"
-                )
+        with open_photo(pair.image, layer=layer, nodata=settings.nodata) as scene:
             ids = read_mask(pair.label)
             if ids.shape != scene.grid.shape:
                 raise DataError(
@@ -178,7 +185,6 @@ def describe(settings: PrepareSettings) -> Dataset:
             labels={MASK: relative[pair.label]},
         )
         samples.append(sample.hashed(settings.data))
-    assert layer is not None
     assert counts is not None
     return Dataset(
         root=settings.data,
@@ -187,8 +193,12 @@ def describe(settings: PrepareSettings) -> Dataset:
         layers={PHOTO: layer},
         labels={MASK: LabelSpec(MASK, ignore=settings.ignore)},
         statistics=Statistics({PHOTO: counts.finish()}),
-        protocol={"split": "by pit" if settings.pit else "by photograph", "split_seed": share.seed},
-        notes=[] if settings.pit else [NOT_INDEPENDENT],
+        protocol={
+            "split": "by pit" if settings.pit else "by photograph",
+            "split_seed": share.seed,
+            **({} if settings.nodata is None else {"nodata": settings.nodata}),
+        },
+        notes=[*readings.lines("photographs"), *([] if settings.pit else [NOT_INDEPENDENT])],
     )
 
 
@@ -260,8 +270,10 @@ class Photos:
         """The photograph of a sample."""
         sample = self.samples[index]
         file = sample.inputs[PHOTO]
-        opened = functools.partial(open_photo, layer=self.layer)
-        return self._open(file, sample.hashes.get(file), opened, rules=self.layer.to_dict())
+        nodata: Any = self.dataset.protocol.get("nodata")
+        opened = functools.partial(open_photo, layer=self.layer, nodata=nodata)
+        rules: dict[str, JsonValue] = {"layer": self.layer.to_dict(), "nodata": nodata}
+        return self._open(file, sample.hashes.get(file), opened, rules=rules)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:

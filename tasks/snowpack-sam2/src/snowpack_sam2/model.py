@@ -14,6 +14,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from geocore.errors import CheckpointError, DataError, WeightsError
 from geocore.files import atomic_path, atomic_write_text, sha256_file
 from geocore.preprocessing import Preprocessing
 from geocore.scenes import Layer
+from geocore.shifts import TrainedOn
 from geocore.weights import load_foreign, load_strictly
 from snowpack_sam2.config import TASK
 from snowpack_sam2.data import PHOTO
@@ -134,6 +136,14 @@ class BoundaryNet(nn.Module):
         self.high_resolution_s0 = sam.sam_mask_decoder.conv_s0
         self.high_resolution_s1 = sam.sam_mask_decoder.conv_s1
         self.head = BoundaryHead(len(layer.bands))
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """How bright its training photographs were; their bands differ by colour, and are taken together."""
+        scaling = self.preprocessing.card()["layers"][PHOTO]
+        mean, std = np.array(scaling["mean"]), np.array(scaling["std"])
+        together = float(np.sqrt(np.mean(std**2 + (mean - mean.mean()) ** 2)))
+        return TrainedOn(["brightness"], [float(mean.mean())], [together], (), self.layer.dtype, "training photographs")
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about the network, so that `restore_model` can build it again."""

@@ -12,6 +12,7 @@ import csv
 import importlib.metadata
 import io
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from snowpack_sam2.data import Photos
     from snowpack_sam2.model import BoundaryNet
     from snowpack_sam2.scores import MappedPhoto
+
+logger = logging.getLogger(__name__)
 
 FAR = 4.0
 """Standard deviations: no photograph of the sample, whose exposures differ, has a mean half as far off."""
@@ -109,7 +112,7 @@ class TracePhoto:
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
             network.to(place.device)
-            warn_if_shifted(network, scene, place)
+            check_brightness(network, scene)
             probability, valid = boundary_probability(network, scene, tiling=trained.tiling, place=place)
             photo = scene.read(scene.grid.window)[PHOTO].values[0]
             rows = self._write(scene, probability, valid, photo)
@@ -205,19 +208,25 @@ def map_photos(network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, 
         yield MappedPhoto(probability, lines & valid, labelled & valid)
 
 
-def warn_if_shifted(network: BoundaryNet, scene: Scene, place: Place) -> None:
-    """Log a warning when a photograph's brightness lies far from what the network was trained on."""
-    from geocore.devices import to_device
-    from geocore.loading import stack
-    from geocore.shifts import farthest, warn_if_far
+def check_brightness(network: BoundaryNet, scene: Scene) -> None:
+    """Say how a photograph was read, and compare its brightness with that of the training photographs.
+
+    Raises:
+        SceneError: it is of another unit or type, such as 8-bit for 16-bit.
+    """
+    from geocore.scenes import decisions_of
+    from geocore.shifts import compare_with_training
     from snowpack_sam2.data import PHOTO
 
-    inputs = to_device(stack([scene.read(scene.grid.window)]), place.device)
-    values, valid = network.preprocessing(inputs)[PHOTO], network.preprocessing.masks(inputs)[PHOTO]
+    for note in scene.notes:
+        logger.info("%s", note)
+    patch = scene.read(scene.grid.window)[PHOTO]
+    valid = np.broadcast_to(patch.valid, patch.values.shape)
     # Bands of a photograph differ by its colour; together they are its brightness.
-    brightness = (values.reshape(1, -1).cpu().numpy(), valid.reshape(1, -1).cpu().numpy())
-    _, away = farthest([brightness])
-    warn_if_far(scene.name, "mean brightness", away, far=FAR, reference="training photographs")
+    together = [(patch.values.reshape(1, 1, -1), valid.reshape(1, 1, -1))]
+    decisions = decisions_of(scene.sources[PHOTO])
+    dtype = decisions[0].dtype if decisions else None
+    compare_with_training(scene.name, together, network.trained_on, far=FAR, dtype=dtype)
 
 
 def _network(run: Path) -> Trained[BoundaryNet]:
