@@ -84,11 +84,16 @@ class MaskedSource:
         if mask.shape != source.shape:
             raise ValueError(f"mask of {mask.shape} pixels for a layer of {source.shape}")
         self.layer = source.layer
-        self.notes, self.decisions = (*notes_of(source), *notes_of(mask)), decisions_of(source)
+        self.decisions = decisions_of(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
         self._source, self._mask, self._rule = source, mask, rule
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return (*notes_of(self._source), *notes_of(self._mask))
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.

@@ -44,13 +44,18 @@ class RescaledSource:
     def __init__(self, source: LayerSource, layer: Layer, held: Sequence[Band], grid: Grid) -> None:
         bands = tuple(dataclasses.replace(band, nodata=math.nan) for band in layer.bands)
         self.layer = dataclasses.replace(layer, dtype="float32", bands=dataclasses.replace(layer.bands, bands=bands))
-        self.notes, self.decisions = notes_of(source), decisions_of(source)
+        self.decisions = decisions_of(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
         self._source = source
         factors, shifts = _conversion(held, layer.bands)
         self._factors, self._shifts = factors[:, None, None], shifts[:, None, None]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return notes_of(self._source)
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.
@@ -204,14 +209,20 @@ class RelabelledSource:
 
     def __init__(self, source: LayerSource, layer: Layer, grid: Grid) -> None:
         self.layer = layer
-        self.notes, self.decisions = notes_of(source), decisions_of(source)
+        self.decisions = decisions_of(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
+        self._source = source
         self.read = source.read
         self.close = source.close
         if isinstance(source, DecodingSource):
             self.decode = source.decode
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return notes_of(self._source)
 
 
 def _conversion(held: Sequence[Band] | Bands, wanted: Bands) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

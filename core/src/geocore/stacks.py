@@ -80,7 +80,6 @@ class StackSource:
             self._opened = opened.pop_all()
         self.decisions = tuple(decisions[name] for name in order)
         """What was decided of each band."""
-        self.notes = tuple(dict.fromkeys(note for native in natives for note in notes_of(native)))
         self._dtype = np.result_type(*(native.layer.dtype for native in natives))
         self.layer = Layer(layer, Bands(tuple(decision.band for decision in self.decisions)), self._dtype.name)
         self.shape = self.grid.shape
@@ -88,6 +87,11 @@ class StackSource:
         # Blocks of coarse files are large on this grid and hold few pixels: to read one twice costs little.
         blocks = blocks or [member.block for member, _ in self._members]
         self.block: tuple[int, int] = (max(rows for rows, _ in blocks), max(cols for _, cols in blocks))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return tuple(dict.fromkeys(note for member, _ in self._members for note in notes_of(member)))
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.
@@ -123,6 +127,11 @@ class RepeatedSource:
         self.shape = shape
         self.block = (source.block[0] * ratio, source.block[1] * ratio)
         self._source, self._ratio = source, ratio
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return notes_of(self._source)
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.

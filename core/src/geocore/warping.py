@@ -92,10 +92,15 @@ class BlockwiseSource:
 
     def __init__(self, source: LayerSource, block: tuple[int, int]) -> None:
         self.layer = source.layer
-        self.notes, self.decisions = notes_of(source), decisions_of(source)
+        self.decisions = decisions_of(source)
         self.shape = source.shape
         self.block = block
         self._source = source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return notes_of(self._source)
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.

@@ -87,8 +87,7 @@ class _Reflectance:
 
     def __init__(self, source: ImageSource, layer: Layer) -> None:
         self.layer = layer
-        self.notes, self.decisions = notes_of(source), decisions_of(source)
-        self.stored_dtype = source.layer.dtype
+        self.decisions = decisions_of(source)
         self.shape = source.shape
         self.block = source.block
         self._source = source
@@ -98,6 +97,11 @@ class _Reflectance:
         self._scale = np.array([band.scale for band in held], np.float32).reshape(axes)
         # In stored units, so that the 1000 of newer Sentinel-2 products is taken off without rounding.
         self._shift = np.array([band.offset / band.scale for band in held], np.float32).reshape(axes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on how files were read."""
+        return notes_of(self._source)
 
     def read(self, window: Window) -> Patch:
         stored = self._source.read(window)

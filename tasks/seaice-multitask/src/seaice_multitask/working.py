@@ -85,7 +85,6 @@ class WorkingSource:
             SceneError: the scene lacks a channel, its time or its control points.
         """
         self.layer = planes_layer(channels)
-        self.notes = scene.notes
         self.shape = scene.grid.coarser(working.downscale).shape
         self._scene, self._working = scene, working
         self._sar = _positions(scene, SAR, [name for name in channels if name in SAR_STANDARD])
