@@ -104,7 +104,12 @@ class Bands:
         """Plain values for YAML and JSON; fields at their default are left out."""
         defaults = {field.name: field.default for field in dataclasses.fields(Band)}
         bands = [
-            {key: value for key, value in dataclasses.asdict(band).items() if value != defaults[key]}
+            {
+                # As it is read again: 0 and 0.0 are written differently, and a hash would tell them apart.
+                key: value if isinstance(value, str) else float(value)
+                for key, value in dataclasses.asdict(band).items()
+                if value != defaults[key]
+            }
             for band in self.bands
         ]
         plain: dict[str, Any] = {"bands": bands}

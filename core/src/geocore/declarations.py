@@ -210,7 +210,11 @@ class Readings:
             if len(ways) > 1:
                 ways = [f"{decision.band.name}: {_told(decision)}" for decision in decisions]
             alike["; ".join(ways)].append(name)
-        ways_told = [f"{_listed(names, what)}: {way}" for way, names in alike.items() if way]
+        # Where nobody says anything of any file there is nothing to tell.
+        silent = len(alike) == 1 and not any(
+            decision.nodata_by or decision.numbers_by for bands in self._decisions.values() for decision in bands
+        )
+        ways_told = [] if silent else [f"{_listed(names, what)}: {way}" for way, names in alike.items()]
         return [*ways_told, *dict.fromkeys(self._notes)]
 
 

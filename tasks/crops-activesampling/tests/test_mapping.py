@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor
 
 from crops_activesampling.caching import FOLDER, cache_patches
@@ -16,9 +16,9 @@ from crops_activesampling.config import CompositeSettings, ModelSettings
 from crops_activesampling.layout import PatchName
 from crops_activesampling.mapping import (
     MappedPatch,
+    check_numbers,
     composite_settings,
     counts_of_maps,
-    farthest_band,
     map_patch,
     map_split,
     read_composites,
@@ -30,7 +30,7 @@ from geocore.bands import Band, Bands
 from geocore.blending import VALID, Head
 from geocore.cache import map_array
 from geocore.devices import Place, open_place
-from geocore.errors import CheckpointError, DataError
+from geocore.errors import CheckpointError, DataError, SceneError
 from geocore.grid import Grid
 from geocore.normalisation import BandStatistics, Statistics
 from geocore.preprocessing import Preprocessing
@@ -188,7 +188,7 @@ def test_what_does_not_fit_the_network_is_refused(tmp_path: Path) -> None:
         composite_settings(SimpleNamespace(protocol={"frequency": "1MS"}))  # type: ignore[arg-type]
 
 
-def test_the_band_that_lies_farthest_from_training(place: Place) -> None:
+def test_the_band_that_lies_farthest_from_training(caplog: pytest.LogCaptureFixture) -> None:
     """Over the periods that the network sees, and over their pixels with data alone."""
     layer = layer_of(4, ("B04", "B08"))
     statistics = tuple(
@@ -205,9 +205,13 @@ def test_the_band_that_lies_farthest_from_training(place: Place) -> None:
     values[1, 0, :4] = 0
     values[1, 1, :4] = 60_000
     scene = Scene("p", Grid(8, 8), {"medians": ArraySource(layer, values)})
-    band, away = farthest_band(network.eval(), scene, place)
-    # float32 sums of 96 numbers about 1.
-    assert band == "B08" and away == pytest.approx(-1.5, abs=1e-5)
+    check_numbers(network, scene)
+    assert len(caplog.messages) == 1 and "the mean of band B08 lies -1.5 standard deviations from" in caplog.messages[0]
     empty = Scene("p", Grid(8, 8), {"medians": ArraySource(layer, np.zeros_like(values))})
-    assert farthest_band(network, empty, place)[1] == 0.0
-    assert torch.is_grad_enabled()
+    check_numbers(network, empty)
+    assert "no pixel of the windows looked at is valid" in caplog.messages[1]
+    # As shares of 1 and not as DN.
+    values = (np.random.default_rng(0).random((4, 2, 8, 8)) * 0.5).astype(np.float32)
+    shares = Scene("p", Grid(8, 8), {"medians": ArraySource(dataclasses.replace(layer, dtype="float32"), values)})
+    with pytest.raises(SceneError, match="reflectance 0-1 and whole numbers up to 10000"):
+        check_numbers(network, shares)

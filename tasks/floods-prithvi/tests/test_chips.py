@@ -23,16 +23,18 @@ from floods_prithvi.chips import (
     LabelCodes,
     centre_of,
     check_label_grid,
-    check_unit,
     image_layer,
     open_scene,
     read_target,
 )
 from floods_prithvi.config import SIX_BANDS
+from geocore.declarations import Declaration
 from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
 from geocore.normalisation import BandStatistics, Statistics
 from geocore.preprocessing import Preprocessing
+from geocore.quantities import QuantityCheck
+from geocore.scenes import Scene, decisions_of
 
 THIRTEEN = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
 PLACE = Affine(10, 0, 500_000, 0, -10, 4_200_000)
@@ -228,7 +230,7 @@ def test_bands_of_the_first_date_stand_for_those_of_all(tmp_path: Path) -> None:
 
 def test_stored_numbers_become_reflectance(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", tagged(6) * 1000)
-    with open_scene(path, LAYER, scale=1e-4, offset=-0.1) as scene:
+    with open_scene(path, LAYER, given=Declaration(scale=1e-4, offset=-0.1)) as scene:
         patch = scene.read(Window(0, 0, 2, 2))[IMAGE]
     assert scene.layers[IMAGE] == LAYER
     assert np.allclose(patch.values[:, 0, 0], np.arange(1, 7) * 0.1 - 0.1, atol=1e-7)
@@ -246,7 +248,8 @@ def test_what_a_scene_says_of_its_numbers_counts_before_what_is_assumed(tmp_path
         file.scales, file.offsets = (1e-4,) * 6, (-0.1,) * 6
 
     def reflectance(path: Path, **options: Any) -> npt.NDArray[np.float32]:
-        with open_scene(path, LAYER, assumed=(1e-4, 0.0), **options) as scene:
+        usual = Declaration(scale=1e-4, offset=0.0, by="format")
+        with open_scene(path, LAYER, given=Declaration(**options), usual=usual) as scene:
             values: npt.NDArray[np.float32] = scene.read(Window(0, 0, 20, 30))[IMAGE].values
             return values
 
@@ -267,7 +270,7 @@ def test_zero_is_missing_only_where_all_six_bands_are_zero(
     values[[1, 2, 3, 8, 11], 1, 1] = 0  # water so dark that five bands are 0
     values[[1, 2, 3, 8, 11, 12], 1, 2] = 0  # all six, though others are not
     path = write(tmp_path / "a.tif", values, names=THIRTEEN, nodata=tag)
-    with open_scene(path, LAYER, nodata=given) as scene:
+    with open_scene(path, LAYER, given=Declaration(given)) as scene:
         patch = scene.read(scene.grid.window)[IMAGE]
     assert patch.valid[0].tolist() == [[False, True, True], [True, True, False]]
     assert np.array_equal(np.isnan(patch.values).all(axis=0), ~patch.valid[0])
@@ -281,10 +284,10 @@ def test_other_values_are_missing_in_whichever_band_they_stand(tmp_path: Path) -
     values[:, 1, 2] = 0
     for tag, given in ((-9999.0, None), (None, -9999.0)):
         path = write(tmp_path / "a.tif", values, nodata=tag)
-        with open_scene(path, LAYER, nodata=given) as scene:
+        with open_scene(path, LAYER, given=Declaration(given)) as scene:
             assert scene.read(scene.grid.window)[IMAGE].valid[0].tolist() == [[False, False, True], [True, False, True]]
     # Zero as the missing value says nothing of NaN, which is never reflectance.
-    with open_scene(path, LAYER, nodata=0.0) as scene:
+    with open_scene(path, LAYER, given=Declaration(0.0)) as scene:
         assert scene.read(scene.grid.window)[IMAGE].valid[0].tolist() == [[True, False, True], [True, False, False]]
 
 
@@ -307,11 +310,18 @@ def test_window_outside_is_not_valid(tmp_path: Path) -> None:
 # --- unit ---
 
 
+def check_quantities(scene: Scene) -> None:
+    patch = scene.read(scene.grid.window)[IMAGE]
+    check = QuantityCheck(LAYER.bands, decisions_of(scene.sources[IMAGE]))
+    check.update(patch.values, patch.valid)
+    check.raise_if_impossible(scene.name)
+
+
 @pytest.mark.parametrize(
     "level, scale, remedy",
     [
-        (1500.0, 1.0, r"half of its values lie above 1500.*--scale a smaller one, such as 0.0001"),
-        (0.15, 1e-4, r"none of its values lies above 1\.5e-05.*--scale a larger one"),
+        (1500.0, 1.0, r"9900 of 9900 pixels of band blue lie beyond reflectance .*such as 0.0001 for 0-10000"),
+        (0.15, 1e-4, r"no pixel of band blue lies above 1\.5\d*e-05 \(float32\).*--scale a larger one"),
         (1500.0, 1e-4, None),
         (0.15, 1.0, None),
         (0.002, 1.0, None),  # deep shadow over water
@@ -321,21 +331,22 @@ def test_window_outside_is_not_valid(tmp_path: Path) -> None:
 def test_numbers_that_cannot_be_reflectance_are_refused(
     tmp_path: Path, level: float, scale: float, remedy: str | None
 ) -> None:
-    values = np.full((6, 150, 90), level, np.float32)
+    # Noise, since a value that all share is taken for that of missing pixels.
+    values = (level * np.random.default_rng(0).normal(1, 0.01, (6, 150, 90))).astype(np.float32)
     values[:, :40] = -9999
     path = write(tmp_path / "scene.tif", values, nodata=-9999)
-    with open_scene(path, LAYER, scale=scale) as scene:
+    with open_scene(path, LAYER, given=Declaration(scale=scale)) as scene:
         if remedy is None:
-            check_unit(scene, LAYER)
+            check_quantities(scene)
         else:
             with pytest.raises(SceneError, match=rf"^scene: {remedy}"):
-                check_unit(scene, LAYER)
+                check_quantities(scene)
 
 
 def test_scene_without_a_valid_pixel_has_no_unit(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", np.zeros((6, 20, 20), np.int16), nodata=0)
     with open_scene(path, LAYER) as scene:
-        check_unit(scene, LAYER)
+        check_quantities(scene)
 
 
 # --- place ---
@@ -421,9 +432,9 @@ needs_data = pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCOR
 def test_published_flood_chip_and_its_label() -> None:
     folder = real_folder() / "flood"
     label = folder / "Spain_7370579_LabelHand.tif"
-    with open_scene(folder / "Spain_7370579_S2Hand.tif", LAYER, scale=1e-4) as scene:
+    with open_scene(folder / "Spain_7370579_S2Hand.tif", LAYER, given=Declaration(scale=1e-4)) as scene:
         check_label_grid(label, scene)
-        check_unit(scene, LAYER)
+        check_quantities(scene)
         patch = scene.read(scene.grid.window)[IMAGE]
         assert centre_of(scene.grid) == pytest.approx((38.1058, -0.7589), abs=1e-4)
     assert patch.valid.all()
@@ -434,7 +445,7 @@ def test_published_flood_chip_and_its_label() -> None:
         means = patch.values[[0, 3, 4, 5]][:, target == value].mean(axis=1) * 10_000
         assert np.abs(means - expected).max() < 1
     with open_scene(folder / "Spain_7370579_S2Hand.tif", LAYER) as scene, pytest.raises(SceneError, match="--scale"):
-        check_unit(scene, LAYER)
+        check_quantities(scene)
 
 
 @pytest.mark.real
@@ -467,8 +478,8 @@ def test_published_chips_of_thirteen_bands_without_names(path: str) -> None:
     file = real_folder() / "multispectral" / path
     with pytest.raises(SceneError, match="13 bands without names.*--bands 2 3 4 9 12 13"):
         open_scene(file, LAYER)
-    with open_scene(file, LAYER, bands=["2", "3", "4", "9", "12", "13"], scale=1e-4) as scene:
-        check_unit(scene, LAYER)
+    with open_scene(file, LAYER, bands=["2", "3", "4", "9", "12", "13"], given=Declaration(scale=1e-4)) as scene:
+        check_quantities(scene)
         values = scene.read(scene.grid.window)[IMAGE].values
     with rasterio.open(file) as raw:
         assert np.allclose(values, raw.read([2, 3, 4, 9, 12, 13]) * 1e-4, atol=1e-6)
@@ -480,6 +491,9 @@ def test_chip_in_reflectance_with_names_and_another_nodata() -> None:
     path = real_folder() / "burn" / "hls_like_6band_from_S2_Bykovsky.tif"
     with open_scene(path, LAYER) as scene:
         assert scene.layers[IMAGE].bands.names == tuple(SIX_BANDS)
-        check_unit(scene, LAYER)
-    with open_scene(path, LAYER, scale=1e-4) as scene, pytest.raises(SceneError, match="--scale a larger one"):
-        check_unit(scene, LAYER)
+        check_quantities(scene)
+    with (
+        open_scene(path, LAYER, given=Declaration(scale=1e-4)) as scene,
+        pytest.raises(SceneError, match="--scale a larger one"),
+    ):
+        check_quantities(scene)

@@ -135,7 +135,7 @@ def test_separate_folders_and_suffixes_are_paired(tmp_path: Path) -> None:
         ("size", "match pixel by pixel"),
         ("float mask", "integer layer ids"),
         ("all ignored", "every pixel is 255"),
-        ("bands", "same bands"),
+        ("bands", "save all as grey, or all in colour"),
         ("pattern", "finds no group"),
         ("too few pits", "pits|groups"),
     ],
@@ -252,7 +252,7 @@ def test_published_tiles_are_paired_and_called_not_independent(tmp_path: Path) -
     pairs = Path(os.environ["GEOCORE_DATA"]) / "snowpack" / "pairs"
     dataset = describe(PrepareSettings(data=pairs, out=tmp_path, image_suffix="_nir", nodata=0))
     assert len(dataset.samples) == 14
-    assert list(dataset.notes) == [NOT_INDEPENDENT]
+    assert list(dataset.notes) == ["14 photographs: 0 is missing (command line), numbers as stored", NOT_INDEPENDENT]
     photos = Photos(dataset, "train")
     for index in range(len(photos.samples)):
         lines, labelled = photos.truth(index)
