@@ -335,7 +335,7 @@ def test_scene_in_stored_numbers_against_reflectance_is_refused(
     words = ["--run", tmp_path / "run", "--input", tmp_path / "dn.tif", "--output", tmp_path / "m", *CPU]
     assert run_command(predict, *words) == 2
     (line,) = errors_of(capsys.readouterr().err)
-    assert "reflectance lies between 0 and 1" in line and "--scale" in line
+    assert "lie beyond reflectance (-0.2 to 2;" in line and "--scale" in line
     assert run_command(predict, *words, "--scale", "0.0001") == 0
 
 
