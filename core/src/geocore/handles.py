@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,27 @@ def open_handle(path: Location) -> Any:
         raise SceneError(
             f"{path}: cannot be opened as a raster ({reason}); give a GeoTIFF, TIFF, PNG or JPEG file"
         ) from error
+
+
+def lossy_compression(dataset: Any) -> str | None:
+    """What an open rasterio dataset is compressed with, where that changes values; None where it keeps them.
+
+    A VRT is as its sources are.
+    """
+    for source in dataset.files[1:] if dataset.driver == "VRT" else ():
+        if Path(source).is_file() and Path(source) != Path(dataset.name):
+            with closing(open_handle(Path(source))) as part:
+                if (found := lossy_compression(part)) is not None:
+                    return f"{found} (of {Path(source).name})"
+    tags = {**dataset.tags(ns="IMAGE_STRUCTURE"), **(dataset.tags(1, ns="IMAGE_STRUCTURE") if dataset.count else {})}
+    compression = tags.get("COMPRESSION") or dataset.driver
+    if dataset.driver == "JPEG" or "JPEG" in compression.split():
+        return "JPEG"
+    if tags.get("COMPRESSION_REVERSIBILITY", "").startswith("LOSSY"):
+        return f"lossy {compression}"
+    if float(tags.get("MAX_Z_ERROR", 0)) > 0:
+        return f"{compression} with an error of up to {tags['MAX_Z_ERROR']}"
+    return None
 
 
 def remedy_for(path: Location) -> str:

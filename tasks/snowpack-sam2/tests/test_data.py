@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
@@ -24,7 +25,6 @@ from snowpack_sam2.data import (
     find_photos,
     load_dataset,
     open_photo,
-    read_mask,
 )
 
 
@@ -133,7 +133,8 @@ def test_separate_folders_and_suffixes_are_paired(tmp_path: Path) -> None:
         ("mask without photo", "pit9_0_mask"),
         ("photo without mask", "pit9_0.tif"),
         ("size", "match pixel by pixel"),
-        ("float mask", "integer layer ids"),
+        ("float mask", r"holds 0.5, and 1 such pixels"),
+        ("coloured mask", r"3 bands of uint8: a mask has one band of whole numbers"),
         ("all ignored", "every pixel is 255"),
         ("bands", "save all as grey, or all in colour"),
         ("pattern", "finds no group"),
@@ -150,7 +151,11 @@ def test_data_that_do_not_fit_are_refused(raw: Path, damage: str, message: str) 
         case "size":
             _write(raw / "pit0_0_mask.tif", _ids((48, 41)))
         case "float mask":
-            _write(raw / "pit0_0_mask.tif", _ids().astype(np.float32))
+            _write(
+                raw / "pit0_0_mask.tif", np.where(np.eye(48, 40) * np.arange(40) == 30, 0.5, _ids()).astype(np.float32)
+            )
+        case "coloured mask":
+            _write(raw / "pit0_0_mask.tif", np.stack([_ids()] * 3))
         case "all ignored":
             _write(raw / "pit0_0_mask.tif", np.full((48, 40), 255, np.uint8))
         case "bands":
@@ -242,8 +247,65 @@ def test_photographs_of_one_name_would_overwrite_each_other(raw: Path, tmp_path:
         find_photos([raw, tmp_path / "other"])
 
 
-def test_window_of_a_mask(raw: Path) -> None:
-    assert np.array_equal(read_mask(raw / "pit0_0_mask.tif", Window(18, 0, 4, 40)), _ids()[18:22])
+def test_what_a_mask_calls_nodata_makes_no_boundary(raw: Path) -> None:
+    for number in range(6):
+        ids = _ids().astype(np.int16)
+        ids[40:] = -1
+        path = raw / f"pit{number // 2}_{number}_mask.tif"
+        write_raster(path, ids[np.newaxis], grid=Grid(*ids.shape), nodata=-1, cog=False)
+    dataset = describe(_settings(raw))
+    assert list(dataset.notes) == [
+        "6 of 6 masks call 1920 pixels nodata (-1): these count for nothing: pit0_0_mask.tif, pit0_1_mask.tif, "
+        "pit1_2_mask.tif, pit1_3_mask.tif, pit2_4_mask.tif and 1 more"
+    ]
+    photos = Photos(dataset, "train")
+    lines, labelled = photos.truth(0)
+    assert np.flatnonzero(lines.any(axis=1)).tolist() == [19] and lines.sum() == 36
+    assert labelled[:40, 4:].all() and not labelled[40:].any() and not labelled[:, :4].any()
+    assert dataset.statistics is not None
+    assert dataset.statistics.layers[PHOTO][0].count == len(photos.samples) * 40 * 36
+
+
+def test_masks_of_one_layer_are_counted_and_refused_where_all_are(raw: Path) -> None:
+    flat = np.full((48, 40), 7, np.uint8)
+    flat[:, :4] = 255
+    _write(raw / "pit1_2_mask.tif", flat)
+    assert list(describe(_settings(raw)).notes) == ["1 of 6 masks hold one value only: pit1_2_mask.tif"]
+    for number in range(6):
+        _write(raw / f"pit{number // 2}_{number}_mask.tif", flat + (flat < 255) * np.uint8(number))
+    with pytest.raises(DataError, match=r"all 6 masks hold one value: pit0_0_mask.tif \(7\), pit0_1_mask.tif \(8\)"):
+        describe(_settings(raw))
+
+
+@pytest.mark.parametrize(
+    ("sin", "message"),
+    [
+        ("jpeg", r"pit0_0_mask.jpg: JPEG changes values"),
+        ("interpolated", r"pit0_0_mask.tif: \d\d of its \d\d values, such as \d+, \d+, .* scattered pixels"),
+        ("swapped", r"pit0_0_mask.tif: is a photograph \(\d+ values\), and .*pit0_0.tif holds few values.*are swapped"),
+        ("photograph", r"pit0_0_mask.tif: is a photograph, or a mask that was interpolated"),
+        ("image", r"pit0_0_mask.tif: holds the same pixels as .*pit0_0.tif"),
+    ],
+)
+def test_what_is_no_mask_is_refused_by_name(raw: Path, sin: str, message: str) -> None:
+    mask, photo = raw / "pit0_0_mask.tif", raw / "pit0_0.tif"
+    match sin:
+        case "jpeg":
+            mask.unlink()
+            Image.fromarray(_ids()).save(mask.with_suffix(".jpg"), quality=95)
+        case "interpolated":
+            turned = Image.fromarray(_ids()).rotate(5, Image.Resampling.BILINEAR, fillcolor=255)
+            _write(mask, np.array(turned))
+        case "swapped":
+            _write(mask, _photo(0))
+            _write(photo, _ids().astype(np.uint16))
+        case "photograph":
+            _write(mask, _photo(1))
+        case "image":
+            _write(mask, _photo(0))
+    with pytest.raises(DataError, match=message) as refused:
+        describe(_settings(raw))
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.real
@@ -252,7 +314,11 @@ def test_published_tiles_are_paired_and_called_not_independent(tmp_path: Path) -
     pairs = Path(os.environ["GEOCORE_DATA"]) / "snowpack" / "pairs"
     dataset = describe(PrepareSettings(data=pairs, out=tmp_path, image_suffix="_nir", nodata=0))
     assert len(dataset.samples) == 14
-    assert list(dataset.notes) == ["14 photographs: 0 is missing (command line), numbers as stored", NOT_INDEPENDENT]
+    assert list(dataset.notes) == [
+        "14 photographs: 0 is missing (command line), numbers as stored",
+        "1 of 14 masks hold one value only: batch_1_12_mask.png",
+        NOT_INDEPENDENT,
+    ]
     photos = Photos(dataset, "train")
     for index in range(len(photos.samples)):
         lines, labelled = photos.truth(index)

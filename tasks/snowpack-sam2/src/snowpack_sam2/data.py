@@ -20,6 +20,7 @@ from geocore.errors import DataError, SceneError, SettingsError
 from geocore.files import sha256_file
 from geocore.formats import unread_among
 from geocore.grid import Window
+from geocore.labels import Census, check_mask, check_varied, missing_note, open_label
 from geocore.loading import Draw
 from geocore.normalisation import BandCounts, Statistics
 from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
@@ -27,7 +28,7 @@ from geocore.prepared import load_prepared
 from geocore.radiometry import common_layer, matched
 from geocore.rasters import open_raster
 from geocore.samples import built_in_sample
-from geocore.scenes import Layer, Scene, decisions_of
+from geocore.scenes import Layer, Patch, Scene, decisions_of
 from geocore.splits import split_by_group
 from snowpack_sam2.config import TASK, PrepareSettings
 from snowpack_sam2.layers import boundaries_of
@@ -120,32 +121,15 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
         raise
 
 
-def read_mask(path: Path, window: Window | None = None) -> Array:
-    """Layer ids, shape (row, col), integer; all of a mask or a window of it.
-
-    Raises:
-        SceneError: the file cannot be read.
-        DataError: the mask has several bands or no integer ids.
-    """
-    with open_raster(path, layer=MASK, codes=True) as scene:
-        layer = scene.layers[MASK]
-        if len(layer.bands) != 1 or np.dtype(layer.dtype).kind not in "ui":
-            raise DataError(
-                f"{path}: {len(layer.bands)} bands of {layer.dtype}: a mask has one band of integer layer ids; "
-                "save it as 8- or 16-bit grey"
-            )
-        ids: Array = scene.read(window or scene.grid.window)[MASK].values[0]
-        return ids
-
-
 def describe(settings: PrepareSettings) -> Dataset:
     """The data set in the folder of the photographs: pairs, splits by pit, content hashes, brightness statistics.
 
     Statistics cover the labelled pixels of the training photographs.
 
     Raises:
-        DataError: unmatched files, a mask of another size or of one value that is ignored, bands that differ, or too
-            few pits for three splits.
+        DataError: unmatched files, a mask of another size or of ignored pixels alone, one that is no mask (a
+            photograph, interpolated, in a lossy format), only masks of one layer, bands that differ, or too few pits
+            for three splits.
     """
     pairs = find_pairs(settings)
     pits = [_pit_of(pair.stem, settings.pit) for pair in pairs]
@@ -161,20 +145,15 @@ def describe(settings: PrepareSettings) -> Dataset:
     layer = common_layer(layers, remedy="save all as grey, or all in colour")
     counts: BandCounts | None = None
     samples = []
+    censuses: dict[str, Census] = {}
     for pair, pit, split in zip(pairs, pits, splits, strict=True):
         with open_photo(pair.image, layer=layer, nodata=settings.nodata) as scene:
-            ids = read_mask(pair.label)
-            if ids.shape != scene.grid.shape:
-                raise DataError(
-                    f"{pair.label}: {ids.shape[0]} x {ids.shape[1]} px, but {pair.image.name} has "
-                    f"{scene.grid.height} x {scene.grid.width}: photograph and mask must match pixel by pixel"
-                )
-            labelled = np.ones(ids.shape, bool) if settings.ignore is None else ids != settings.ignore
-            if not labelled.any():
-                raise DataError(f"{pair.label}: every pixel is {settings.ignore} (ignore): remove the pair or label it")
+            census, ids = _checked_mask(pair, scene, settings.ignore)
+            censuses[pair.label.name] = census
             if split == "train":
                 counts = counts or BandCounts(layer)
                 patch = scene.read(scene.grid.window)[PHOTO]
+                labelled = ids.valid if settings.ignore is None else ids.valid & (ids.values != settings.ignore)
                 counts.update(patch.values, patch.valid & labelled)
         relative = {path: path.relative_to(settings.data).as_posix() for path in (pair.image, pair.label)}
         sample = Sample(
@@ -186,6 +165,8 @@ def describe(settings: PrepareSettings) -> Dataset:
         )
         samples.append(sample.hashed(settings.data))
     assert counts is not None
+    ids_of = {name: set(census.pixels) - {settings.ignore} for name, census in censuses.items()}
+    mask_notes = check_varied(str(settings.data), ids_of, names=True) + missing_note(censuses)
     return Dataset(
         root=settings.data,
         task=TASK,
@@ -198,8 +179,22 @@ def describe(settings: PrepareSettings) -> Dataset:
             "split_seed": share.seed,
             **({} if settings.nodata is None else {"nodata": settings.nodata}),
         },
-        notes=[*readings.lines("photographs"), *([] if settings.pit else [NOT_INDEPENDENT])],
+        notes=[*readings.lines("photographs"), *mask_notes, *([] if settings.pit else [NOT_INDEPENDENT])],
     )
+
+
+def _checked_mask(pair: Pair, photo: Scene, ignore: int | None) -> tuple[Census, Patch]:
+    """The ids of a mask, counted and whole."""
+    with open_label(pair.label, layer=MASK) as mask:
+        if mask.grid.shape != photo.grid.shape:
+            raise DataError(
+                f"{pair.label}: {mask.grid.height} x {mask.grid.width} px, but {pair.image.name} has "
+                f"{photo.grid.height} x {photo.grid.width}: photograph and mask must match pixel by pixel"
+            )
+        census = check_mask(pair.label, mask, pair.image, photo)
+        if not set(census.pixels) - {ignore}:
+            raise DataError(f"{pair.label}: every pixel is {ignore} (ignore) or nodata: remove the pair or label it")
+        return census, mask.read(mask.grid.window)[MASK]
 
 
 def _pit_of(stem: str, pattern: str | None) -> str:
@@ -287,11 +282,11 @@ class Photos:
             Lines and labelled pixels, both of shape (row, col), bool. Outside the photograph nothing is labelled.
         """
         file, hashes = self.samples[index].labels[MASK], self.samples[index].hashes
-        scene = self._open(file, hashes.get(file), functools.partial(open_raster, layer=MASK, codes=True), rules=MASK)
+        scene = self._open(file, hashes.get(file), functools.partial(open_label, layer=MASK), rules=MASK)
         patch = scene.read(window or scene.grid.window)[MASK]
         ids = patch.values[0]
         labelled = patch.valid[0] if self.ignore is None else patch.valid[0] & (ids != self.ignore)
-        lines = boundaries_of(ids, ignore=self.ignore)
+        lines = boundaries_of(ids, ignore=self.ignore, valid=patch.valid[0])
         return lines & labelled, labelled
 
     def read(self, draw: Draw) -> dict[str, Any]:

@@ -24,20 +24,24 @@ _PROFILE_PX = 6
 """Reach above and below a boundary in which its contrast and sharpness are measured."""
 
 
-def boundaries_of(layers: npt.NDArray[np.integer], *, ignore: int | None = 255) -> BoolArray:
+def boundaries_of(
+    layers: npt.NDArray[np.integer], *, ignore: int | None = 255, valid: BoolArray | None = None
+) -> BoolArray:
     """Draw one-pixel lines where the layer changes between 4-neighbours.
 
-    Ids are names: only their change counts. A change to or from an ignored pixel is no boundary.
+    Ids are names: only their change counts. A change to or from an ignored or invalid pixel is no boundary.
 
     Args:
         layers: Shape (row, col), integer: layer id of each pixel.
         ignore: Id of pixels that are no layer; None when all are.
+        valid: Shape (row, col): pixels that have an id, as the mask's file says; None when all have.
 
     Returns:
         Shape (row, col), bool: True on the upper or left pixel of each change.
     """
     lines = np.zeros(layers.shape, bool)
-    known = np.ones(layers.shape, bool) if ignore is None else layers != ignore
+    known = np.ones(layers.shape, bool) if valid is None else valid
+    known = known if ignore is None else known & (layers != ignore)
     lines[:-1] |= (layers[:-1] != layers[1:]) & known[:-1] & known[1:]
     lines[:, :-1] |= (layers[:, :-1] != layers[:, 1:]) & known[:, :-1] & known[:, 1:]
     return lines
