@@ -65,8 +65,8 @@ class RescaledSource:
         """
         patch = self._source.read(window)
         values = patch.values.astype(np.float32)
-        values *= self._factors
         values += self._shifts
+        values *= self._factors
         return Patch(values, patch.valid)
 
     def close(self) -> None:
@@ -226,8 +226,11 @@ class RelabelledSource:
 
 
 def _conversion(held: Sequence[Band] | Bands, wanted: Bands) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Factor and shift of each band, so that wanted number = held number * factor + shift; shape (band,), float32."""
+    """Factor and shift of each band, so that wanted number = (held number + shift) * factor; shape (band,), float32.
+
+    Shifted in stored units, so that the 1000 of newer Sentinel-2 products is taken off without rounding.
+    """
     pairs = list(zip(held, wanted, strict=True))
     factors = [mine.scale / theirs.scale for mine, theirs in pairs]
-    shifts = [(mine.offset - theirs.offset) / theirs.scale for mine, theirs in pairs]
+    shifts = [(mine.offset - theirs.offset) / mine.scale for mine, theirs in pairs]
     return np.array(factors, np.float32), np.array(shifts, np.float32)

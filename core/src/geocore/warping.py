@@ -72,6 +72,8 @@ class Warp:
                 nodata=nodata if stated else None,
                 add_alpha=not stated and not alpha,
                 tolerance=_TOLERANCE_PX,
+                # Each band is missing for itself; else only a pixel that is missing in all of them would be.
+                UNIFIED_SRC_NODATA="NO",
                 # Otherwise GDAL measures them for each part that it warps, and the parts would not fit together.
                 XSCALE=scale_x,
                 YSCALE=scale_y,
