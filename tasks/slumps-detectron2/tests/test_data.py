@@ -580,6 +580,29 @@ def test_numbers_of_bands_stand_for_nothing_in_another_file(tmp_path: Path) -> N
     open_scene(tmp_path / "three.tif", bare).close()
 
 
+def test_a_band_flagged_alpha_is_near_infrared_when_asked_for(raw: Path, tmp_path: Path) -> None:
+    for path in sorted(raw.glob("s?.tif")):
+        with rasterio.open(path) as file:
+            values = np.clip(file.read() // 20, 1, 254).astype(np.uint8)
+        values[3, :8] = 0
+        with rasterio.open(
+            path, "w", driver="GTiff", count=4, dtype="uint8", photometric="RGB", alpha="YES",
+            height=SHAPE[0], width=SHAPE[1], crs=CRS, transform=rasterio.Affine(*_grid().transform),
+        ) as file:  # fmt: skip
+            file.write(values)
+    three, four = (describe(_settings(raw, bands=bands)) for bands in (None, ["1", "2", "3", "4"]))
+    for dataset, count, lost in ((three, 3, 8), (four, 4, 0)):
+        layer = dataset.layers[IMAGE]
+        assert layer.bands.names == ("1", "2", "3", "4")[:count]
+        areas = Areas(dataset, "train")
+        assert dataset.statistics.layers[IMAGE][0].count == len(areas.samples) * (SHAPE[0] - lost) * SHAPE[1]
+        # A scene to be mapped has the same bands, and is read as the training scenes were.
+        with open_scene(raw / "s0.tif", layer) as scene:
+            patch = scene.read(scene.grid.window)[IMAGE]
+        assert patch.values.shape[0] == count
+        assert patch.valid.all() == (lost == 0)
+
+
 def test_scenes_are_found_and_products_are_not(raw: Path, tmp_path: Path) -> None:
     folder = tmp_path / "maps"
     for name in ("a.tif", "a_prob.tif", "a_instances.tif", "b_pred.tif", "._a.tif"):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from PIL import Image
 
 from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
 from geocore.files import sha256_file, sha256_json
-from geocore.grid import Grid
+from geocore.grid import Grid, Window
 from geocore.rasters import open_raster, write_raster
 from snowpack_sam2 import evaluate, predict, prepare, train
 from snowpack_sam2.overlay import LAYER_COLOURS
@@ -124,7 +125,7 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
             wall = scene.read(scene.grid.window)["image"].values[0] != 0
             assert np.array_equal(percent.valid[0], wall)
             assert percent.values[0][wall].max() <= 100
-        with open_raster(tmp_path / f"{photo.stem}_pred.tif") as layers:
+        with open_raster(tmp_path / f"{photo.stem}_pred.tif", codes=True) as layers:
             numbers = layers.read(layers.grid.window)["image"]
             assert np.array_equal(numbers.valid[0], wall)
         with rasterio.open(tmp_path / f"{photo.stem}_pred.tif") as written:
@@ -135,6 +136,29 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
         assert "cm" in table[0]
         assert (tmp_path / f"{photo.stem}_overlay.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "run.json").read_text())["failed"] == {}
+
+
+def test_a_turned_photograph_has_the_products_of_the_upright_one(
+    trained: Path, tmp_path: Path, run_command: Command
+) -> None:
+    with open_raster(
+        next(path for path in sorted((trained / "raw").glob("*.tif")) if "_mask" not in path.stem)
+    ) as scene:
+        upright = scene.read(Window(20, 30, 96, 128))["image"].values[0]
+    undo = {"upright": None, "half": Image.Transpose.ROTATE_180, "quarter": Image.Transpose.ROTATE_90}
+    (tmp_path / "photos").mkdir()
+    for (name, turn), orientation in zip(undo.items(), (1, 3, 6), strict=True):
+        exif = Image.Exif()
+        exif[274] = orientation
+        picture = Image.fromarray(upright)
+        picture = picture if turn is None else picture.transpose(turn)
+        picture.save(tmp_path / "photos" / f"{name}.png", exif=exif.tobytes())
+    words = ["--run", trained / "run", "--input", tmp_path / "photos", "--output", tmp_path / "maps"]
+    assert run_command(predict, *words, "--threshold", "0.05", "--device.device", "cpu") == 0
+    for ending in ("_pred.tif", "_prob.tif", "_overlay.png", "_layers.csv"):
+        expected = (tmp_path / f"maps/upright{ending}").read_bytes()
+        assert (tmp_path / f"maps/half{ending}").read_bytes() == expected
+        assert (tmp_path / f"maps/quarter{ending}").read_bytes() == expected
 
 
 def test_prediction_is_deterministic_and_finished_photographs_are_kept(

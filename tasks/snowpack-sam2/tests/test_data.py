@@ -169,6 +169,30 @@ def test_data_that_do_not_fit_are_refused(raw: Path, damage: str, message: str) 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_photographs_fit_masks_drawn_on_what_viewers_show(tmp_path: Path, orientation: int) -> None:
+    upright = np.where(_ids() == 3, 60, 200).astype(np.uint8)
+    turns = Image.Transpose
+    undo = [
+        None, turns.FLIP_LEFT_RIGHT, turns.ROTATE_180, turns.FLIP_TOP_BOTTOM,
+        turns.TRANSPOSE, turns.ROTATE_90, turns.TRANSVERSE, turns.ROTATE_270,
+    ][orientation - 1]  # fmt: skip
+    stored, exif = Image.fromarray(upright), Image.Exif()
+    exif[274] = orientation
+    for number in range(3):
+        _write(tmp_path / f"raw/pit{number}__mask.tif", _ids())
+        (stored if undo is None else stored.transpose(undo)).save(
+            tmp_path / f"raw/pit{number}_.png", exif=exif.tobytes()
+        )
+    photos = Photos(describe(_settings(tmp_path / "raw")), "train")
+    assert photos.shapes == [(48, 40)]
+    (values,), (lines,), _ = photos.arrays()
+    np.testing.assert_array_equal(values, upright)
+    # Where the layers of the mask meet the brightness changes.
+    assert set(np.argwhere(lines)[:, 0]) == {19}
+    assert (values[19] != values[20])[4:].all()
+
+
 def test_item_holds_native_values_and_ignored_pixels(raw: Path) -> None:
     photos = Photos(describe(_settings(raw)), "train")
     draw = Draw(sample=0, window=Window(16, 0, 32, 32), epoch=2, index=5)
