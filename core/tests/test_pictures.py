@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
 from geocore.headers import Header, header_of
-from geocore.images import image_bands
+from geocore.images import image_bands, open_image
+from geocore.masks import MaskRule
 from geocore.pictures import Picture, picture_of
 from geocore.rasters import RasterSource, open_raster, write_raster
 from geocore.scenes import Patch
@@ -244,6 +245,38 @@ def test_a_palette_is_resampled_by_its_colours_and_not_by_its_numbers(tmp_path: 
     )
 
 
+def test_in_a_list_of_bands_a_palette_is_classes_or_all_of_its_colours(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"driver": "GTiff", "count": 1, "height": 60, "width": 90, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "cover.tif", "w", photometric="palette", **made, **PLACE) as file:
+        file.write(GREY % 7, 1)
+        file.write_colormap(1, {number: (10 * number, 20 * number, number, 255) for number in range(7)})
+    save(tmp_path / "red.tif", GREY[np.newaxis], **PLACE)
+    scene, bands = tmp_path / "scene.yaml", "bands: {red: red.tif, cover: {file: cover.tif, interpolation: nearest}}"
+    scene.write_text(bands)
+    with closing(open_image(scene, bands=["cover"])) as source:
+        np.testing.assert_array_equal(source.read(Window(0, 0, 60, 90)).values[0], GREY % 7)
+    with closing(open_image(scene, mask=MaskRule.parse("cover:3,5"))) as source:
+        np.testing.assert_array_equal(source.read(Window(0, 0, 60, 90)).valid[0], ~np.isin(GREY % 7, (3, 5)))
+    scene.write_text("bands: {r: {file: cover.tif, band: 1}, g: {file: cover.tif, band: 2}}")
+    with closing(open_image(scene)) as source:
+        expected = np.stack([GREY % 7 * 10, GREY % 7 * 20])
+        np.testing.assert_array_equal(source.read(Window(0, 0, 60, 90)).values, expected)
+    scene.write_text("bands: {red: red.tif, cover: cover.tif}")
+    with pytest.raises(SceneError, match="cover.tif: has a palette of colours.*`interpolation: nearest`"):
+        open_image(scene)
+
+
+def test_what_gdal_tells_of_a_remote_picture(tmp_path: Path) -> None:
+    with rasterio.open(turned(tmp_path / "a.jpg", GREY, 6)) as file:
+        assert picture_of(file, "https://example.org/a.jpg?key=1", codes=False).orientation == 6
+    path = save(tmp_path / "a.tif", GREY[np.newaxis], photometric="MINISWHITE")
+    with rasterio.open(path) as file:
+        picture = picture_of(file, "s3://bucket/a.tif", codes=False)
+        assert picture.white == 255 and picture.notes[0].startswith("a.tif: counts from white")
+        with pytest.raises(SceneError, match="s3://bucket/a.tif: counts from white"):
+            picture_of(file, "s3://bucket/a.tif", codes=True)
+
+
 @pytest.mark.parametrize(("dtype", "white"), [("uint8", 255), ("uint16", 65535)])
 @pytest.mark.parametrize("alpha", [False, True])
 def test_what_counts_from_white_is_brightness(tmp_path: Path, dtype: str, white: int, alpha: bool) -> None:
@@ -280,6 +313,19 @@ def test_measurements_that_count_from_white_stay_as_they_are_stored(tmp_path: Pa
             assert source.notes == (
                 f"{name}: counts from white (MinIsWhite), which means nothing for its bands: they are stored",
             )
+
+
+def test_missing_pixels_of_what_counts_from_white_are_resampled_as_missing(tmp_path: Path) -> None:
+    stored = GREY[np.newaxis].copy()
+    stored[0, :, 40:] = 7
+    path = save(
+        tmp_path / "a.tif", np.where(stored == 7, 7, 200).astype(np.uint8), photometric="MINISWHITE", nodata=7, **PLACE
+    )
+    moved = Grid(20, 80, (10.0, 0.0, 500025.0, 0.0, -10.0, 7999895.0), "EPSG:32652", length_unit="m")
+    with closing(RasterSource(path, warp=Warp(moved))) as source:
+        patch = source.read(Window(0, 0, 20, 80))
+    assert patch.valid[0, :, :35].any() and not patch.valid[0, :, 45:].any()
+    assert set(np.unique(patch.values[patch.valid])) == {55}
 
 
 @pytest.mark.parametrize("name", ["black.tif", "white.tif", "fax.tif", "a.png", "a.bmp"])

@@ -101,8 +101,9 @@ class RasterSource:
             decided = [decision.band for decision in self.decisions]
             if warp is not None:
                 # Of a palette the number is marked, which none of its colours can be.
-                missing = decided[0].nodata if self.picture.colours is None else dataset.nodata
-                warp = warp if self.picture.colours is None else dataclasses.replace(warp, interpolation="nearest")
+                missing = self.picture.number_of(decided[0].nodata)
+                if self.picture.colours is not None:
+                    missing, warp = dataset.nodata, dataclasses.replace(warp, interpolation="nearest")
                 dataset = opened.enter_context(closing(warp.open(dataset, self._name, missing)))
                 shown_dataset = self.picture.shows(dataset)
                 self._alpha = _planes(shown_dataset)[1]

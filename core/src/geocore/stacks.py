@@ -194,7 +194,14 @@ def _open(files: Sequence[BandFile], warp: Warp | None = None) -> RasterSource:
     """The bands of one file."""
     names, given, usual = zip(*((file.band, file.given, file.usual) for file in files), strict=True)
     codes = files[0].interpolation == "nearest"
-    return RasterSource(files[0].path, bands=names, given=given, usual=usual, warp=warp, codes=codes)
+    source = RasterSource(files[0].path, bands=names, given=given, usual=usual, warp=warp, codes=codes)
+    if names == ("1",) and source.picture.colours is not None and len(source.names) > 1:
+        source.close()
+        raise SceneError(
+            f"{shown(files[0].path)}: has a palette of colours, of which one band would be red: list it with "
+            "`interpolation: nearest` if its numbers are classes, else with its bands 1, 2 and 3"
+        )
+    return source
 
 
 def _onto(
