@@ -159,6 +159,17 @@ def to_degrees(crs: str, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Float64, F
     return wrapped(np.asarray(lon, np.float64)), np.asarray(lat, np.float64)
 
 
+def directions(crs: str, x: npt.ArrayLike, y: npt.ArrayLike) -> Float64:
+    """Unit vectors towards longitude and latitude, shape (point, 3); not finite where there is no such place.
+
+    Raises:
+        DataError: the CRS cannot be understood.
+    """
+    lon, lat = (np.radians(values) for values in to_degrees(crs, x, y))
+    with np.errstate(invalid="ignore"):
+        return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+
+
 def wrapped(lon: Float64) -> Float64:
     """Longitudes brought to -180 to 180; those that lie there stay as they are, to the last bit."""
     with np.errstate(invalid="ignore"):
