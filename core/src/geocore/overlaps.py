@@ -136,7 +136,7 @@ def kept_together(views: Sequence[View], groups: Sequence[str]) -> tuple[list[st
         groups: group of each sample.
 
     Returns:
-        Group of each sample, "a and 2 more" for one that was joined; and a remark for each of these.
+        Group of each sample, "a and 2 more" for one that was joined; and a remark where any was.
     """
     roots = {group: group for group in groups}
 
@@ -158,12 +158,16 @@ def kept_together(views: Sequence[View], groups: Sequence[str]) -> tuple[list[st
     for group in sorted(roots):
         members[root(group)].append(group)
     names = {first: f"{first} and {len(own) - 1} more" if len(own) > 1 else first for first, own in members.items()}
-    notes = [
-        f"{_listed(members[first])} show {' or '.join(sorted(why))}: they stay in one split"
-        for first, why in sorted(reasons.items())
-    ]
-    if len(notes) > _EXAMPLES:
-        notes = [*notes[:_EXAMPLES], f"{len(notes) - _EXAMPLES} more such sets of samples stay in one split each"]
+    notes = []
+    if reasons:
+        example = _listed(members[min(reasons)], 3)
+        what = " or ".join(sorted(set.union(*reasons.values())))
+        notes = [
+            f"{_listed(members[min(reasons)])} show {what}: they stay in one split"
+            if len(reasons) == 1
+            else f"{sum(len(members[key]) for key in reasons)} groups show {what} as others, such as "
+            f"{example}: they are {len(reasons)} groups now, each in one split"
+        ]
     return [names[root(group)] for group in groups], notes
 
 

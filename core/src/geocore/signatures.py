@@ -233,7 +233,9 @@ def _marks(plane: npt.NDArray[np.float64]) -> Hashes:
     rows, cols = np.divmod(places[first], hashes.shape[1])
     # What is nearly of one value, such as a filled border, is no mark.
     steps = np.arange(0, _SIDE, 5)
-    seen = np.sort(plane[rows[:, None, None] + steps[:, None], cols[:, None, None] + steps].reshape(len(rows), -1))
+    seen = np.sort(
+        plane[rows[:, None, None] + steps[:, None], cols[:, None, None] + steps].reshape(len(rows), len(steps) ** 2)
+    )
     distinct = (np.diff(seen, axis=1) != 0).sum(axis=1)
     kept: Hashes = marks[distinct >= 4]
     return kept

@@ -75,9 +75,16 @@ def test_notes_are_printed(pair: Path) -> None:
     for number in range(3):
         (pair / f"s{number}.tif").write_bytes((pair / "scene.tif").read_bytes())
     table.write_text("image,label\n" + "".join(f"s{number}.tif,mask.tif\n" for number in range(3)))
-    done = _run("--data", table, "--out", pair / "out", "--cut.size", "32", "--cut.stride", "8")
+    words = ["--data", table, "--out", pair / "out", "--cut.size", "32", "--cut.stride", "8"]
+    done = _run(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "1 groups of regions (s0 and 2 more)" in done.stderr
+    assert "s0, s1, s2 show the same pixels: they stay in one split" in done.stderr
+    done = _run(*words, "--split.allow-leaks", "true")
     assert done.returncode == 0
     assert "note: leak: identical input" in done.stdout
+    assert "note: leak: 1 pair of samples of train and test show the same ground" in done.stdout
 
 
 @pytest.mark.parametrize("harm", ["crs", "size", "float", "background", "no table", "both", "negative ignore"])

@@ -38,6 +38,7 @@ class SplitSettings(Settings):
     seed: int = deciding(0, "seed of the assignment", ge=0)
     block_px: int = deciding(1024, "edge of a block, pixels", ge=16)
     buffer_px: int = deciding(32, "width of the unused strip between two blocks, pixels", ge=0)
+    allow_leaks: bool = deciding(False, "splits may show the same ground or the same pixels, which is then a note")
 
     @model_validator(mode="after")
     def _leave_some_for_test(self) -> SplitSettings:

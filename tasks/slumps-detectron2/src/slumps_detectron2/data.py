@@ -16,6 +16,7 @@ from geocore.images import find_images
 from geocore.locations import Location
 from geocore.manifests import Scalar
 from geocore.normalisation import BandCounts, Statistics
+from geocore.overlaps import View
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.quantities import QuantityCheck
@@ -26,7 +27,7 @@ from geocore.shifts import probe
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
 from slumps_detectron2.cuts import Tiles, collate, cut
-from slumps_detectron2.divisions import Plot, assign, plots_of
+from slumps_detectron2.divisions import Plot, assign, plots_of, views_of
 from slumps_detectron2.label_rasters import SceneLabels, parts_of, write_labels
 from slumps_detectron2.labels import IGNORED, UNLABELLED
 from slumps_detectron2.pairs import ScenePair, find_pairs
@@ -77,6 +78,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     layer = common_layer(layers, remedy="choose bands that all have with --bands")
     samples: list[Sample] = []
     plots: list[Plot] = []
+    views: list[View] = []
     notes: list[str] = []
     kinds: set[str] = set()
     for pair in pairs:
@@ -88,7 +90,8 @@ def describe(settings: PrepareSettings) -> Dataset:
 
             labels = write_labels(pair, scene, settings, path_of)
             size = pixel_attribute(scene.grid)
-        its_plots, its_notes = plots_of(pair, labels, settings.split)
+            its_plots, its_notes = plots_of(pair, labels, settings.split)
+            views += views_of(scene, its_plots, labels, samples=len(pairs) * len(its_plots))
         samples += _samples(pair, labels, its_plots, settings.out, size)
         plots += its_plots
         notes += labels.notes + its_notes
@@ -99,8 +102,11 @@ def describe(settings: PrepareSettings) -> Dataset:
             f"{pairs[0].labels[0]}: has no slump, nor has a label of another scene: a model cannot be trained on "
             f"background alone; check the labels{f' ({notes[0]})' if notes else ''}"
         )
-    splits, split_notes = assign(plots, settings.split)
-    samples = [dataclasses.replace(sample, split=split) for sample, split in zip(samples, splits, strict=True)]
+    plots, split_notes = assign(plots, views, settings.split)
+    samples = [
+        dataclasses.replace(sample, group=plot.group, split=plot.split)
+        for sample, plot in zip(samples, plots, strict=True)
+    ]
     dataset = Dataset(
         root=settings.out,
         task=TASK,

@@ -7,12 +7,14 @@ every split gets some of both wherever there is enough of both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from geocore.errors import DataError
 from geocore.grid import Window
+from geocore.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
+from geocore.scenes import Scene
 from geocore.splits import blocks, split_by_group
 from slumps_detectron2.config import SplitSettings
 from slumps_detectron2.label_rasters import SceneLabels
@@ -59,34 +61,82 @@ def plots_of(pair: ScenePair, labels: SceneLabels, settings: SplitSettings) -> t
     return plots, [f"{pair.name}: {without} of {len(found)} blocks have no pixel that counts"] if without else []
 
 
-def assign(plots: Sequence[Plot], settings: SplitSettings) -> tuple[list[str], list[str]]:
-    """Deal the plots out.
+def views_of(scene: Scene, plots: Sequence[Plot], labels: SceneLabels, *, samples: int) -> list[View]:
+    """What the plots of a scene show; only pixels that are labelled count.
 
-    Returns:
-        Split of each plot, and notes.
+    Args:
+        scene: opened.
+        plots: of `plots_of`.
+        labels: of the scene.
+        samples: plots of all scenes, about.
 
     Raises:
-        DataError: there are fewer groups than splits, or no plot to train or to validate on.
+        SceneError: the scene cannot be read.
     """
-    fixed = [plot.split for plot in plots if plot.split]
-    splits = fixed or _drawn(plots, settings)
+    layer, area = next(iter(scene.layers)), labels.window
+    return [
+        view_of(
+            plot.name,
+            scene,
+            layer,
+            plot.window,
+            counts=labels.ids[plot.window.shifted(-area.row, -area.col).slices] != IGNORED,
+            samples=samples,
+        )
+        for plot in plots
+    ]
+
+
+def assign(plots: Sequence[Plot], views: Sequence[View], settings: SplitSettings) -> tuple[list[Plot], list[str]]:
+    """Deal the plots out; what shows the same ground or the same pixels stays in one split.
+
+    Args:
+        plots: of all scenes.
+        views: what each of them shows.
+        settings: of the split.
+
+    Returns:
+        The plots with their splits, and with the group that each belongs to now, and notes.
+
+    Raises:
+        DataError: there are fewer groups than splits, no plot to train or to validate on, or the splits that were given
+            share ground or pixels.
+    """
+    plots = list(plots)
+    notes: list[str] = []
+    if not any(plot.split for plot in plots):
+        if not settings.allow_leaks:
+            groups, notes = kept_together(views, [plot.group for plot in plots])
+            plots = [replace(plot, group=group) for plot, group in zip(plots, groups, strict=True)]
+        drawn = _drawn(plots, settings, notes)
+        plots = [replace(plot, split=split) for plot, split in zip(plots, drawn, strict=True)]
+    splits = [plot.split for plot in plots]
     if missing := [split for split in ("train", "val") if split not in splits]:
         raise DataError(f"split {missing[0]!r} has no scene: training needs train and val; change the split column")
-    with_slumps = {split for split, plot in zip(splits, plots, strict=True) if plot.slumps}
+    leaks = shared_by_splits(views, splits)
+    if not settings.allow_leaks:
+        refuse_leaks(leaks, remedy="give scenes of one ground one split in the table")
+    with_slumps = {plot.split for plot in plots if plot.slumps}
     bare = [split for split in SPLITS if split in splits and split not in with_slumps]
-    return splits, [f"split {split} has no slump, so that nothing can be found there" for split in bare]
+    notes += [f"split {split} has no slump, so that nothing can be found there" for split in bare]
+    return plots, notes + [f"leak: {leak}" for leak in leaks]
 
 
-def _drawn(plots: Sequence[Plot], settings: SplitSettings) -> list[str]:
+def _drawn(plots: Sequence[Plot], settings: SplitSettings, notes: Sequence[str]) -> list[str]:
     shares = {"train": settings.train, "val": settings.val, "test": 1 - settings.train - settings.val}
     groups = [plot.group for plot in plots]
     names = sorted(set(groups))
     if len(names) < len(SPLITS):
+        by_region = settings.by == "region"
         what, remedy = (
             ("regions", "add scenes, cut these into blocks with --split.by block, or fix splits in the column split")
-            if settings.by == "region"
+            if by_region
             else ("blocks with pixels that count", f"lower --split.block-px {settings.block_px}")
         )
+        if notes:
+            what = f"groups of {what}"
+            remedy = "cut them into blocks with --split.by block" if by_region else remedy
+            remedy = f"{notes[0]}; {remedy}, add other ground, or accept it with --split.allow-leaks true"
         raise DataError(f"{len(names)} {what} ({', '.join(names)}): train, val and test need one each; {remedy}")
     rich = {plot.group for plot in plots if plot.slumps}
     poor = set(names) - rich
