@@ -119,6 +119,50 @@ def likely_cause(found: Extent, scene: Extent) -> str:
     return "check the pair"
 
 
+def misfit(label: Grid, scene: Grid, name: str) -> str:
+    """How the pixels of a label raster lie to those of its scene, which are others.
+
+    Args:
+        label: of the raster; has a transform.
+        scene: of the scene; has a transform.
+        name: of the scene.
+
+    Returns:
+        Both extents and the likely cause, without a full stop.
+    """
+    found, area = extent_of(label), extent_of(scene)
+    assert found is not None
+    assert area is not None
+    return f"it spans {found}, and {name} {area}: {_cause_of_misfit(label, found, scene, area)}"
+
+
+def _cause_of_misfit(label: Grid, found: Extent, scene: Grid, area: Extent) -> str:
+    if (label.crs is None) != (scene.crs is None):
+        return "only one of them states a CRS: write it into the other (gdal_edit.py -a_srs EPSG:CODE)"
+    if not found.meets(area):
+        return likely_cause(found, area)
+    if label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs):
+        return f"warp the label onto the scene (gdalwarp -r near -t_srs {crs_name(scene.crs)})"
+    assert label.transform is not None
+    assert scene.transform is not None
+    a, b, c, d, e, f = label.transform
+    own_a, own_b, own_c, own_d, own_e, own_f = scene.transform
+    if (a * own_a < 0) != (e * own_e < 0):
+        return "its rows run from south to north, or its columns from east to west: warp it onto the scene"
+    sizes = [(math.hypot(x, z), math.hypot(y, w)) for x, y, z, w in ((a, b, d, e), (own_a, own_b, own_d, own_e))]
+    if not all(math.isclose(one, other, rel_tol=1e-3) for one, other in zip(*sizes, strict=True)):
+        wide = [f"{width:.7g} x {height:.7g}" for width, height in sizes]
+        return f"its pixels are {wide[0]} wide, those of the scene {wide[1]}: warp it onto the scene (gdalwarp -r near)"
+    determinant = own_a * own_e - own_b * own_d
+    right = (own_e * (c - own_c) - own_b * (f - own_f)) / determinant
+    down = (own_a * (f - own_f) - own_d * (c - own_c)) / determinant
+    below, beside = "below" if down > 0 else "above", "right" if right > 0 else "left"
+    moved = f"its first pixel lies {abs(down):.3g} rows {below} and {abs(right):.3g} columns {beside} of the scene's"
+    if {round(abs(down), 2), round(abs(right), 2)} == {0.5}:
+        moved += ", as when centres of pixels are taken for their corners"
+    return f"{moved}: correct its transform, or warp it onto the scene (gdalwarp -r near)"
+
+
 def _readings(found: Extent, scene: Extent) -> Iterator[tuple[str | None, bool, str]]:
     """Ways to read the numbers: CRS, x for y, and what it means when the numbers land so."""
     axes = "latitude and longitude" if _is_geographic(found.crs) else "x and y"

@@ -207,7 +207,7 @@ def check_mask(
     return census
 
 
-def check_varied(what: str, values: Mapping[str, Collection[int]], *, names: bool) -> tuple[str, ...]:
+def check_varied(what: str, values: Mapping[str, Collection[int | str]], *, names: bool) -> tuple[str, ...]:
     """Refuse a data set in whose masks there is nothing to tell apart.
 
     Args:

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from floods_prithvi import scores
@@ -22,7 +23,7 @@ from floods_prithvi.chips import (
     IMAGE,
     LabelCodes,
     centre_of,
-    check_label_grid,
+    check_label,
     image_layer,
     open_scene,
     read_target,
@@ -31,6 +32,7 @@ from floods_prithvi.config import SIX_BANDS
 from geocore.declarations import Declaration
 from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
+from geocore.labels import Census
 from geocore.normalisation import BandStatistics, Statistics
 from geocore.preprocessing import Preprocessing
 from geocore.quantities import QuantityCheck
@@ -393,6 +395,10 @@ def test_unknown_value_of_a_label_is_one_line(tmp_path: Path, strange: int) -> N
     assert "\n" not in str(caught.value)
 
 
+def check(label: Path, scene: Scene) -> Census:
+    return check_label(label, Path("chip.tif"), scene, FLOOD)
+
+
 def test_grid_of_a_label_may_differ_in_its_last_digits_only(tmp_path: Path) -> None:
     step = 8.983152841195215e-05
     image = write(
@@ -404,17 +410,42 @@ def test_grid_of_a_label_may_differ_in_its_last_digits_only(tmp_path: Path) -> N
 
     last = 8.983152841195184e-05
     with open_scene(image, LAYER) as scene:
-        check_label_grid(label("b.tif", transform=Affine(last, 0, -0.7, 0, -last, 38.1), crs="EPSG:4326"), scene)
-        check_label_grid(label("c.tif", transform=None, crs=None), scene)
+        check(label("b.tif", transform=Affine(last, 0, -0.7, 0, -last, 38.1), crs="EPSG:4326"), scene)
+        check(label("c.tif", transform=None, crs=None), scene)
         moved = label("d.tif", transform=Affine(step, 0, -0.7 + 0.2 * step, 0, -step, 38.1), crs="EPSG:4326")
-        with pytest.raises(DataError, match=r"d\.tif: lies more than a tenth of a pixel"):
-            check_label_grid(moved, scene)
+        with pytest.raises(DataError, match=r"d\.tif: .*first pixel lies 0 rows above and 0.2 columns right of"):
+            check(moved, scene)
         with pytest.raises(DataError, match=r"e\.tif: 49 x 60 px, but a has 50 x 60"):
-            check_label_grid(
-                label("e.tif", (49, 60), transform=Affine(step, 0, -0.7, 0, -step, 38.1), crs="EPSG:4326"), scene
-            )
-        with pytest.raises(DataError, match=r"f\.tif: lies more"):
-            check_label_grid(label("f.tif", crs="EPSG:32630"), scene)
+            check(label("e.tif", (49, 60), transform=Affine(step, 0, -0.7, 0, -step, 38.1), crs="EPSG:4326"), scene)
+        with pytest.raises(DataError, match=r"f\.tif: .*EPSG:32630, and a longitude -0.7 to .*: check the pair"):
+            check(label("f.tif", crs="EPSG:32630"), scene)
+
+
+def test_what_the_mask_band_of_a_label_hides_is_ignored_even_where_it_is_a_class(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", np.array([[0, 1, 1]], np.int16), nodata=0)
+    with rasterio.open(path, "r+") as file:
+        file.nodata = None
+        file.write_mask(np.array([[True, True, False]]))
+    assert read_target(path, FLOOD).tolist() == [[0, 1, 255]]
+
+
+def test_a_label_that_is_no_mask_is_refused_by_name(tmp_path: Path) -> None:
+    water = np.zeros((60, 60), np.uint8)
+    water[15:40, 20:45] = 1
+    image = write(tmp_path / "image.tif", tagged(6, (60, 60)))
+    with open_scene(image, LAYER) as scene:
+        assert dict(check(write(tmp_path / "a.tif", water), scene).pixels) == {0: 2975, 1: 625}
+        Image.fromarray(water).save(tmp_path / "b.tif", "JPEG")
+        with pytest.raises(DataError, match=r"b.tif: JPEG changes values"):
+            check(tmp_path / "b.tif", scene)
+        turned = np.array(Image.fromarray(255 * water).rotate(7, Image.Resampling.BILINEAR))
+        with pytest.raises(DataError, match=r"c.tif: \d+ of its \d+ values, .*nearest neighbour"):
+            check(write(tmp_path / "c.tif", turned), scene)
+        noise = np.random.default_rng(0).integers(0, 3000, (60, 60)).astype(np.int16)
+        with pytest.raises(DataError, match=r"d.tif: is a photograph"):
+            check(write(tmp_path / "d.tif", noise), scene)
+        with pytest.raises(DataError, match=r"e.tif: 6 bands of "):
+            check(write(tmp_path / "e.tif", tagged(6, (60, 60))), scene)
 
 
 # --- real files ---
@@ -433,7 +464,7 @@ def test_published_flood_chip_and_its_label() -> None:
     folder = real_folder() / "flood"
     label = folder / "Spain_7370579_LabelHand.tif"
     with open_scene(folder / "Spain_7370579_S2Hand.tif", LAYER, given=Declaration(scale=1e-4)) as scene:
-        check_label_grid(label, scene)
+        check(label, scene)
         check_quantities(scene)
         patch = scene.read(scene.grid.window)[IMAGE]
         assert centre_of(scene.grid) == pytest.approx((38.1058, -0.7589), abs=1e-4)
@@ -464,11 +495,11 @@ def test_published_burn_mask_has_a_crs_without_a_code(tmp_path: Path) -> None:
         with open_scene(path, LAYER) as scene:
             assert centre_of(scene.grid) is not None
             if accepted:
-                check_label_grid(mask, scene)
+                check(mask, scene)
                 assert centre_of(scene.grid) == pytest.approx((46.852, -120.276), abs=1e-3)
             else:
-                with pytest.raises(DataError, match="lies more than a tenth"):
-                    check_label_grid(mask, scene)
+                with pytest.raises(DataError, match="its numbers are in EPSG:32611, the scene's CRS, not UTM Zone 10"):
+                    check(mask, scene)
 
 
 @pytest.mark.real

@@ -273,8 +273,14 @@ def test_whole_chips_are_equal_with_a_cache(dataset: Dataset, tmp_path: Path) ->
             assert (one.name, one.grid, one.layers[IMAGE].bands) == (other.name, other.grid, other.layers[IMAGE].bands)
 
 
-@pytest.mark.parametrize("part, value", [("S2Hand", 1000), ("LabelHand", 1)])
-def test_a_changed_file_is_not_served_from_a_cache(raw: Path, tmp_path: Path, part: str, value: int) -> None:
+def mirror(values: npt.NDArray[Any]) -> None:
+    values[...] = values[..., ::-1].copy()
+
+
+@pytest.mark.parametrize("part, harm", [("S2Hand", set_all(1000)), ("LabelHand", mirror)])
+def test_a_changed_file_is_not_served_from_a_cache(
+    raw: Path, tmp_path: Path, part: str, harm: Callable[[npt.NDArray[Any]], None]
+) -> None:
     def seen(dataset: Dataset, folder: Path | None) -> list[bytes]:
         windows = Windows(dataset, "train", cache=folder)
         items = [windows.read(Draw(index, Window(0, 0, SIZE, SIZE), 0, 0)) for index in range(len(windows.samples))]
@@ -283,7 +289,7 @@ def test_a_changed_file_is_not_served_from_a_cache(raw: Path, tmp_path: Path, pa
     cache = tmp_path / "cache"
     before = seen(describe(settings(raw)), cache)
     for path in raw.rglob(f"*_{part}.tif"):
-        change(path, set_all(value))
+        change(path, harm)
     after = describe(settings(raw))
     assert seen(after, cache) == seen(after, None) != before
 
@@ -294,6 +300,13 @@ def test_other_rules_are_not_served_from_a_cache(raw: Path, tmp_path: Path) -> N
         dataset = describe(settings(raw, scale=scale))
         one, other = (Windows(dataset, "train", cache=folder).read(draw) for folder in (None, tmp_path / "cache"))
         assert one["inputs"][IMAGE]["values"].tobytes() == other["inputs"][IMAGE]["values"].tobytes()
+
+
+def test_labels_of_one_class_alone_are_refused_by_its_name(raw: Path) -> None:
+    for path in raw.rglob("*_LabelHand.tif"):
+        change(path, set_all(1))
+    with pytest.raises(DataError, match=r"raw: all \d+ masks hold one value: Bolivia_\d+ \(water\)"):
+        describe(settings(raw))
 
 
 def test_split_without_a_label_or_without_a_chip_is_refused(raw: Path, dataset: Dataset) -> None:
@@ -474,7 +487,7 @@ def _strange_list(raw: Path) -> None:
         (_without_names, {}, r"_S2Hand.tif: 13 bands without names.*--bands 2 3 4 9 12 13"),
         (_cut_off, {}, r"_S2Hand.tif: .*(damaged|cannot be opened)"),
         (lambda raw: change(file_of(raw, "LabelHand", 2), set_all(2)), {}, r"_LabelHand.tif: holds 2: labels are 0, 1"),
-        (_moved, {}, r"_LabelHand.tif: lies more than a tenth of a pixel"),
+        (_moved, {}, r"_LabelHand.tif: .*first pixel lies 0 rows above and 11.1 columns right"),
         (_smaller, {}, r"_LabelHand.tif: 63 x 64 px, but .* has 64 x 64"),
         (_empty_list, {}, r"flood_valid_data.csv: is empty"),
         (_strange_list, {}, r"flood_test_data.csv: none of its 1 chips \(Peru_1\)"),

@@ -12,15 +12,17 @@ import numpy.typing as npt
 
 from floods_prithvi.bands import choose_bands
 from floods_prithvi.config import SIX_BANDS
+from geocore import labels
 from geocore.bands import Band, Bands
 from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError
+from geocore.extents import misfit
 from geocore.grid import Grid, Window, parse_crs
 from geocore.images import ImageSource, image_name, open_image
+from geocore.labels import Census, check_mask
 from geocore.locations import Location
 from geocore.masks import MaskRule
-from geocore.rasters import open_raster
-from geocore.scenes import Layer, Patch, Scene, decisions_of, notes_of, valid_mask
+from geocore.scenes import Layer, Patch, Scene, decisions_of, notes_of
 
 IMAGE: Final = "image"
 """Layer of a scene."""
@@ -162,7 +164,7 @@ def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> 
     """Class indices of a label file.
 
     Args:
-        path: the file; of several bands the first counts.
+        path: the file.
         codes: what its numbers mean. The file's own nodata value is ignored too, unless it is a class.
         window: may reach outside; None: all.
 
@@ -173,17 +175,20 @@ def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> 
         SceneError: the file cannot be read.
         DataError: it holds a value that is neither a class nor ignored.
     """
-    with open_label(path) as label:
+    with open_label(path, codes) as label:
         return target_of(label, path, codes, window)
 
 
-def open_label(path: Path) -> Scene:
+def open_label(path: Path, codes: LabelCodes) -> Scene:
     """A label file as a scene of the one layer `mask`, with the numbers that it holds.
+
+    What the file itself calls nodata is invalid, but for a value that is a class.
 
     Raises:
         SceneError: the file cannot be read.
+        DataError: it is no mask.
     """
-    return open_raster(path, layer=MASK, codes=True)
+    return labels.open_label(path, layer=MASK, classes=codes.values)
 
 
 def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None = None) -> Chart:
@@ -192,42 +197,51 @@ def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None
     target = np.full(window.shape, IGNORED, np.uint8)
     inside = window.intersection(label.grid.window)
     if inside is not None:
-        stored = label.read(inside)[MASK].values[0]
-        nodata = label.layers[MASK].bands.bands[0].nodata
-        target[inside.shifted(-window.row, -window.col).slices] = _indices(stored, nodata, codes, path)
+        patch = label.read(inside)[MASK]
+        place = inside.shifted(-window.row, -window.col).slices
+        target[place] = _indices(patch.values[0], patch.valid[0], codes, path)
     return target
 
 
-def check_label_grid(path: Path, scene: Scene) -> None:
-    """Compare the grid of a label with that of its chip.
+def check_label(path: Path, image: Path, scene: Scene, codes: LabelCodes) -> Census:
+    """Refuse a label that does not lie on its chip or is no mask.
 
-    Published grids differ in the last digits, and their CRS in how they are written, so that a tenth of a pixel is let
-    pass. A label without any georeference is taken to lie on its chip.
+    Args:
+        path: of the label.
+        image: of the chip.
+        scene: the chip, open.
+        codes: what the numbers of the label mean.
+
+    Returns:
+        The label's values, counted.
 
     Raises:
         SceneError: the label cannot be read.
-        DataError: it has another size, or lies elsewhere.
+        DataError: it has another size, lies elsewhere, is stored in a lossy format, was interpolated, or is a picture.
+            Published grids differ in the last digits, and their CRS in how they are written, so that a tenth of a pixel
+            is let pass; a label without any georeference is taken to lie on its chip.
     """
-    with open_label(path) as label:
-        grid = label.grid
+    with open_label(path, codes) as label:
+        _check_grid(path, label.grid, scene)
+        return check_mask(path, label, image, scene, classes=(*codes.values, *codes.ignored))
+
+
+def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
     if grid.shape != scene.grid.shape:
         sizes = [f"{rows} x {cols}" for rows, cols in (grid.shape, scene.grid.shape)]
         raise DataError(f"{path}: {sizes[0]} px, but {scene.name} has {sizes[1]}: {_LABEL_RULE}; cut or resample it")
     placed = grid.transform is not None and scene.grid.transform is not None
     if placed and not scene.grid.same_georeference(grid, _GRID_TOLERANCE_PX):
-        raise DataError(
-            f"{path}: lies more than a tenth of a pixel from {scene.name}, or in another CRS: {_LABEL_RULE}; "
-            "resample it to the chip's grid"
-        )
+        raise DataError(f"{path}: {_LABEL_RULE}, and {misfit(grid, scene.grid, scene.name)}")
 
 
-def _indices(stored: npt.NDArray[Any], nodata: float | None, codes: LabelCodes, path: Path) -> Chart:
+def _indices(stored: npt.NDArray[Any], valid: npt.NDArray[np.bool_], codes: LabelCodes, path: Path) -> Chart:
     target = np.full(stored.shape, IGNORED, np.uint8)
-    known = ~valid_mask(stored, nodata)
+    known = ~valid
     for value in codes.ignored:
         known |= stored == value
     for index, value in enumerate(codes.values):
-        here = stored == value
+        here = (stored == value) & valid
         target[here] = index
         known |= here
     if not known.all():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from floods_prithvi import bands, chips, lists, names, windows
-from floods_prithvi.chips import IGNORED, IMAGE, MASK, centre_of, check_label_grid, image_layer, read_target
+from floods_prithvi.chips import IGNORED, IMAGE, MASK, centre_of, check_label, image_layer, read_target
 from floods_prithvi.config import TASK, PrepareSettings
 from floods_prithvi.lists import assign_splits
 from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
@@ -23,6 +23,7 @@ from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.declarations import Readings
 from geocore.errors import DataError
 from geocore.files import sha256_file, storage_errors
+from geocore.labels import Census, check_varied, missing_note
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
@@ -52,8 +53,14 @@ def describe(settings: PrepareSettings) -> Dataset:
     dates, date_notes = _dates(found, settings)
     used = [chip for chip in found if chip.id in splits]
     readings = Readings()
-    samples = [_sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out, readings) for chip in used]
+    censuses: dict[str, Census] = {}
+    samples = [
+        _sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out, readings, censuses) for chip in used
+    ]
     class_names = _classes(settings)
+    called = list(class_names.values())
+    present = {sample.id: {called[i] for i, count in enumerate(pixels_of(sample)) if count} for sample in samples}
+    check_varied(str(settings.data), present, names=False)
     dataset = Dataset(
         root=settings.out,
         task=TASK,
@@ -66,7 +73,8 @@ def describe(settings: PrepareSettings) -> Dataset:
             *split_notes,
             *date_notes,
             *readings.lines("chips"),
-            *_remarks(samples, list(class_names.values())),
+            *missing_note(censuses),
+            *_remarks(samples, called),
         ],
     )
     dataset = with_pixel_sizes(dataset, IMAGE)
@@ -141,10 +149,18 @@ def _dates(found: Sequence[ChipFiles], settings: PrepareSettings) -> tuple[dict[
     return {chip.id: date for chip in found if (date := known[chip.group]) is not None}, notes
 
 
-def _sample(chip: ChipFiles, split: str, date: str | None, reader: Reader, out: Path, readings: Readings) -> Sample:
+def _sample(
+    chip: ChipFiles,
+    split: str,
+    date: str | None,
+    reader: Reader,
+    out: Path,
+    readings: Readings,
+    censuses: dict[str, Census],
+) -> Sample:
     """A chip that was looked at: its grid, its unit, and the pixels of each class that count."""
     with reader.open(chip.image) as scene:
-        check_label_grid(chip.label, scene)
+        censuses[chip.label.name] = check_label(chip.label, chip.image, scene, reader.codes)
         grid = scene.grid
         patch = scene.read(grid.window)[IMAGE]
         decisions = decisions_of(scene.sources[IMAGE])

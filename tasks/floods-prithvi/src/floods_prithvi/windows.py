@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -104,8 +105,10 @@ class Chips:
     def _labelled(self, index: int, window: Window, valid: npt.NDArray[np.bool_]) -> Chart:
         sample = self.samples[index]
         path, digest = self._dataset.path(sample.labels[MASK]), sample.hashes.get(sample.labels[MASK])
-        with self._decoded.open(path, digest, open_label, rules=MASK) as label:
-            target = target_of(label, path, self._reader.codes, window)
+        codes = self._reader.codes
+        opened = partial(open_label, codes=codes)
+        with self._decoded.open(path, digest, opened, rules=[MASK, *codes.values]) as label:
+            target = target_of(label, path, codes, window)
         target[~valid.reshape(-1, *window.shape).all(axis=0)] = IGNORED
         return target
 
