@@ -111,8 +111,8 @@ def test_measures_in_feet_degrees_and_nowhere() -> None:
 def test_polygons_are_written_with_the_same_rows_in_both_formats(tmp_path: Path) -> None:
     columns = {"id": np.array([1, 4294967294], np.int64), "score": np.array([0.5, 1.0]), "name": ["a", "b"]}
     gpkg, parquet = tmp_path / "a.gpkg", tmp_path / "a.parquet"
-    write_polygons(gpkg, parquet, [SQUARES[0], MultiPolygon(SQUARES)], columns, "EPSG:3413", layer="slumps")
-    for table in (geopandas.read_file(gpkg, layer="slumps"), geopandas.read_parquet(parquet)):
+    write_polygons(gpkg, parquet, [SQUARES[0], MultiPolygon(SQUARES)], columns, "EPSG:3413")
+    for table in (geopandas.read_file(gpkg, layer="polygons"), geopandas.read_parquet(parquet)):
         assert table.crs.to_epsg() == 3413
         assert table["id"].tolist() == [1, 4294967294]
         assert table["score"].tolist() == [0.5, 1.0]
@@ -124,7 +124,7 @@ def test_polygons_are_written_with_the_same_rows_in_both_formats(tmp_path: Path)
 
 def test_no_polygons_leave_files_with_columns(tmp_path: Path) -> None:
     columns = {"id": np.zeros(0, np.int64), "score": np.zeros(0), "flag": np.zeros(0, bool), "name": []}
-    write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", [], columns, UTM, layer="slumps")
+    write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", [], columns, UTM)
     for table in (geopandas.read_file(tmp_path / "a.gpkg"), geopandas.read_parquet(tmp_path / "a.parquet")):
         assert len(table) == 0
         assert [*table.columns] == ["id", "score", "flag", "name", "geometry"]
@@ -138,13 +138,13 @@ def test_no_polygons_leave_files_with_columns(tmp_path: Path) -> None:
 
 def test_columns_have_a_value_for_each_polygon(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="column id has 3 values for 2 polygons"):
-        write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2, 3]}, UTM, layer="slumps")
+        write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2, 3]}, UTM)
     assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.filterwarnings("error")
 def test_polygons_without_a_crs_are_written_quietly(tmp_path: Path) -> None:
-    write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, None, layer="slumps")
+    write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, None)
     found = geopandas.read_file(tmp_path / "a.gpkg")
     assert found.crs is None
     assert [shape.area for shape in found.geometry] == [shape.area for shape in SQUARES]
@@ -159,5 +159,5 @@ def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(geopandas.GeoDataFrame, "to_file", full)
     with pytest.raises(StorageError, match="no space left"):
-        write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, UTM, layer="slumps")
+        write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, UTM)
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]

@@ -7,11 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 
 from geocore.checkpoints import Checkpoint
-from geocore.errors import DataError, SceneError
+from geocore.cogs import write_raster
+from geocore.errors import DataError, RunError, SceneError
 from geocore.files import sha256_file
+from geocore.grid import Grid
 from geocore.jobs import Task, Unfinished, part_path, run_tasks
 from geocore.settings import WorkerSettings
 from geocore.shares import in_shares, joining
@@ -75,6 +79,18 @@ def mapped(survey: Survey, tasks: list[Task]) -> Mapped:
     return survey.map("scenes", tasks, partial(write_scene, output=output), products=partial(products, output))
 
 
+def told(summaries: dict[str, Any]) -> str:
+    return f"{sum(summary['number'] for summary in summaries.values())} in all"
+
+
+def finish(survey: Survey, groups: dict[str, Mapped], told: Any = told) -> None:
+    survey.finish(groups, told=told, maps=lambda name: products(survey.output, name)[:1])
+
+
+def calls(output: Path) -> list[dict[str, Any]]:
+    return json.loads((output / "run.json").read_text())["calls"]
+
+
 def times(paths: list[Path]) -> list[int]:
     return [path.stat().st_mtime_ns for path in paths]
 
@@ -84,18 +100,76 @@ def test_a_survey_maps_records_and_says_so(tmp_path: Path, capsys: pytest.Captur
     scenes = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=4))
     assert [outcome.status for outcome in scenes.outcomes] == ["done", "done"] and scenes.failed == []
     assert (tmp_path / "maps/b_pred.tif").read_text() == "8"
-    survey.finish({"scenes": scenes})
-    assert capsys.readouterr().out == f"2 of 2 scenes mapped in {tmp_path / 'maps'}\n"
-    record = (tmp_path / "maps/run.json").read_text()
-    assert json.loads(record) == {
+    finish(survey, {"scenes": scenes})
+    maps = tmp_path / "maps"
+    assert capsys.readouterr().out == (
+        f"2 of 2 scenes mapped in {maps}: 6 in all\n"
+        f"open {maps}/a_pred.tif; how everything was made stands in {maps}/run.json\n"
+    )
+    (call,) = calls(maps)
+    assert call["versions"]["numpy"] and call["started"][:2] == "20" and call["command"] and call["seconds"] >= 0
+    wanted = ("checkpoint", "data_hash", "context", "scenes", "failed")
+    assert {key: call[key] for key in wanted} == {
         "checkpoint": str(tmp_path / "step-000002"),
         "data_hash": "d",
-        "versions": {"geocore": "0.1.0"},
         "context": {"weights": "w", "flips": True},
         "scenes": {"a": {"number": 2}, "b": {"number": 4}},
         "failed": {},
     }
-    assert record.startswith('{\n  "checkpoint"') and record.endswith("}\n")
+    # What a GIS shows of the folder: products and the record.
+    assert sorted(path.name for path in maps.iterdir() if path.name[0] != ".") == [
+        *("a.csv", "a_pred.tif", "b.csv", "b_pred.tif"),
+        "run.json",
+    ]
+    assert [path.name for path in maps.iterdir() if path.name[0] == "."] == [".geocore"]
+
+
+def test_the_record_keeps_earlier_calls(tmp_path: Path) -> None:
+    output = tmp_path / "maps"
+    tasks = scenes_in(tmp_path / "raw", a=2, b=4, c=5)
+    first = survey_of(output)
+    finish(first, {"scenes": mapped(first, tasks[:1])})
+    second = survey_of(output, flips=True)
+    with pytest.raises(DataError, match="^1 of 2 scenes failed: c: "):
+        finish(second, {"scenes": mapped(second, tasks[1:])})
+    found = calls(output)
+    assert [list(call["scenes"]) for call in found] == [["a"], ["b"]]
+    assert [call["context"].get("flips") for call in found] == [None, True]
+    assert [list(call["failed"]) for call in found] == [[], ["c"]]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"task": "floods", "data_hash": "d", "settings": {}}'])
+def test_a_folder_that_holds_something_else_is_not_written_into(tmp_path: Path, content: str) -> None:
+    survey, tasks = survey_of(tmp_path / "run"), scenes_in(tmp_path / "raw", a=2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(content)
+    with pytest.raises(RunError, match="give another folder as --output$"):
+        mapped(survey, tasks)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+    assert (tmp_path / "run/run.json").read_text() == content
+
+
+def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "maps"
+
+    def write(arguments: dict[str, Any], part: Path) -> None:
+        name = Path(arguments["path"]).stem
+        grid = Grid(16, 16, (10.0, 0.0, 160.0 * int(name), 0.0, -10.0, 160.0), "EPSG:32633", length_unit="m")
+        write_raster(output / f"{name}_pred.tif", np.full((16, 16), int(name), np.uint8), grid=grid, nodata=255)
+        part.write_text(json.dumps({"number": 1}))
+
+    def one_call(*names: str) -> str:
+        survey = survey_of(output)
+        tasks = scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
+        scenes = survey.map("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
+        finish(survey, {"scenes": scenes})
+        return capsys.readouterr().out.splitlines()[-1]
+
+    # A single scene needs none.
+    assert one_call("0").startswith(f"open {output}/0_pred.tif;") and not list(output.glob("*.vrt"))
+    assert one_call("1", "2").startswith(f"open {output}/all_pred.vrt;")
+    with rasterio.open(output / "all_pred.vrt") as joined:
+        assert joined.read(1)[0, ::16].tolist() == [0, 1, 2]
 
 
 def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
@@ -130,10 +204,10 @@ def test_failed_scenes_are_listed_after_the_others_are_mapped(
     scenes = mapped(survey, scenes_in(tmp_path / "raw", a=1, b=2, c=3))
     reasons = [f"{name}: {name}.txt: {number} is odd; give an even one" for name, number in (("a", 1), ("c", 3))]
     with pytest.raises(DataError) as error:
-        survey.finish({"scenes": scenes})
+        finish(survey, {"scenes": scenes})
     assert str(error.value) == f"2 of 3 scenes failed: {'; '.join(reasons)}"
     assert "1 of 3 scenes mapped" in capsys.readouterr().out
-    record = json.loads((survey.output / "run.json").read_text())
+    (record,) = calls(survey.output)
     assert list(record["scenes"]) == ["b"] and products(survey.output, "b")[0].exists()
     assert [f"{name}: {reason}" for name, reason in record["failed"].items()] == reasons
     # Mended, they are mapped, and they alone.
@@ -159,15 +233,15 @@ def test_what_is_made_of_several_scenes_is_recorded_beside_them(
         return {"scenes": scenes, "joined": made}
 
     with pytest.raises(DataError, match=r"^2 of 4 scenes and mosaics failed: a: .*; bc: grids differ$"):
-        survey.finish(joined(fails=True))
+        finish(survey, joined(fails=True))
     with pytest.raises(DataError, match=r"^1 of 4 scenes and mosaics failed: a: "):
-        survey.finish(joined(fails=False))
+        finish(survey, joined(fails=False))
     assert capsys.readouterr().out.count("2 of 3 scenes mapped") == 2
-    record = json.loads((survey.output / "run.json").read_text())
+    record = calls(survey.output)[-1]
     assert record["joined"] == {"bc": ["b", "c"]} and list(record["failed"]) == ["a"]
     # Kinds of which there is nothing are not spoken of.
     with pytest.raises(DataError, match=r"^1 of 3 scenes failed: a: "):
-        survey.finish({"scenes": scenes, "joined": Mapped("mosaics", [], {})})
+        finish(survey, {"scenes": scenes, "joined": Mapped("mosaics", [], {})})
 
 
 def test_shards_see_what_the_others_did_and_the_last_one_joins(
@@ -179,17 +253,18 @@ def test_shards_see_what_the_others_did_and_the_last_one_joins(
     def predict(settings: WorkerSettings) -> None:
         survey = survey_of(output)
         work = partial(write_by_regions, output=output, settings=settings, order=("a", "b", "c"))
-        survey.finish({"scenes": survey.map("scenes", tasks, work, products=partial(products, output))})
+        scenes = survey.map("scenes", tasks, work, products=partial(products, output))
+        finish(survey, {"scenes": scenes}, told=lambda summaries: f"{len(summaries)} scenes")
 
     predict(WorkerSettings(shard="2/2"))
     assert "shard 2/2 has done its share; 3 of 3 are not there yet" in capsys.readouterr().out
     # A region of each scene, from another one on.
-    made = {(path.parent.name, path.name) for path in (output / ".parts").glob("*/r*")}
+    made = {(path.parent.name, path.name) for path in (output / ".geocore/parts").glob("*/r*")}
     assert made == {("a", "r1"), ("b", "r0"), ("c", "r1")}
     assert not list(output.glob("*.tif")) and not (output / "run.json").exists()
     predict(WorkerSettings(shard="1/2"))
     assert "3 of 3 scenes mapped" in capsys.readouterr().out
-    assert (output / "c.csv").read_text() == "r0 r1" and not list((output / ".parts").iterdir())
+    assert (output / "c.csv").read_text() == "r0 r1" and not (output / ".geocore/parts").exists()
     # The first one, given again, finds all done.
     before = times(products(output, "a"))
     predict(WorkerSettings(shard="2/2"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,12 +23,12 @@ from geocore.files import atomic_path
 from geocore.georeferences import creation_options, unreferenced_allowed
 from geocore.grid import Grid
 from geocore.handles import threads
+from geocore.legends import Colour, Legend, write_legend
 
 BLOCK_PX = 512
 """Side of a block; windows written should start and end at its multiples, or blocks are compressed several times."""
 
 Overviews = Literal["nearest", "average"]
-Colour = tuple[int, int, int]
 
 
 class RasterWriter:
@@ -45,7 +45,8 @@ class RasterWriter:
         nodata: value that marks invalid pixels.
         band_names: one description per band.
         colours: class value -> (red, green, blue), each 0-255; for one band of uint8 or uint16.
-        class_names: class value -> name, stored as the tags CLASS_<value>.
+        class_names: class value -> name, stored as the tags CLASS_<value> and in the legend (`geocore.legends`).
+        transparent: classes that a GIS does not draw, such as background.
         overviews: "nearest" for classes, "average" for quantities; None: nearest when there are colours or class
             names.
         cog: False leaves out overviews, for small files that only programs read.
@@ -66,6 +67,7 @@ class RasterWriter:
         band_names: Sequence[str] | None = None,
         colours: Mapping[int, Colour] | None = None,
         class_names: Mapping[int, str] | None = None,
+        transparent: Collection[int] = (),
         overviews: Overviews | None = None,
         cog: bool = True,
     ) -> None:
@@ -78,6 +80,7 @@ class RasterWriter:
         self._shape = (count, *grid.shape)
         self._dtype = np.dtype(dtype)
         self._cog = cog
+        self._legend = Legend(colours or {}, class_names or {}, frozenset(transparent)) if cog else None
         self._overviews = overviews or ("nearest" if colours or class_names else "average")
         options: dict[str, Any] = {"dtype": dtype, "count": count, "nodata": nodata} | creation_options(grid)
         with ExitStack() as stack:
@@ -141,6 +144,7 @@ class RasterWriter:
             if self._cog:
                 _translate(self._working, self._final, self._overviews)
                 _check_whole(self._final, self.path)
+            write_legend(self.path, self._legend)  # a map that is there has the one that belongs to it
 
     def discard(self) -> None:
         """Give up: remove what was written and leave a file at `path` as it was."""
@@ -168,6 +172,7 @@ def write_raster(
     band_names: Sequence[str] | None = None,
     colours: Mapping[int, Colour] | None = None,
     class_names: Mapping[int, str] | None = None,
+    transparent: Collection[int] = (),
     overviews: Overviews | None = None,
     cog: bool = True,
 ) -> None:
@@ -181,6 +186,7 @@ def write_raster(
         band_names: one description per band.
         colours: class value -> (red, green, blue), as for `RasterWriter`.
         class_names: class value -> name.
+        transparent: as for `RasterWriter`.
         overviews: "nearest" or "average"; None: nearest when there are colours or class names.
         cog: False leaves out overviews, for small files that only programs read.
 
@@ -203,6 +209,7 @@ def write_raster(
         band_names=band_names,
         colours=colours,
         class_names=class_names,
+        transparent=transparent,
         overviews=overviews,
         cog=cog,
     ) as writer:

@@ -9,7 +9,7 @@ import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from geocore.tracing import polygonise_labels
 
 Geometry = Any
 """A shapely Polygon or MultiPolygon."""
+
+LAYER: Final = "polygons"
+"""Name of the layer in every GeoPackage that is written."""
 
 
 def rasterise(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32") -> npt.NDArray[Any]:
@@ -107,8 +110,6 @@ def write_polygons(
     geometries: Sequence[Geometry],
     attributes: Mapping[str, Any],
     crs: str | None,
-    *,
-    layer: str,
 ) -> None:
     """Write polygons with attributes as GeoPackage and as GeoParquet, each whole or not at all.
 
@@ -118,7 +119,6 @@ def write_polygons(
         geometries: polygons and multipolygons; stored as multipolygons, since a layer has one type.
         attributes: column name -> a value for each polygon, also when there is none; arrays keep their types.
         crs: of the polygons.
-        layer: name of the layer.
 
     Raises:
         StorageError: the disk is full or closed.
@@ -137,7 +137,7 @@ def write_polygons(
     with atomic_path(gpkg) as temporary, warnings.catch_warnings():
         # A scene without a CRS has outlines without one; whoever mapped it has been told.
         warnings.filterwarnings("ignore", message=".*crs.* was not provided")
-        table.to_file(temporary, layer=layer, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
+        table.to_file(temporary, layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
 
 
 def _column(values: Any) -> Any:

@@ -13,16 +13,9 @@ The same task, data and deciding settings may be started again in it; anything e
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from geocore.errors import RunError
 from geocore.files import FolderLock, atomic_write_text, sha256_json, storage_errors
+from geocore.provenance import installed_versions, start_record
 from geocore.settings import Settings, deciding_values
 
 
@@ -192,15 +186,7 @@ class Run:
         path = self.folder / "environment.json"
         starts = _read_json(path)["starts"] if path.exists() else []
         starts.append(
-            {
-                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "command": shlex.join(sys.argv),
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "torch_build": {"cuda": torch.version.cuda, "threads": torch.get_num_threads()},
-                "git": _git_commit(),
-                "versions": self.provenance["versions"],
-            }
+            start_record() | {"torch_build": {"cuda": torch.version.cuda, "threads": torch.get_num_threads()}}
         )
         atomic_write_text(path, json.dumps({"starts": starts}, indent=1))
 
@@ -225,26 +211,6 @@ def default_run_name(task: str, recipe: str, settings: Settings, data_hash: str)
     """
     digest = sha256_json({"settings": deciding_values(settings), "data": data_hash})
     return f"runs/{task}-{recipe}-{digest[:8]}"
-
-
-@functools.cache
-def installed_versions() -> dict[str, str]:
-    """List the version of every installed distribution, by name."""
-    # Each access to `metadata` parses the file again.
-    found = (item.metadata for item in importlib.metadata.distributions())
-    return dict(sorted((item["Name"], item["Version"]) for item in found if item["Name"] and item["Version"]))
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working directory, with `+` behind it when files differ; None outside git."""
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def _differences(held: JsonValue, wanted: JsonValue, key: str = "") -> Iterator[str]:

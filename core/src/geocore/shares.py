@@ -84,7 +84,7 @@ def joining(folder: Path, parts: Sequence[Path]) -> Iterator[None]:
         Unfinished: another process has joined and removed them meanwhile.
         StorageError: the file system has no locks.
     """
-    with _patient_lock(folder):
+    with patient_lock(folder):
         gone = [part.name for part in parts if not part.exists()]
         if gone:
             raise Unfinished(gone, len(parts))
@@ -98,12 +98,20 @@ def remove_joined(folder: Path) -> None:
         folder: as for `joining`; nothing happens when it is not there.
     """
     if folder.exists():
-        with _patient_lock(folder):
+        with patient_lock(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _patient_lock(folder: Path) -> Iterator[None]:
+def patient_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder within the block; wait for whoever has it, and say so.
+
+    Args:
+        folder: made when it is missing.
+
+    Raises:
+        StorageError: the folder cannot be written, or its file system has no locks.
+    """
     lock, told = FolderLock(folder), False
     while True:
         try:

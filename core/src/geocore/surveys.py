@@ -2,37 +2,44 @@
 
     survey = Survey(settings.output, checkpoint, context)
     scenes = survey.map("scenes", scene_tasks(found, image_hash), MapScene(settings), products=product_paths)
-    survey.finish({"scenes": scenes})
+    survey.finish({"scenes": scenes}, told=told, maps=maps)
 
 A scene whose products are there is not mapped again, and one that fails keeps no other from being mapped. Beside the
 products, the folder holds
 
-    run.json    checkpoint, settings, a summary of each scene, and why others failed
-    .done/      what the job of each scene leaves: its summary
-    .parts/     parts of the regions of scenes that are being mapped
+    all_*.vrt           the maps of all scenes as one, where there are several with a georeference
+    run.json            each call: when, checkpoint, settings, a summary of each scene, and why others failed
+    .geocore/scenes/    what the job of each scene leaves: its summary
+    .geocore/parts/     parts of the regions of scenes that are being mapped; gone when all are
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geocore.errors import DataError
+from geocore.errors import DataError, RunError
 from geocore.files import atomic_write_text
 from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
 from geocore.locations import Location, shown
+from geocore.mosaics import write_mosaics
 from geocore.progress import progress
+from geocore.provenance import start_record
 from geocore.settings import WorkerSettings
-from geocore.shares import remove_joined
+from geocore.shares import patient_lock, remove_joined
 
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
 
 RECORD: Final = "run.json"
+STATE: Final = ".geocore"
+"""Folder, hidden from a GIS, of what lets the same command go on."""
 SUMMARY: Final = "summary.json"
 """In the part of a scene that is a folder, because it keeps more than its summary."""
 
@@ -63,6 +70,7 @@ class Survey:
     """Where the network comes from."""
     context: Mapping[str, Any]
     """JSON values that decide the products beside the scene: settings, hash of the weights."""
+    begun: float = field(default_factory=time.monotonic)
 
     def map(
         self,
@@ -87,9 +95,10 @@ class Survey:
 
         Raises:
             Unfinished: other shards have not done their share yet.
-            RunError: workers or scheduler cannot do the work.
+            RunError: workers or scheduler cannot do the work, or the folder holds a training run.
             StorageError: the folder cannot be written.
         """
+        read_calls(self.output)  # a folder that holds something else is not written into
         for task in tasks:
             _forget_incomplete(self.part(task.key), products(task.key))
         with progress(len(tasks), kind) as bar:
@@ -107,38 +116,70 @@ class Survey:
         """What the job of a scene leaves: a file, or a folder with its summary."""
         return part_path(self._done, name)
 
-    def finish(self, groups: Mapping[str, Mapped]) -> None:
-        """Write the record and print how many scenes are mapped.
+    def finish(
+        self,
+        groups: Mapping[str, Mapped],
+        *,
+        told: Callable[[Mapping[str, Any]], str],
+        maps: Callable[[str], Sequence[Path]],
+    ) -> None:
+        """Add this call to the record, join the maps, and print what was made, how much of it, and what to open.
 
         Args:
             groups: name in the record -> what became of things of that kind; first the scenes, then what was made of
                 several of them.
+            told: what the summaries of scenes say of what was found, all together: `12 slumps on 0.3 km2`.
+            maps: name of a scene -> the maps that are joined with those of other scenes, the one to open first at the
+                front.
 
         Raises:
             DataError: some failed; names all, with the reasons. The products of the others are there.
             StorageError: the record cannot be written.
         """
         failed = [outcome for group in groups.values() for outcome in group.failed]
-        record = {
-            "checkpoint": str(self.checkpoint.path),
-            "data_hash": self.checkpoint.card["data_hash"],
-            "versions": self.checkpoint.card["versions"],
-            "context": self.context,
-            **{name: group.summaries for name, group in groups.items()},
-            "failed": {outcome.key: outcome.message for outcome in failed},
-        }
-        atomic_write_text(self.output / RECORD, json.dumps(record, indent=2) + "\n")
-        scenes = next(iter(groups.values()))
-        print(f"{len(scenes.summaries)} of {len(scenes.outcomes)} {scenes.kind} mapped in {self.output}")
+        self._record(
+            {
+                "seconds": round(time.monotonic() - self.begun, 1),
+                "checkpoint": str(self.checkpoint.path),
+                "data_hash": self.checkpoint.card["data_hash"],
+                "context": self.context,
+                **{name: group.summaries for name, group in groups.items()},
+                "failed": {outcome.key: outcome.message for outcome in failed},
+            }
+        )
+        with suppress(OSError):  # not empty while scenes that failed keep what they have
+            (self.output / STATE / "parts").rmdir()
+        kind, scenes = next(iter(groups.items()))
+        made = f": {told(scenes.summaries)}" if scenes.summaries else ""
+        print(f"{len(scenes.summaries)} of {len(scenes.outcomes)} {scenes.kind} mapped in {self.output}{made}")
+        if scenes.summaries:
+            first = [*self._join(kind, maps), maps(next(iter(scenes.summaries)))[0]][0]
+            print(f"open {first}; how everything was made stands in {self.output / RECORD}")
         if failed:
             total = sum(len(group.outcomes) for group in groups.values())
             kinds = " and ".join(group.kind for group in groups.values() if group.outcomes)
             lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
             raise DataError(f"{len(failed)} of {total} {kinds} failed: {lines}")
 
+    def _join(self, kind: str, maps: Callable[[str], Sequence[Path]]) -> list[Path]:
+        """Virtual rasters of all scenes in the folder, those of earlier calls too; empty where there is one scene."""
+        names = list(dict.fromkeys(name for call in read_calls(self.output) for name in call.get(kind, {})))
+        joined = []
+        for of_kind in zip(*(maps(name) for name in names), strict=True):
+            ending = of_kind[0].name.removeprefix(names[0]).removesuffix(of_kind[0].suffix)
+            there = [path for path in of_kind if path.exists()]
+            joined += write_mosaics(self.output, f"all{ending}", there)
+        return joined
+
+    def _record(self, call: dict[str, Any]) -> None:
+        """Add a call to those before it; two processes that end together both find their place."""
+        with patient_lock(self.output / STATE):
+            calls = [*read_calls(self.output), start_record() | call]
+            atomic_write_text(self.output / RECORD, json.dumps({"calls": calls}, indent=2) + "\n")
+
     @property
     def _done(self) -> Path:
-        return self.output / ".done"
+        return self.output / STATE / "scenes"
 
 
 def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str]) -> list[Task]:
@@ -173,7 +214,25 @@ def parts_folder(output: Path, name: str) -> Path:
         output: folder of the survey.
         name: of the scene.
     """
-    return output / ".parts" / name
+    return output / STATE / "parts" / name
+
+
+def read_calls(output: Path) -> list[dict[str, Any]]:
+    """What the record of a folder of products says of each call, the first one first; empty without a record.
+
+    Raises:
+        RunError: the folder holds a training run, or its record cannot be read.
+    """
+    path = output / RECORD
+    try:
+        calls = json.loads(path.read_text(encoding="utf-8"))["calls"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, TypeError):
+        raise RunError(f"{path}: cannot be read as a record of maps: give another folder as --output") from None
+    except KeyError:
+        raise RunError(f"{output}: holds a training run, not maps: give another folder as --output") from None
+    return list(calls)
 
 
 def _forget_incomplete(part: Path, products: Iterable[Path]) -> None:

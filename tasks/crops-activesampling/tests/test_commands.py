@@ -204,7 +204,7 @@ def test_scores_are_those_of_the_maps_that_predict_writes(trained: Path, tmp_pat
 def test_predict_writes_all_products_and_joins_them(trained: Path, tmp_path: Path, run_command: Command) -> None:
     words = ["--run", trained / "run", "--input", trained / "raw", "--output", tmp_path, "--mosaic", "true", *CPU]
     assert run_command(predict, *words) == 0
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((tmp_path / "run.json").read_text())["calls"][-1]
     assert record["failed"] == {} and len(record["patches"]) == 12
     assert record["context"]["composites"]["bands"] == list(BANDS)
     joined = {name: raster(tmp_path / f"{name}_pred.tif") for name in record["mosaics"]}
@@ -275,7 +275,7 @@ def test_bad_patches_are_listed_and_the_others_are_mapped(
         assert f"{bad[reason].stem}: " in line and reason in line
     assert f"{truncated.stem}: " in line
     assert all(path.exists() for path in product_paths(tmp_path / "m", good.stem))
-    record = json.loads((tmp_path / "m/run.json").read_text())
+    record = json.loads((tmp_path / "m/run.json").read_text())["calls"][-1]
     assert sorted(record["failed"]) == sorted(path.stem for path in bad.values())
     assert [summary["patches"] for summary in record["mosaics"].values()] == [[good.stem]]
     # Mended, they are made, and nothing else is made again.

@@ -11,10 +11,18 @@ import rasterio
 
 from crops_activesampling.mapping import MappedPatch
 from crops_activesampling.overlay import differences, draw_confusion, draw_patch, false_colour
-from crops_activesampling.products import class_colours, mosaic_paths, product_paths, write_mosaic, write_products
+from crops_activesampling.products import (
+    class_colours,
+    mosaic_paths,
+    product_paths,
+    told,
+    write_mosaic,
+    write_products,
+)
 from geocore.bands import Bands
 from geocore.errors import DataError
 from geocore.grid import Grid
+from geocore.legends import Legend, read_legend
 from geocore.scenes import ArraySource, Layer, Scene
 
 SIZE = 300
@@ -65,7 +73,14 @@ def test_rasters_are_cogs_with_names_and_colours(tmp_path: Path) -> None:
     seen = int((found.classes != 0).sum())
     assert (summary["seen_px"], summary["parcels"]) == (seen, SIZE - 1)
     assert summary["percent"]["maize"] == pytest.approx(100 * (found.classes == 2).sum() / seen, abs=0.005)
-    assert all(path.exists() for path in tables) and len(list(tmp_path.iterdir())) == 4
+    assert all(path.exists() for path in tables) and len(list(tmp_path.iterdir())) == 5
+    assert read_legend(pred) == Legend(class_colours(CROPS), CROPS)
+    # Pixels of 10 m in UTM, 0.05 % smaller or larger on the ground.
+    assert summary["class_m2"]["maize"] == pytest.approx(100 * (found.classes == 2).sum(), rel=1e-3)
+    areas = {"wheat": 2.5e6, "maize": 12e6, "rye": 0.0}
+    summaries = {"a": {"class_m2": areas, "parcels": 3}, "b": {"class_m2": areas, "parcels": 1200}}
+    assert told(summaries) == "maize 24 km2, wheat 5 km2; 1,203 parcels"
+    assert told({"a": {"class_m2": dict.fromkeys(areas, 0.0), "parcels": 0}}) == "nothing was seen"
 
 
 def test_every_crop_has_a_colour_of_its_own() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -21,6 +22,10 @@ from floods_prithvi import evaluate, predict, prepare, published, train
 from floods_prithvi.config import TrainSettings
 from floods_prithvi.products import product_paths
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
+from geocore.georeferences import grid_of
+from geocore.grid import Window
+from geocore.ground import PixelAreas
+from geocore.legends import read_legend
 
 CPU = ["--device.device", "cpu", "--device.threads", "1"]
 SMALL = [
@@ -114,7 +119,13 @@ def test_evaluate_writes_model_untrained_and_baselines(
     assert (trained / "run/baseline/finished.json").stat().st_mtime_ns == before
 
 
-def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command: Command) -> None:
+def calls_of(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "run.json").read_text())["calls"]
+
+
+def test_predict_writes_all_products(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     chips = chips_of(trained)
     assert run_command(predict, "--run", trained / "run", "--input", *chips, "--output", tmp_path, *CPU) == 0
     for chip in chips:
@@ -128,11 +139,23 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
         with rasterio.open(tmp_path / f"{chip.stem}_prob.tif") as found:
             percent = found.read(1)
             assert np.array_equal(percent == 255, missing) and percent[~missing].max(initial=0) <= 100
-        table = geopandas.read_file(tmp_path / f"{chip.stem}.gpkg")
+        table = geopandas.read_file(tmp_path / f"{chip.stem}.gpkg", layer="polygons")
         assert len(table) == 0 or set(table["class"]) == {"water"}
-    record = json.loads((tmp_path / "run.json").read_text())
+    (record,) = calls_of(tmp_path)
     assert record["failed"] == {} and len(record["scenes"]) == len(chips)
-    assert not list((tmp_path / ".parts").iterdir())
+    said = capsys.readouterr().out.splitlines()
+    seen, water = 0.0, 0.0
+    for chip in chips:
+        with rasterio.open(tmp_path / f"{chip.stem}_pred.tif") as found:
+            classes, ground = found.read(1), PixelAreas(grid_of(found))
+        areas = ground.within(Window(0, 0, *classes.shape))
+        seen, water = seen + areas[classes != 255].sum(), water + areas[classes == 1].sum()
+    mapped, area = said[-2].rsplit(" on ", 1)
+    assert mapped == f"{len(chips)} of {len(chips)} scenes mapped in {tmp_path}: water"
+    assert area == f"{water / 1e6:.3g} of {seen / 1e6:.3g} km2"
+    assert said[-1].startswith(f"open {tmp_path}/all_pred")
+    assert read_legend(tmp_path / f"{chips[0].stem}_pred.tif").transparent == {0}
+    assert not (tmp_path / ".geocore/parts").exists()
 
 
 def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
@@ -196,8 +219,9 @@ def test_shards_give_the_products_of_one_run(
                 assert geopandas.read_file(mine).equals(geopandas.read_file(theirs))
             else:
                 assert mine.read_bytes() == theirs.read_bytes(), mine.name
-    assert (out / "run.json").read_text() == (tmp_path / "whole" / "run.json").read_text()
-    assert not list((out / ".parts").iterdir())
+    (mine,), (theirs,) = (calls_of(tmp_path / name) for name in ("shards", "whole"))
+    assert all(mine[key] == theirs[key] for key in ("checkpoint", "data_hash", "context", "scenes", "failed"))
+    assert not (out / ".geocore/parts").exists()
 
 
 def chips_of_folder(folder: Path) -> list[Path]:
@@ -310,7 +334,11 @@ def test_bad_scenes_are_listed_and_the_others_are_mapped(
     (line,) = errors_of(capsys.readouterr().err)
     assert "3 of 4 scenes failed" in line and "--bands 2 3 4 9 12 13" in line and "--scale" in line
     assert all(path.exists() for path in product_paths(tmp_path / "m", good.stem))
-    assert sorted(json.loads((tmp_path / "m/run.json").read_text())["failed"]) == ["damaged", "nameless", "reflectance"]
+    assert sorted(calls_of(tmp_path / "m")[-1]["failed"]) == [
+        "damaged",
+        "nameless",
+        "reflectance",
+    ]
     again = ["--bands", "2", "3", "4", "9", "12", "13"]
     assert run_command(predict, *words, "--input", nameless, *again) == 0
     assert run_command(predict, *words, "--input", reflectance, "--scale", "1") == 0

@@ -135,9 +135,9 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
         assert np.array_equal(classes == 255, np.broadcast_to(~valid, classes.shape))
         with rasterio.open(tmp_path / f"{name_of(path)}_SOD_map.tif") as source:
             assert source.crs.to_epsg() == 3413 and source.res == (80.0 * DOWNSCALE, 80.0 * DOWNSCALE)
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((tmp_path / "run.json").read_text())["calls"][-1]
     assert record["failed"] == {} and len(record["scenes"]) == len(scenes_of(trained))
-    assert not list((tmp_path / ".parts").iterdir())
+    assert not (tmp_path / ".geocore/parts").exists()
     with netCDF4.Dataset(tmp_path / "upload_package.nc") as file:
         assert len(file.variables) == 3 * len(scenes_of(trained))
 
@@ -218,7 +218,7 @@ def test_bad_scenes_are_listed_and_the_others_are_mapped(
     for name, (_, reason) in bad.items():
         assert name in line and reason in line
     assert all(path.exists() for path in products_of(tmp_path / "m", good))
-    assert sorted(json.loads((tmp_path / "m/run.json").read_text())["failed"]) == sorted(bad)
+    assert sorted(json.loads((tmp_path / "m/run.json").read_text())["calls"][-1]["failed"]) == sorted(bad)
     with netCDF4.Dataset(tmp_path / "m/upload_package.nc") as file:
         assert {name[:19] for name in file.variables} == {name_of(good)}
 

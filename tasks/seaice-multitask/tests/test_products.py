@@ -20,7 +20,15 @@ from seaice_multitask.colours import class_colours
 from seaice_multitask.config import AUTOICE_OUTPUTS, OutputSettings
 from seaice_multitask.mapping import planes_of
 from seaice_multitask.polar import POLAR, polar_grid, polar_points
-from seaice_multitask.products import CLASSES_FILE, MappedScene, product_paths, write_products, write_upload
+from seaice_multitask.products import (
+    CLASSES_FILE,
+    MappedScene,
+    map_paths,
+    product_paths,
+    told,
+    write_products,
+    write_upload,
+)
 
 SHAPE, DOWNSCALE = (530, 560), 7
 WORKING = (76, 80)
@@ -103,7 +111,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         summary = write_products(folder, scene, parts, AUTOICE_OUTPUTS, resolution_m=160.0)
     assert (summary["lines"], summary["samples"]) == SHAPE
     assert sum(summary["percent"]["SOD"]) == pytest.approx(100, abs=0.4)
+    valid = sum(summary["class_m2"]["SOD"])
+    assert [100 * area / valid for area in summary["class_m2"]["SOD"]] == pytest.approx(
+        summary["percent"]["SOD"], abs=0.05
+    )
     return folder
+
+
+def test_what_was_found_is_told_in_one_line() -> None:
+    areas = {"SIC": [3e9, *[0.0] * 9, 1e9], "SOD": [3e9, 0.0, 0.0, 4e8, 0.0, 6e8], "FLOE": [4e9, *[0.0] * 6]}
+    summary = {"class_m2": areas}
+    said = "ice on 2,000 of 8,000 km2; open water 6,000 km2, old ice 1,200 km2, thin first-year ice 800 km2"
+    assert told({"a": summary, "b": summary}, AUTOICE_OUTPUTS) == said
+    assert told({"a": summary}, {"FLOE": AUTOICE_OUTPUTS["FLOE"]}) == ""
 
 
 def test_rasters_lie_on_the_80m_grid_and_are_invalid_where_the_radar_is(written: Path) -> None:
@@ -206,7 +226,8 @@ def test_only_outputs_of_kind_classes_have_a_probability(tmp_path: Path) -> None
 
 def test_product_paths_name_all_that_is_written(written: Path) -> None:
     there = {path for path in written.iterdir() if path.is_file()}
-    assert there == set(product_paths(written, NAME, AUTOICE_OUTPUTS))
+    legends = {path.with_name(f"{path.name}.aux.xml") for path in map_paths(written, NAME, AUTOICE_OUTPUTS)}
+    assert there == set(product_paths(written, NAME, AUTOICE_OUTPUTS)) | legends
 
 
 def test_upload_file_has_the_challenge_names_dimensions_and_size(tmp_path: Path) -> None:

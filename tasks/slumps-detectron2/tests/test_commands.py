@@ -112,9 +112,9 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
             assert np.array_equal(ids == 4294967295, ~valid)
         table = geopandas.read_file(tmp_path / f"{scene.stem}.gpkg")
         assert table["id"].tolist() == np.unique(ids[valid & (ids > 0)]).tolist() == list(range(1, len(table) + 1))
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((tmp_path / "run.json").read_text())["calls"][-1]
     assert record["failed"] == {}
-    assert not list((tmp_path / ".parts").iterdir())
+    assert not (tmp_path / ".geocore/parts").exists()
 
 
 def test_a_plan_says_what_a_scene_takes_and_maps_none(
@@ -180,7 +180,7 @@ def test_bad_scene_is_named_and_the_others_are_mapped(
     (line,) = errors_of(capsys.readouterr().err)
     assert "cut" in line and "few" in line and "has no band" in line
     assert (tmp_path / "maps" / f"{good.stem}.gpkg").exists()
-    assert sorted(json.loads((tmp_path / "maps/run.json").read_text())["failed"]) == ["cut", "few"]
+    assert sorted(json.loads((tmp_path / "maps/run.json").read_text())["calls"][-1]["failed"]) == ["cut", "few"]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from rasterio import features
 
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
+from geocore.legends import read_legend
 from geocore.planes import PlaneWriter
 from slumps_detectron2.instances import Instance
-from slumps_detectron2.products import PROBABILITY, Selection, product_paths, write_products
+from slumps_detectron2.products import PROBABILITY, Selection, product_paths, told, write_products
 
 SHAPE = (700, 640)
 GRID = Grid(*SHAPE, (3.0, 0.0, -600000.0, 0.0, -3.0, 1200000.0), "EPSG:3413", length_unit="m")
@@ -55,8 +56,18 @@ def written(tmp_path: Path) -> Path:
     probability[300:310, 390:420] = 40  # nothing was kept here
     probability[600:620, :110] = 255
     summary = write_products(tmp_path, "tundra", GRID, parts_of(tmp_path, probability), objects(), NAMES)
-    assert summary == {"objects": 3, "area_m2": pytest.approx((375 + 300 + 9) * PIXEL_M2, rel=1e-4)}
+    assert (summary["objects"], summary["kinds"]) == (3, {"slump": 2, "gully": 1})
+    assert summary["area_m2"] == pytest.approx((375 + 300 + 9) * PIXEL_M2, rel=1e-4)
     return tmp_path
+
+
+def test_what_was_found_is_told_in_one_line() -> None:
+    one = {"kinds": {"slump": 1, "gully": 0}, "area_m2": 34_000.0}
+    assert told({"a": one}) == "1 object (1 slump, 0 gully) on 0.034 km2"
+    one["kinds"] = {"slump": 1}
+    assert told({"a": one}) == "1 slump on 0.034 km2"
+    assert told({"a": one, "b": one}) == "2 slumps on 0.068 km2"
+    assert told({"a": one, "b": one | {"area_m2": None}}) == "2 slumps"
 
 
 def test_rasters(written: Path) -> None:
@@ -74,6 +85,8 @@ def test_rasters(written: Path) -> None:
     assert (values[invalid] == 4294967295).all()
     with rasterio.open(pred) as source:
         assert (source.dtypes, source.nodata) == (("uint8",), 255)
+        legend = read_legend(pred)
+        assert legend is not None and legend.transparent == {0} and legend.names == {0: "background", **NAMES}
         assert source.tags()["CLASS_4"] == "gully" and source.tags()["CLASS_0"] == "background"
         assert source.overviews(1)
         classes = source.read(1)
@@ -124,7 +137,7 @@ def test_objects_at_the_border_are_flagged(tmp_path: Path) -> None:
 
 def test_a_scene_without_objects_has_all_products(tmp_path: Path) -> None:
     summary = write_products(tmp_path, "empty", GRID, parts_of(tmp_path, np.zeros(SHAPE, np.uint8)), [], NAMES)
-    assert summary == {"objects": 0, "area_m2": 0.0}
+    assert summary == {"objects": 0, "kinds": {"slump": 0, "gully": 0}, "area_m2": 0.0}
     assert all(path.exists() for path in product_paths(tmp_path, "empty"))
     assert len(geopandas.read_file(tmp_path / "empty.gpkg")) == 0
     assert "area_m2" in geopandas.read_parquet(tmp_path / "empty.parquet").columns

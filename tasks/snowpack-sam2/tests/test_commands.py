@@ -135,7 +135,7 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
         assert len(table) == 1 + len(np.unique(numbers.values[0][wall]))
         assert "cm" in table[0]
         assert (tmp_path / f"{photo.stem}_overlay.png").read_bytes()[:4] == b"\x89PNG"
-    assert json.loads((tmp_path / "run.json").read_text())["failed"] == {}
+    assert json.loads((tmp_path / "run.json").read_text())["calls"][-1]["failed"] == {}
 
 
 def test_a_turned_photograph_has_the_products_of_the_upright_one(
@@ -221,7 +221,7 @@ def test_bad_photograph_is_named_and_the_others_are_mapped(
     assert "Traceback" not in error
     if fault != "missing":
         assert (tmp_path / "maps" / f"{good.stem}_pred.tif").exists()
-        assert list(json.loads((tmp_path / "maps/run.json").read_text())["failed"]) == [bad.stem]
+        assert list(json.loads((tmp_path / "maps/run.json").read_text())["calls"][-1]["failed"]) == [bad.stem]
 
 
 @pytest.mark.parametrize(

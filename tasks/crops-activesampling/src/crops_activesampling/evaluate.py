@@ -51,8 +51,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.evaluation import Evaluation, bootstrap_interval
     from geocore.files import atomic_write_text
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.provenance import installed_versions
     from geocore.report import write_report
-    from geocore.runs import installed_versions
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
     network = restore_model(checkpoint)

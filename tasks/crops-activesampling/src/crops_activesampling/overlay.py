@@ -15,7 +15,7 @@ from crops_activesampling.windows import MEDIANS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from geocore.cogs import Colour
+    from geocore.legends import Colour
     from geocore.scenes import Scene
 
 Picture = npt.NDArray[np.uint8]

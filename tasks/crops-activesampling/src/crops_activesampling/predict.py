@@ -41,7 +41,7 @@ def predict(settings: PredictSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
     """
     from crops_activesampling.mapping import composite_settings
-    from crops_activesampling.products import mosaic_paths, product_paths
+    from crops_activesampling.products import mosaic_paths, product_paths, told
     from geocore.files import sha256_file
     from geocore.surveys import Survey, scene_tasks
 
@@ -68,7 +68,9 @@ def predict(settings: PredictSettings) -> None:
         JoinPatches(settings),
         products=partial(mosaic_paths, output),
     )
-    survey.finish({"patches": patches, "mosaics": mosaics})
+    survey.finish(
+        {"patches": patches, "mosaics": mosaics}, told=told, maps=lambda name: product_paths(output, name)[:1]
+    )
 
 
 def find_inputs(inputs: Sequence[Path]) -> dict[str, Path]:

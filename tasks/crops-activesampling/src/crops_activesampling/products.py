@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from crops_activesampling.mapping import UNSEEN, MappedPatch
 from crops_activesampling.parcels import parcel_table, write_table
-from geocore.cogs import BLOCK_PX, Colour, RasterWriter
+from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.decisions import PERCENT_NODATA
 from geocore.errors import DataError
 from geocore.grid import Grid, Window, same_crs
+from geocore.legends import Colour
 from geocore.rasters import open_raster
+from geocore.tallies import Tally, added, by_area
 
 RASTERS: Final = ("_pred.tif", "_prob.tif")
 TABLES: Final = ("_parcels.csv", "_parcels.parquet")
@@ -102,7 +104,7 @@ def write_products(
         class_names: number, from 1, and name of each crop.
 
     Returns:
-        For the record of the run: pixels that are seen, percent of these in each crop, and number of parcels.
+        For the record: pixels that are seen, percent of these and area of each crop, and number of parcels.
 
     Raises:
         StorageError: the disk is full or closed.
@@ -113,13 +115,24 @@ def write_products(
             writer.write(values[np.newaxis])
     table = parcel_table(found, parcels)
     write_table(csv, parquet, table, class_names)
-    counts = np.bincount(found.classes.ravel(), minlength=max(class_names) + 1)
+    tally = Tally(grid)
+    tally.add(0, found.classes)
+    counts, areas = tally.pixels, tally.areas_m2
     seen = int(found.classes.size - counts[UNSEEN])
     return {
         "seen_px": seen,
         "percent": {label: round(100 * int(counts[key]) / max(seen, 1), 2) for key, label in class_names.items()},
+        "class_m2": None if areas is None else {label: float(areas[key]) for key, label in class_names.items()},
         "parcels": len(table.numbers),
     }
+
+
+def told(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was found in patches, from the summaries of `write_products`: `wheat 12.3 km2, maize 4 km2; 310 parcels`."""
+    areas = added(summaries, "class_m2")
+    parcels = sum(summary["parcels"] for summary in summaries.values())
+    crops = [] if areas is None else [by_area(areas) or "nothing was seen"]
+    return "; ".join([*crops, *([f"{parcels:,} parcels"] if parcels else [])])
 
 
 def write_mosaic(folder: Path, name: str, members: Sequence[str], class_names: Mapping[int, str]) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, bootstrap_interval
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.provenance import installed_versions
     from geocore.report import write_report
-    from geocore.runs import installed_versions
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
     network = restore_model(checkpoint)

@@ -46,7 +46,7 @@ def predict(settings: PredictSettings) -> None:
     """
     from floods_prithvi.mapping import planes
     from floods_prithvi.names import find_rasters
-    from floods_prithvi.products import product_paths
+    from floods_prithvi.products import product_paths, told
     from geocore.images import image_hash
     from geocore.masks import MaskRule
     from geocore.plans import show_plans
@@ -87,7 +87,7 @@ def predict(settings: PredictSettings) -> None:
         MapScene(settings, context, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
-    survey.finish({"scenes": mapped})
+    survey.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[:1])
 
 
 @dataclass(frozen=True, slots=True)

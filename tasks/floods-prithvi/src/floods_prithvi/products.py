@@ -12,12 +12,14 @@ import shapely
 
 from floods_prithvi.mapping import CLASS, CONFIDENCE, INVALID, PROBABILITY
 from floods_prithvi.outlines import Outline, Strip, trace
-from geocore.cogs import BLOCK_PX, Colour, RasterWriter
+from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
+from geocore.legends import Colour
 from geocore.planes import join_planes
 from geocore.polygons import measures, write_polygons
 from geocore.rasters import open_raster
+from geocore.tallies import Tally, added, by_area, share_km2
 
 ENDINGS: Final = ("_pred.tif", "_prob.tif", "_confidence.tif", ".gpkg", ".parquet")
 _KNOWN: Final[Mapping[str, Colour]] = {
@@ -89,8 +91,8 @@ def write_products(
         min_area_m2: what has less ground under its pixels gets no outline; the classes stay as they are.
 
     Returns:
-        For the record of the run: number of polygons and their area (None without a georeference), valid pixels, and
-        percent of these in each class.
+        For the record: number of polygons and their area (None without a georeference), valid pixels, and percent,
+        pixels and area of each class.
 
     Raises:
         DataError: an area is asked for, but the scene has no georeference.
@@ -117,28 +119,46 @@ def write_products(
             band_names=[band],
             colours=class_colours(class_names) if classes else None,
             class_names=class_names if classes else None,
+            # What is neither water nor burnt lets the map below be seen.
+            transparent=(0,) if classes and two else (),
             overviews="nearest" if classes else "average",
         ) as writer:
             join_planes(parts, plane, writer.write)
-    counts = np.zeros(256, np.int64)
-    found = trace(_strips(pred, prob, grid, counts), grid, outlined(class_names), min_area_m2)
+    tally = Tally(grid)
+    found = trace(_strips(pred, prob, grid, tally), grid, outlined(class_names), min_area_m2)
     area = _write_outlines(gpkg, parquet, name, grid, found, class_names)
-    valid = int(counts[:INVALID].sum())
+    pixels, areas = tally.pixels, tally.areas_m2
+    valid = int(pixels[:INVALID].sum())
     return {
         "polygons": len(found),
         "area_m2": area,
         "valid_px": valid,
-        "percent": {label: round(100 * int(counts[key]) / max(valid, 1), 2) for key, label in class_names.items()},
+        "percent": {label: round(100 * int(pixels[key]) / max(valid, 1), 2) for key, label in class_names.items()},
+        "class_px": {label: int(pixels[key]) for key, label in class_names.items()},
+        "class_m2": None if areas is None else {label: float(areas[key]) for key, label in class_names.items()},
     }
 
 
-def _strips(pred: Path, prob: Path, grid: Grid, counts: npt.NDArray[np.int64]) -> Iterator[Strip]:
-    """Rows of blocks of the written rasters; the pixels of each class are added to `counts`, shape (256,)."""
+def told(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was found in scenes, from what `write_products` says of each: `water on 12.3 of 230 km2`."""
+    pixels, areas = added(summaries, "class_px") or {}, added(summaries, "class_m2")
+    if areas is not None and len(areas) > 2:
+        return by_area(areas)
+    found = list(pixels)[1:2] if len(pixels) == 2 else list(pixels)
+    seen = sum(pixels.values())
+    if areas is None or not seen:
+        shares = ", ".join(f"{name} on {100 * pixels[name] / max(seen, 1):.3g} %" for name in found)
+        return f"{shares} of {seen:,.0f} pixels"
+    return f"{found[0]} on {share_km2(areas[found[0]], sum(areas.values()))}"
+
+
+def _strips(pred: Path, prob: Path, grid: Grid, tally: Tally) -> Iterator[Strip]:
+    """Rows of blocks of the written rasters, which are counted."""
     with open_raster(pred, layer=CLASS, codes=True) as classes, open_raster(prob, layer=PROBABILITY) as percent:
         for row in range(0, grid.height, BLOCK_PX):
             window = Window(row, 0, min(BLOCK_PX, grid.height - row), grid.width)
             strip = classes.read(window)[CLASS].values[0]
-            counts += np.bincount(strip.ravel(), minlength=len(counts))
+            tally.add(row, strip)
             yield row, strip, percent.read(window)[PROBABILITY].values[0]
 
 
@@ -165,5 +185,5 @@ def _write_outlines(
         "centroid_lon": ground.lon,
         "scene": [name] * len(found),
     }
-    write_polygons(gpkg, parquet, shapes, columns, crs, layer="areas")
+    write_polygons(gpkg, parquet, shapes, columns, crs)
     return float(ground.area_m2.sum()) if np.isfinite(ground.area_m2).all() else None

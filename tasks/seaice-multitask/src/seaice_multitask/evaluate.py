@@ -44,8 +44,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, bootstrap_interval
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.provenance import installed_versions
     from geocore.report import write_report
-    from geocore.runs import installed_versions
     from seaice_multitask.charts import CLASS_NAMES
     from seaice_multitask.config import TrainSettings
     from seaice_multitask.data import Scenes, load_dataset

@@ -55,7 +55,7 @@ def predict(settings: PredictSettings) -> None:
     from geocore.surveys import Survey, scene_tasks
     from seaice_multitask.data import find_scenes, scene_id
     from seaice_multitask.mapping import planes_of
-    from seaice_multitask.products import product_paths
+    from seaice_multitask.products import map_paths, product_paths, told
 
     trained = _network(settings.run)
     checkpoint, network = trained.checkpoint, trained.network
@@ -89,7 +89,11 @@ def predict(settings: PredictSettings) -> None:
     )
     if settings.upload and mapped.summaries:
         _write_upload(survey, mapped.summaries, network.working.downscale)
-    survey.finish({"scenes": mapped})
+    survey.finish(
+        {"scenes": mapped},
+        told=partial(told, outputs=network.outputs),
+        maps=partial(map_paths, settings.output, outputs=network.outputs),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,9 @@ from geocore.files import atomic_path
 from geocore.grid import Window
 from geocore.planes import read_plane
 from geocore.scenes import Scene
+from geocore.tallies import by_area, share_km2
 from seaice_multitask.channels import RADAR
+from seaice_multitask.colours import class_names
 from seaice_multitask.config import OutputSettings
 from seaice_multitask.data import SAR
 from seaice_multitask.mapping import (
@@ -37,6 +39,7 @@ from seaice_multitask.quicklook import Sheet, save_picture, thinned, thinning
 Chart = npt.NDArray[np.uint8]
 
 UPLOAD_NAME: Final = "upload_package.nc"
+PIXEL_M2: Final = 80.0 * 80.0
 CLASSES_FILE: Final = "classes.npz"
 """Classes of a scene on the working grid, kept for the upload file."""
 
@@ -46,8 +49,13 @@ def product_paths(folder: Path, name: str, outputs: Mapping[str, OutputSettings]
     endings = ["_pred.tif"]
     if _with_probability(outputs):
         endings += ["_prob.tif", "_entropy.tif"]
-    endings += [*(f"_{output}_map.tif" for output in outputs), "_sheet.png"]
-    return [folder / f"{name}{ending}" for ending in endings]
+    paths = [folder / f"{name}{ending}" for ending in endings]
+    return [*paths, *map_paths(folder, name, outputs), folder / f"{name}_sheet.png"]
+
+
+def map_paths(folder: Path, name: str, outputs: Mapping[str, OutputSettings]) -> list[Path]:
+    """The polar stereographic map of each output."""
+    return [folder / f"{name}_{output}_map.tif" for output in outputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +111,18 @@ def write_products(
         truth: output -> chart at 80 m, shape (line, sample), uint8, for the sheet.
 
     Returns:
-        Shape of the scene and share of each class in percent of the valid pixels, for the record of the run.
+        For the record: shape of the scene, and of each class the share of the valid pixels, per cent, and the area as
+        pixels of 80 m.
 
     Raises:
         SceneError: the radar cannot be read.
         StorageError: the disk is full or closed.
     """
-    sheet, shares = _write_rasters(folder, scene, mapped, outputs, truth or {})
-    for position, (name, chosen) in enumerate(outputs.items()):
+    sheet, pixels = _write_rasters(folder, scene, mapped, outputs, truth or {})
+    paths = map_paths(folder, scene.name, outputs)
+    for position, (path, (name, chosen)) in enumerate(zip(paths, outputs.items(), strict=True)):
         write_polar_map(
-            folder / f"{scene.name}_{name}_map.tif",
+            path,
             folder / f"{scene.name}_pred.tif",
             band=position + 1,
             grid=scene.grid,
@@ -121,7 +131,25 @@ def write_products(
             resolution_m=resolution_m,
         )
     save_picture(folder / f"{scene.name}_sheet.png", sheet.draw())
-    return {"lines": scene.grid.height, "samples": scene.grid.width, "percent": shares}
+    return {
+        "lines": scene.grid.height,
+        "samples": scene.grid.width,
+        "percent": {name: _shares(pixels[name]) for name in outputs},
+        "class_m2": {name: (pixels[name] * PIXEL_M2).tolist() for name in outputs},
+    }
+
+
+def told(summaries: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, OutputSettings]) -> str:
+    """What was found in scenes, from what `write_products` says of each: where ice is, and of which stage."""
+    areas = {name: np.sum([summary["class_m2"][name] for summary in summaries.values()], axis=0) for name in outputs}
+    said = []
+    for name, chosen in outputs.items():
+        if name == "SIC":  # class 0 is water
+            said.append(f"ice on {share_km2(areas[name][1:].sum(), areas[name].sum())}")
+        elif name != "FLOE":  # of the floes' sizes the maps tell
+            names = class_names(name, chosen)
+            said.append(by_area({names[number]: float(area) for number, area in enumerate(areas[name])}))
+    return "; ".join(text for text in said if text)
 
 
 def write_upload(path: Path, scenes: Mapping[str, tuple[Path, int, tuple[int, int]]]) -> None:
@@ -168,8 +196,12 @@ def _with_probability(outputs: Mapping[str, OutputSettings]) -> list[str]:
 
 def _write_rasters(
     folder: Path, scene: Scene, mapped: MappedScene, outputs: Mapping[str, OutputSettings], truth: Mapping[str, Chart]
-) -> tuple[Sheet, dict[str, list[float]]]:
-    """Classes, probability and entropy, a row of blocks at a time; what the sheet shows is kept from each."""
+) -> tuple[Sheet, dict[str, npt.NDArray[np.int64]]]:
+    """Classes, probability and entropy, a row of blocks at a time; what the sheet shows is kept from each.
+
+    Returns:
+        The sheet, and the pixels of each class of each output.
+    """
     likely = _with_probability(outputs)
     groups = {
         "pred": ([class_plane(name) for name in outputs], list(outputs), "nearest"),
@@ -225,7 +257,7 @@ def _write_rasters(
         outputs,
         thinned({name: truth[name] for name in outputs if name in truth}, step),
     )
-    return sheet, {name: _shares(counts[name][: chosen.classes]) for name, chosen in outputs.items()}
+    return sheet, {name: counts[name][: chosen.classes] for name, chosen in outputs.items()}
 
 
 def _radar(scene: Scene, window: Window) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[np.bool_]]]:

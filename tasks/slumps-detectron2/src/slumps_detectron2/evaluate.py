@@ -44,8 +44,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.errors import WeightsError
     from geocore.evaluation import Evaluation, bootstrap_interval
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.provenance import installed_versions
     from geocore.report import write_report
-    from geocore.runs import installed_versions
     from slumps_detectron2.config import TrainSettings
     from slumps_detectron2.cuts import CutRule
     from slumps_detectron2.data import Areas, class_values, load_dataset

@@ -50,7 +50,7 @@ def predict(settings: PredictSettings) -> None:
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
     from slumps_detectron2.data import find_scenes
-    from slumps_detectron2.products import PROBABILITY, product_paths
+    from slumps_detectron2.products import PROBABILITY, product_paths, told
 
     trained = _network(settings.run)
     checkpoint = trained.checkpoint
@@ -86,7 +86,7 @@ def predict(settings: PredictSettings) -> None:
         MapScene(settings, threshold, context, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
-    survey.finish({"scenes": mapped})
+    survey.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[2:3])
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
     from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.provenance import installed_versions
     from geocore.report import write_report
-    from geocore.runs import installed_versions
     from snowpack_sam2.config import TrainSettings
     from snowpack_sam2.data import Photos
     from snowpack_sam2.model import build_model, restore_model
