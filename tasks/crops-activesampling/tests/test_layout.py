@@ -312,3 +312,40 @@ def test_other_libraries_read_what_is_written(path: Path, reader: str) -> None:
             assert group["B11"].crs == "+init=epsg:32631"
     np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(times.astype("datetime64[D]"), days)
+
+
+def _declare(**attributes: Any) -> Callable[[Any], None]:
+    def change(file: Any) -> None:
+        for key, value in attributes.items():
+            file["B02"]["B02"].attrs[key] = value
+
+    return change
+
+
+def test_numbers_are_brought_to_those_of_the_first_products(path: Path) -> None:
+    """1000 and -0.1 stand for 0 since January 2022; what is not above is 1, since 0 is no data."""
+    with open_patch(path) as patch:
+        stored, times = patch.series("B02")
+    stored = stored.copy()
+    expected = np.where(stored == 0, 0, np.clip(stored.astype(int) - 1000, 1, None)).astype(np.uint16)
+    changed(path, _declare(scale_factor=1e-4, add_offset=-0.1))
+    with open_patch(path) as patch:
+        found, same = patch.series("B02")
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(same, times)
+    assert (expected == 1).any() and (expected > 1).any()
+
+
+def test_a_scale_alone_changes_nothing(path: Path) -> None:
+    with open_patch(path) as patch:
+        stored = patch.series("B02")[0].copy()
+    changed(path, _declare(scale_factor=np.float32(1e-4), missing_value=np.uint16(7)))
+    with open_patch(path) as patch:
+        np.testing.assert_array_equal(patch.series("B02")[0], np.where(stored == 7, 0, stored))
+
+
+@pytest.mark.parametrize("attributes", [{"scale_factor": 1e-3}, {"scale_factor": 1e-4, "add_offset": 0.00005}])
+def test_numbers_that_are_no_dn_are_one_line(path: Path, attributes: dict[str, float]) -> None:
+    changed(path, _declare(**attributes))
+    with open_patch(path) as patch, pytest.raises(DataError, match="B02 has scale_factor .*write the file again"):
+        patch.series("B02")

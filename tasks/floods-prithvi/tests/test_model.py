@@ -6,12 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.transform import from_origin
 from torch import Tensor
 
-from floods_prithvi.chips import IMAGE, image_layer
+from floods_prithvi.chips import IMAGE, image_layer, open_scene
 from floods_prithvi.config import SIX_BANDS, ModelSettings, TrainSettings
+from floods_prithvi.mapping import map_scene
 from floods_prithvi.model import (
     AUXILIARY,
     CLASSES,
@@ -23,9 +27,11 @@ from floods_prithvi.model import (
 )
 from geocore.blending import VALID
 from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
+from geocore.devices import open_place
 from geocore.errors import CheckpointError, DataError
 from geocore.preprocessing import Preprocessing
 from geocore.scalings import Scaling, scaling_to_plain
+from geocore.settings import DeviceSettings, TilingSettings
 
 torch.set_num_threads(1)
 
@@ -198,3 +204,35 @@ def test_checkpoint_of_something_else_is_one_line(tmp_path: Path, changes: dict[
     with pytest.raises(CheckpointError, match=message) as caught:
         restore_model(load_checkpoint(checkpoint(tmp_path, network(), **changes), "best"))
     assert "\n" not in str(caught.value)
+
+
+def test_one_scene_in_all_its_dresses_is_one_map(tmp_path: Path) -> None:
+    """Bit for bit, on a CPU with one thread: numbers, scales and missing values differ, reflectance does not."""
+    numbers = np.random.default_rng(0).integers(300, 5000, (6, 40, 48))
+    hole = np.zeros(numbers.shape, bool)
+    hole[:, 5:9, 7:30] = True
+    dresses = {
+        "bare": ("int16", 0, 0, {}),
+        "tagged": ("int16", -9999, 0, {"scales": 1e-4}),
+        "hls": ("int16", -9999, 0, {"scales": 1e-4, "offsets": 0.0, "units": "reflectance"}),
+        "shifted": ("uint16", 0, 1000, {"scales": 1e-4, "offsets": -0.1}),
+        "wide": ("uint16", 65535, 0, {}),
+        "float": ("float32", math.nan, 0, {"scales": 1e-4}),
+    }
+    net, maps = network(head="unet").eval(), {}
+    for name, (dtype, missing, add, tags) in dresses.items():
+        stored = (numbers + add).astype(dtype)
+        stored[hole] = missing
+        profile = {"count": 6, "dtype": dtype, "height": 40, "width": 48, "nodata": missing, "crs": "EPSG:32633"}
+        with rasterio.open(tmp_path / f"{name}.tif", "w", transform=from_origin(5e5, 6e6, 30, 30), **profile) as file:
+            file.write(stored)
+            for tag, value in tags.items():
+                setattr(file, tag, (value,) * 6)
+        with (
+            open_scene(tmp_path / f"{name}.tif", net.layer, usual=net.stored.declaration) as scene,
+            open_place(DeviceSettings(device="cpu", threads=1)) as place,
+        ):
+            maps[name] = map_scene(net, scene, tiling=TilingSettings(size=32, overlap=16), place=place)
+    for name, found in maps.items():
+        assert all(np.array_equal(found[plane], maps["bare"][plane]) for plane in found), name
+    assert np.array_equal(maps["bare"]["class"] == 255, hole[0]) and len(np.unique(maps["bare"]["probability"])) > 3

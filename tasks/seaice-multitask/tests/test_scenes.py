@@ -326,3 +326,29 @@ def test_channels_have_units_and_unknown_ones_are_refused() -> None:
         bands_of(["month", "hh"])
     with pytest.raises(SettingsError, match="'month' is asked for twice"):
         bands_of(["month", "t2m", "month"])
+
+
+@pytest.mark.parametrize("packed", [RADAR, ("t2m", "btemp_6_9h"), ("sar_grid2d_latitude", "sar_grid2d_longitude")])
+def test_packed_variables_are_what_they_stand_for(tmp_path: Path, packed: tuple[str, ...]) -> None:
+    """As saving a file again with scale_factor and add_offset leaves it; whole numbers of 1/64 are exact in float32."""
+    planes = _ready()
+    planes |= {name: np.round(planes[name] * 64) / 64 for name in (*RADAR, *COARSE_STANDARD)}
+    planes |= {name: np.round(planes[name] * 64) / 64 for name in ("sar_grid2d_latitude", "sar_grid2d_longitude")}
+    planes = {name: values.astype("float64" if "grid2d" in name else "float32") for name, values in planes.items()}
+    marks = {name: {"variable_fill_value": np.int64(0)} for name in RADAR}
+    for name in RADAR:
+        planes[name][3, 4:9] = 0
+    first, second = tmp_path / "a" / READY, tmp_path / "b" / READY
+    for path in (first, second):
+        path.parent.mkdir()
+    _write(first, planes, marks)
+    numbers = {name: np.round(planes[name] * 64).astype(np.int16) for name in packed}
+    attributes = {name: {"scale_factor": 1 / 64, "add_offset": 0.0} | marks.get(name, {}) for name in packed}
+    _write(second, planes | numbers, marks | attributes)
+    with open_scene(first) as plain, open_scene(second) as scene:
+        assert scene.grid == plain.grid
+        for layer, window in ((SAR, Window(0, 0, 50, 75)), (COARSE, Window(0, 0, 50, 75))):
+            mine, theirs = scene.read(window, [layer])[layer], plain.read(window, [layer])[layer]
+            np.testing.assert_array_equal(mine.valid, theirs.valid)
+            np.testing.assert_array_equal(mine.values[mine.valid], theirs.values[theirs.valid])
+        assert not plain.read(Window(0, 0, 50, 75), [SAR])[SAR].valid[0, 3, 4:9].any()

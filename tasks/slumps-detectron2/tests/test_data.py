@@ -680,3 +680,59 @@ def test_published_landsat_scene_with_infinite_nodata_and_outlines(tmp_path: Pat
     for index in range(len(areas.samples)):
         valid = areas.scene(index).read(areas.window(index))[IMAGE].valid.all(axis=0)
         assert not (areas.truth(index).labelled & ~valid).any()
+
+
+def _statistics(dataset: Any) -> list[tuple[float, ...]]:
+    return [(band.count, band.minimum, band.mean, band.std) for band in dataset.statistics.layers[IMAGE]]
+
+
+def test_scenes_of_one_table_may_hold_their_numbers_in_other_ways(raw: Path, tmp_path: Path) -> None:
+    """Other missing values, scales, offsets and types: each file by its own tags, all in the numbers of the first."""
+    for number in range(8):
+        with rasterio.open(raw / f"s{number}.tif", "r+") as file:
+            values = file.read()
+            values[:, :6] = 0
+            file.write(values)
+            file.scales = (1e-4,) * 4
+    plain = describe(_settings(raw))
+    assert plain.layers[IMAGE].dtype == "uint16"
+    for number, (hole, add, dtype) in enumerate(((0, 0, "uint16"), (65535, 0, "uint16"), (0, 1000, "uint16"),
+                                                 (-9999, 0, "int16"), (float("nan"), 0, "float32"))):  # fmt: skip
+        with rasterio.open(raw / f"s{number}.tif") as file:
+            values, profile, names = file.read(), file.profile, file.descriptions
+        held = (values.astype("int32") + add).astype(dtype)
+        held[values == 0] = hole
+        with rasterio.open(raw / f"s{number}.tif", "w", **profile | {"dtype": dtype, "nodata": hole}) as file:
+            file.write(held)
+            file.descriptions, file.scales, file.offsets = names, (1e-4,) * 4, (-add / 1e4,) * 4
+    mixed = describe(_settings(raw, out=tmp_path / "mixed"))
+    layer = mixed.layers[IMAGE]
+    assert (layer.dtype, layer.bands["red"].scale, layer.bands["red"].nodata) == ("float32", 1e-4, None)
+    assert {s.id: s.attributes["slumps"] for s in mixed.samples} == {
+        s.id: s.attributes["slumps"] for s in plain.samples
+    }
+    for found, expected in zip(_statistics(mixed), _statistics(plain), strict=True):
+        # Counted value by value where numbers are whole, merged in float64 where they are not.
+        assert found[:2] == expected[:2] and found[2:] == pytest.approx(expected[2:], rel=1e-12)
+    for index, sample in enumerate(plain.split("train")):
+        window = Window(2, 3, 20, 30)
+        mine, theirs = (Areas(dataset, "train").scene(index).read(window)[IMAGE] for dataset in (mixed, plain))
+        assert np.array_equal(mine.valid, theirs.valid), sample.id
+        assert np.array_equal(mine.values[mine.valid], theirs.values[theirs.valid].astype("float32")), sample.id
+
+
+def test_scenes_whose_numbers_nobody_can_compare_are_refused(raw: Path) -> None:
+    with rasterio.open(raw / "s5.tif", "r+") as file:
+        file.scales, file.offsets = (1e-4,) * 4, (-0.1,) * 4
+    with pytest.raises(DataError, match=r"^s5.tif: it says what .*scale 0.0001, offset -0.1.* but s0.tif does not"):
+        describe(_settings(raw))
+    # What the command line says is said of all.
+    assert describe(_settings(raw, scale=1e-4, offset=0.0)).layers[IMAGE].bands["red"].scale == 1e-4
+
+
+def test_the_missing_value_that_was_given_is_also_that_of_training(raw: Path) -> None:
+    dataset = describe(_settings(raw, nodata=1234))
+    dataset.save()
+    areas = Areas(load_dataset(dataset.root), "train")
+    patch = areas.scene(0).read(areas.window(0))[IMAGE]
+    assert np.array_equal(patch.valid, patch.values != 1234) and not patch.valid.all()

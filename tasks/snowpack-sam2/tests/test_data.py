@@ -351,3 +351,9 @@ def test_published_tiles_are_paired_and_called_not_independent(tmp_path: Path) -
         # The black corners of turned tiles are neither wall nor labelled.
         assert not (labelled & ~valid).mean() > 0.001
         assert lines.mean() < 0.02
+
+
+def test_photographs_of_two_types_are_refused(raw: Path) -> None:
+    _write(raw / "pit1_3.tif", (_photo(3) // 257).astype(np.uint8))
+    with pytest.raises(DataError, match=r"^pit1_3.tif: uint8, but pit0_0.tif is uint16, and neither says"):
+        describe(_settings(raw))
