@@ -235,4 +235,6 @@ def test_one_scene_in_all_its_dresses_is_one_map(tmp_path: Path) -> None:
             maps[name] = map_scene(net, scene, tiling=TilingSettings(size=32, overlap=16), place=place)
     for name, found in maps.items():
         assert all(np.array_equal(found[plane], maps["bare"][plane]) for plane in found), name
-    assert np.array_equal(maps["bare"]["class"] == 255, hole[0]) and len(np.unique(maps["bare"]["probability"])) > 3
+    # A network of random weights sees both classes, so that a pixel that moved would show.
+    assert np.array_equal(maps["bare"]["class"] == 255, hole[0])
+    assert min(np.bincount(maps["bare"]["class"][~hole[0]])) > 100
