@@ -15,11 +15,12 @@ import rasterio.shutil
 from affine import Affine
 from PIL import Image, ImageOps
 
-from geocore.errors import SceneError
+from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
 from geocore.headers import Header, header_of
-from geocore.images import image_bands, open_image
+from geocore.images import find_images, image_bands, open_image
 from geocore.masks import MaskRule
+from geocore.pairs import pair_by_suffix
 from geocore.pictures import Picture, picture_of
 from geocore.rasters import RasterSource, open_raster, write_raster
 from geocore.scenes import Patch
@@ -344,6 +345,8 @@ def test_grey_of_few_bits_reaches_from_black_to_white(tmp_path: Path, bits: int)
     np.testing.assert_array_equal(whole(path).values, viewed(path))
     assert whole(path).values.max() == 255
     np.testing.assert_array_equal(whole(path, codes=True).values[0], stored)
+    path = save(tmp_path / "b.png", stored[np.newaxis], driver="PNG", nbits=bits, nodata=1)
+    np.testing.assert_array_equal(whole(path).valid[0], stored != 1)
 
 
 def test_numbers_that_are_brightness_already_stay_as_they_are(tmp_path: Path) -> None:
@@ -375,8 +378,9 @@ def test_pages_of_one_size_are_refused_and_previews_are_not(tmp_path: Path) -> N
     refused(tmp_path / "pages.tif", "holds 3 pages", codes=True)
     with rasterio.open(f"GTIFF_DIR:2:{tmp_path / 'pages.tif'}") as page:  # the remedy
         np.testing.assert_array_equal(page.read(1), 255 - GREY)
-    first.save(tmp_path / "small.tif", save_all=True, append_images=[others[0].resize((20, 15))])
-    assert viewed(tmp_path / "small.tif").shape == whole(tmp_path / "small.tif").values.shape
+    for size in ((20, 15), (90, 15), (20, 60)):
+        first.save(tmp_path / "small.tif", save_all=True, append_images=[others[0].resize(size)])
+        np.testing.assert_array_equal(whole(tmp_path / "small.tif").values[0], GREY)
     with rasterio.open(save(tmp_path / "masked.tif", GREY[np.newaxis]), "r+") as file:
         file.write_mask(GREY > 9)
     np.testing.assert_array_equal(whole(tmp_path / "masked.tif").valid[0], GREY > 9)
@@ -427,6 +431,23 @@ def test_files_that_gdal_does_not_read_are_called_by_name(tmp_path: Path) -> Non
         refused(tmp_path / name, words)
     (tmp_path / "empty.heic").touch()
     refused(tmp_path / "empty.heic", "it is empty")
+
+
+def test_a_folder_says_which_of_its_files_are_not_read(tmp_path: Path) -> None:
+    for name in ("a.CR2", "b.CR2", "c.heic", ".d.nef"):
+        (tmp_path / name).touch()
+    why = r"check the path; a.CR2 and 1 more: camera raw files are not read: export TIFF; c.heic: HEIF pictures are not"
+    with pytest.raises(DataError, match=why):
+        pair_by_suffix(tmp_path)
+    with pytest.raises(DataError, match=why):
+        find_images([tmp_path], extensions=(".tif",))
+    for name in ("a_mask.png", "b_mask.png", "b.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        DataError, match=r"a_mask.png \(no partner\).*rename or remove files; a.CR2: camera raw"
+    ) as caught:
+        pair_by_suffix(tmp_path)
+    assert "heic" not in str(caught.value) and "b.CR2" not in str(caught.value)
 
 
 def test_transparency_that_is_near_infrared_is_told_and_a_band_by_number(tmp_path: Path) -> None:

@@ -38,10 +38,10 @@ def why_unread(path: Path) -> str | None:
 
 
 def unread_among(paths: Iterable[Path]) -> str:
-    """What to add to a message that something is missing: the files beside it that are not read; else empty."""
+    """What to add to a message that something is missing: files beside it that are not read, but for hidden ones."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        if (reason := why_unread(path)) is not None:
+        if (reason := why_unread(path)) is not None and not path.name.startswith("."):
             found.setdefault(reason, []).append(path.name)
     return "".join(
         f"; {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in found.items()
