@@ -412,6 +412,28 @@ def test_progress_prints_a_plain_line_every_few_seconds(capsys):
     assert len(lines) == 4
 
 
+def test_progress_that_is_often_short_draws_no_bar_before_its_time(monkeypatch):
+    drawn, clock = [], Clock()
+    monkeypatch.setattr(progress_module, "on_terminal", lambda: True)
+    monkeypatch.setattr(progress_module.Progress, "_draw", lambda bar: drawn.append(clock.seconds))
+    with progress_module.Progress(5, "tiles", delay=1.0, clock=clock) as bar:
+        for _ in range(3):
+            clock.seconds += 0.4
+            bar.advance()
+    assert drawn == [pytest.approx(1.2)]
+    with progress_module.Progress(5, "tiles", clock=clock):
+        assert len(drawn) == 2
+
+
+def test_progress_is_left_to_the_command_by_its_workers(monkeypatch, capsys):
+    clock = Clock()
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: object())
+    with progress_module.Progress(2, "tiles", clock=clock) as bar:
+        clock.seconds += 60
+        bar.advance()
+    assert capsys.readouterr().err == ""
+
+
 def test_progress_over_quick_work_says_nothing_and_yields_everything(capsys):
     assert list(progress([1, 2, 3], "reading")) == [1, 2, 3]
     assert list(progress((n for n in "ab"), "reading")) == ["a", "b"]

@@ -103,6 +103,15 @@ class Network(nn.Module):
         return {"out": self.layers(image).softmax(1), VALID: batch[VALID]}
 
 
+def test_tiles_are_counted_while_a_region_is_mapped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("geocore.progress.PLAIN_LINE_SECONDS", 0.0)
+    dense(identity, make_scene(np.ones((1, 8, 12), np.float32)), Tiling(4, 0), channels=1, batch_size=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines[:6]] == [f"tiles: {done}/6" for done in range(1, 7)]
+
+
 def test_identity_over_random_scenes() -> None:
     rng = np.random.default_rng(3)
     for _ in range(25):

@@ -9,7 +9,9 @@ import pytest
 from geocore.samples import built_in_sample
 
 
-def test_built_once_and_again_for_another_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_once_and_again_for_another_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("GEOCORE_CACHE", str(tmp_path))
     built: list[Path] = []
 
@@ -18,7 +20,9 @@ def test_built_once_and_again_for_another_identity(tmp_path: Path, monkeypatch: 
         folder.mkdir()
         (folder / "scene.txt").write_text("snow")
 
+    caplog.set_level("INFO")
     first = built_in_sample("snowpack", {"seed": 0}, build)
+    assert caplog.messages == [f"drawing the built-in sample, once: {first}"]
     assert built_in_sample("snowpack", {"seed": 0}, build) == first
     assert len(built) == 1
     assert (first / "scene.txt").read_text() == "snow"

@@ -28,6 +28,7 @@ from geocore.grid import Window
 from geocore.jobs import Outcome, Task, part_path, run_tasks
 from geocore.loading import stack
 from geocore.pipelines import in_order, read_ahead
+from geocore.progress import progress
 from geocore.scenes import Patch, Scene
 from geocore.settings import WorkerSettings
 from geocore.tiles import Region, Tiling, regions, tiles_of
@@ -147,10 +148,15 @@ def map_region(
     ahead = -(-TILES_AHEAD // size) if on_cpu else BATCHES_AHEAD
     with torch.inference_mode(), belted(scene, (first, stop)) as fed, _cores(on_cpu) as cores:
         # Closed by name: an exception's traceback would keep the generators, and with them their threads, alive.
-        with closing(read_ahead(batches(fed), ahead)) as ready, closing(in_order(ready, run, cores)) as done:
+        with (
+            closing(read_ahead(batches(fed), ahead)) as ready,
+            closing(in_order(ready, run, cores)) as done,
+            progress(len(tiles), "tiles", delay=1.0) as bar,
+        ):
             for chunk, outputs in done:
                 for (row, col, window), output in zip(chunk, outputs, strict=True):
                     reducer.add(row, col, window, output)
+                bar.advance(len(chunk))
         return reducer.finish()
 
 

@@ -1,8 +1,9 @@
-"""Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere, nothing on further ranks."""
+"""Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere, nothing in other processes."""
 
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import sys
 import time
@@ -38,6 +39,11 @@ def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _talks() -> bool:
+    """Whether work is shown: workers would write over each other, and their command counts their tasks."""
+    return is_main_rank() and multiprocessing.parent_process() is None
+
+
 @functools.cache
 def _bars() -> Bars:
     from rich import progress as rich
@@ -61,12 +67,20 @@ class Progress(Generic[T]):
     `with progress(1000, "training") as bar: bar.advance(note="loss 0.31")`. Progress objects may be nested.
     """
 
-    def __init__(self, work: Iterable[T] | int | None, label: str, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        work: Iterable[T] | int | None,
+        label: str,
+        *,
+        delay: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """Describe the work.
 
         Args:
             work: what to iterate over, or the number of units (then it iterates like `range`), or None when unknown.
             label: what is being done, two or three words.
+            delay: seconds before a bar is drawn, for work that is often short.
             clock: seconds from any origin.
         """
         self.label = label
@@ -75,16 +89,14 @@ class Progress(Generic[T]):
         self._work: Iterable[Any] = range(work or 0) if work is None or isinstance(work, int) else work
         self._clock = clock
         self._started = self._last_line = clock()
+        self._delay = delay
         self._task: int | None = None
         self._note = ""
 
     def __enter__(self) -> Self:
         self._started = self._last_line = self._clock()
-        if is_main_rank() and on_terminal():
-            bars = _bars()
-            if not bars.tasks:
-                bars.start()
-            self._task = bars.add_task(self.label, total=self.total, completed=self.done, note=self._note)
+        if not self._delay:
+            self._draw()
         return self
 
     def __exit__(
@@ -114,13 +126,22 @@ class Progress(Generic[T]):
         """
         self.done += units
         self._note = note or self._note
+        if self._task is None and self._delay and self._clock() - self._started >= self._delay:
+            self._draw()
         if self._task is not None:
             _bars().update(self._task, completed=self.done, note=self._note)  # type: ignore[arg-type]
         elif self._clock() - self._last_line >= PLAIN_LINE_SECONDS:
             self._line()
 
+    def _draw(self) -> None:
+        if _talks() and on_terminal():
+            bars = _bars()
+            if not bars.tasks:
+                bars.start()
+            self._task = bars.add_task(self.label, total=self.total, completed=self.done, note=self._note)
+
     def _line(self) -> None:
-        if not is_main_rank():
+        if not _talks():
             return
         self._last_line = self._clock()
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
@@ -133,14 +154,15 @@ class Progress(Generic[T]):
 
 
 @overload
-def progress(work: int | None, label: str) -> Progress[int]: ...
+def progress(work: int | None, label: str, *, delay: float = 0.0) -> Progress[int]: ...
 @overload
-def progress(work: Iterable[T], label: str) -> Progress[T]: ...
-def progress(work: Iterable[T] | int | None, label: str) -> Progress[T]:
+def progress(work: Iterable[T], label: str, *, delay: float = 0.0) -> Progress[T]: ...
+def progress(work: Iterable[T] | int | None, label: str, *, delay: float = 0.0) -> Progress[T]:
     """Start counting; see `Progress`.
 
     Args:
         work: what to iterate over, or the number of units, or None when neither is known.
         label: what is being done, two or three words.
+        delay: seconds before a bar is drawn, for work that is often short.
     """
-    return Progress(work, label)
+    return Progress(work, label, delay=delay)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from geocore.files import atomic_path, sha256_json
+
+logger = logging.getLogger(__name__)
 
 
 def built_in_sample(name: str, identity: object, build: Callable[[Path], None]) -> Path:
@@ -28,6 +31,7 @@ def built_in_sample(name: str, identity: object, build: Callable[[Path], None]) 
     """
     folder = _cache() / f"{name}-sample-{sha256_json(identity)[:12]}"
     if not folder.is_dir():
+        logger.info("drawing the built-in sample, once: %s", folder)
         with atomic_path(folder) as temporary:
             build(temporary)
     return folder

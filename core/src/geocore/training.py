@@ -96,6 +96,7 @@ def fit(
     card: Mapping[str, Any],
     primary: str,
     parameter_groups: list[dict[str, Any]] | None = None,
+    label: str = "training",
     find_unused_parameters: bool = False,
 ) -> FitResult:
     """Train a model, or go on where the run was left.
@@ -115,6 +116,7 @@ def fit(
         primary: the score that decides which checkpoint is best; higher is better.
         parameter_groups: groups for the optimiser, each with `params` and, where they differ, `lr`, `weight_decay`;
             None for all parameters that require a gradient.
+        label: what the bar calls it.
         find_unused_parameters: for a model of which a step may leave parts out, in a distributed run. Off by default,
             since it walks the graph at every step, and losses of empty targets hang on the graph anyway.
 
@@ -141,7 +143,7 @@ def fit(
     # next read, so that no step waits for the device. On a CPU reading costs nothing.
     guarded = skips_on_device(updater, place)
 
-    bars: Progress[int] = progress(training.steps, "training")
+    bars: Progress[int] = progress(training.steps, label)
     with bars as bar, StopSignals(place) as signals, _memory_errors(training, place):
         meter = LossMeter(run, bar, done.step, done.unwritten)
         micro_batches = iter(batches)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from crops_activesampling.scores import Classes, confusion, weighted_f1
 from crops_activesampling.windows import MEDIANS
 from geocore.grid import Window
+from geocore.progress import progress
 from geocore.scenes import Scene
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def train_classifier(
     """
     features, labels = _sampled(train, periods, seed)
     best, best_score = None, -np.inf
-    for growth in GROWTHS:
+    logger.info("training the baseline, a classifier of single pixels, on %d", len(labels))
+    for growth in progress(GROWTHS, "training the pixel classifier"):
         candidate = PixelClassifier(tuple(periods), growth, _fitted(features, labels, growth, seed))
         score = float(np.nan_to_num(_validated(candidate, held_out, classes)))
         logger.info("pixel classifier, trees of %d leaves at %g: %.4f on validation", *growth[:2], score)

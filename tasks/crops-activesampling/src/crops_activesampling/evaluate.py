@@ -232,6 +232,7 @@ def _pixel_counts(
     from crops_activesampling.data import Patches
     from crops_activesampling.mapping import counts_of_maps
     from crops_activesampling.model import training_split, validation_split
+    from geocore.progress import progress
 
     classifier = train_classifier(
         Patches(home, training_split(trained)),
@@ -240,7 +241,8 @@ def _pixel_counts(
         periods=network.periods,
         seed=trained.training.seed,
     )
-    maps = (classifier.map_scene(patches.scene(index)) for index in range(len(patches.samples)))
+    indices = progress(len(patches.samples), "mapping by the pixel classifier")
+    maps = (classifier.map_scene(patches.scene(index)) for index in indices)
     return counts_of_maps(patches, maps, classes=network.head.channels, border_px=border_px)
 
 

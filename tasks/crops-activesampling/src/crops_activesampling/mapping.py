@@ -26,6 +26,7 @@ from geocore.decisions import labels_of, percent_of
 from geocore.errors import CheckpointError, DataError
 from geocore.grid import Window
 from geocore.inference import map_region
+from geocore.progress import progress
 from geocore.scenes import ArraySource, Scene
 from geocore.shifts import TrainedOn, compare_with_training
 from geocore.tiles import Region, Tiling
@@ -97,7 +98,7 @@ def map_split(network: CropNet, patches: Patches, *, tiling: TilingSettings, pla
     Raises:
         DataError: a patch cannot be read.
     """
-    for index in range(len(patches.samples)):
+    for index in progress(len(patches.samples), "mapping patches"):
         yield map_patch(network, patches.scene(index), tiling=tiling, place=place).classes
 
 

@@ -24,6 +24,7 @@ from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName, truth_path
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.sample_fields import LEANINGS, draw_fields
 from crops_activesampling.sample_series import Season, draw_season, draw_series
+from geocore.progress import progress
 
 _MODULES: Final = (layout, patch_writer, sample_fields, sample_series)
 CODE: Final = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))
@@ -69,7 +70,7 @@ def write_sample(
     """
     if size % 6 or size < 36:
         raise ValueError(f"size {size}: must be a multiple of 6 from 36 on, since a band of 60 m has a sixth of it")
-    for name in sample_names(train, val, test):
+    for name in progress(sample_names(train, val, test), "drawing patches"):
         write_patch_of_sample(folder, name, seed=seed, size=size, bands=bands)
 
 

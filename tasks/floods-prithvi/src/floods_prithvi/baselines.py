@@ -206,6 +206,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
     )
     with Run.open(folder, settings=settings, data_hash=dataset.hash, task="floods-baseline", tensorboard=False) as run:
         if not run.finished:
+            logger.info("training the baseline, a U-Net, for %d steps, once", chosen.steps)
             fit(
                 network,
                 batches,
@@ -218,6 +219,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
                 run=run,
                 card={},
                 primary=leading,
+                label="training the U-Net",
             )
         checkpoint = load_checkpoint(run.checkpoints, "best")
         load_strictly(network, checkpoint.model(), checkpoint.path)

@@ -20,6 +20,7 @@ from geocore.inference import map_region
 from geocore.metrics import Confusion
 from geocore.mirrors import mirror_mean
 from geocore.planes import Plane
+from geocore.progress import progress
 from geocore.scenes import Patch, Scene
 from geocore.tiles import Region, Tiling
 
@@ -164,7 +165,7 @@ def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, place
         SceneError: a chip cannot be read.
     """
     counts = []
-    for index in range(len(chips.samples)):
+    for index in progress(len(chips.samples), "mapping chips"):
         found = map_chip(network, chips, index, tiling=tiling, place=place)
         target = np.where(found == INVALID, np.uint8(IGNORED), chips.target(index))
         counts.append(count(target, found, network.head.channels))

@@ -30,6 +30,7 @@ from floods_prithvi import sample_burn, sample_events, sample_flood, sample_fram
 from floods_prithvi.names import METADATA
 from floods_prithvi.sample_events import EVENTS, HELD_OUT, Event
 from floods_prithvi.sample_flood import Kind
+from geocore.progress import progress
 
 __all__ = ["CODE", "COUNTS", "write_burn_sample", "write_frames_sample", "write_sample"]
 
@@ -90,7 +91,7 @@ def write_sample(
     for name, count in counts.items():
         rows = []
         events = [event for event in EVENTS if (event.name == HELD_OUT) == (name == "bolivia")]
-        for number in range(count * len(events)):
+        for number in progress(count * len(events), f"drawing chips of {name}"):
             event = events[number % len(events)]
             key = [seed, list(COUNTS).index(name), EVENTS.index(event), number // len(events)]
             rng = np.random.default_rng(key)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.grid import Window
+from geocore.progress import progress
 from geocore.scenes import Patch, Scene
 from seaice_multitask.config import OutputSettings, WorkingSettings
 from seaice_multitask.data import reduce_chart
@@ -78,7 +79,7 @@ class PixelClassifier:
             chart_counts(
                 self.map_scene(scenes.scene(index)), scenes.charts(index), self.working.downscale, self.outputs
             )
-            for index in range(len(scenes.samples))
+            for index in progress(len(scenes.samples), "mapping by the pixel classifier")
         ]
 
 
@@ -98,11 +99,12 @@ def train_classifier(
         The same for the same scenes and seed.
     """
     pixels = {name: _sampled(train, name, outputs[name], working, seed) for name in outputs}
+    logger.info("training the baseline, a classifier of single pixels")
     candidates = [
         PixelClassifier(
             outputs, working, {name: _fitted(*pixels[name], outputs[name], growth, seed) for name in outputs}
         )
-        for growth in GROWTHS
+        for growth in progress(GROWTHS, "training the pixel classifier")
     ]
     scores = [named(total(candidate.counts(held_out))) for candidate in candidates]
     trees = {}

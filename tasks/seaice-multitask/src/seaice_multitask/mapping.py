@@ -20,6 +20,7 @@ from geocore.grid import Window
 from geocore.inference import map_region
 from geocore.mirrors import mirror_mean
 from geocore.planes import Plane
+from geocore.progress import progress
 from geocore.scenes import Scene
 from geocore.tiles import Region, Tiling
 from seaice_multitask.channels import RADAR
@@ -147,7 +148,7 @@ def scene_counts(
         flips: average over the four mirror images.
     """
     counts = []
-    for index in range(len(scenes.samples)):
+    for index in progress(len(scenes.samples), "mapping scenes"):
         found = map_scene(network, scenes.scene(index), tiling=tiling, place=place, flips=flips)
         counts.append(chart_counts(found, scenes.charts(index), network.working.downscale, network.outputs))
     return counts

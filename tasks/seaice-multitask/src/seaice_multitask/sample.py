@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from geocore.progress import progress
 from seaice_multitask import sample_format, sample_ice, sample_plans, sample_scene, sample_sensors
 from seaice_multitask.sample_format import BRIGHTNESS, CHARTS, WEATHER, File, Variable, standardised
 from seaice_multitask.sample_ice import HEADER, MASKED
@@ -45,7 +46,7 @@ def write_sample(
         ValueError: The shape is too small.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for number, test in _numbers(scenes, test_scenes):
+    for number, test in progress(_numbers(scenes, test_scenes), "drawing scenes"):
         _write_ready(folder, draw_scene(number, seed=seed, shape=shape, test=test), test)
 
 
@@ -58,7 +59,7 @@ def write_raw_sample(
     in `_testdata.nc` and holds no chart.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for number, test in _numbers(scenes, test_scenes):
+    for number, test in progress(_numbers(scenes, test_scenes), "drawing scenes"):
         _write_raw(folder, draw_scene(number, seed=seed, shape=shape, test=test), test)
 
 

@@ -8,6 +8,7 @@ probability and the smallest component are chosen on validation.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,6 +26,7 @@ from geocore.components import components
 from geocore.inference import map_region
 from geocore.losses import masked_cross_entropy
 from geocore.preprocessing import Preprocessing
+from geocore.progress import progress
 from geocore.scenes import Patch, Scene
 from geocore.tiles import Region, Tiling
 from slumps_detectron2.data import IMAGE, UNLABELLED, Areas, Tiles, class_values, collate
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from geocore.grid import Window
     from geocore.settings import TilingSettings
     from slumps_detectron2.config import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 PROBABILITIES: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEAST_PX: Final = (1, 20, 50, 100, 200)
@@ -168,6 +172,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
     )
     with Run.open(folder, settings=settings, data_hash=dataset.hash, task="slumps-baseline", tensorboard=False) as run:
         if not run.finished:
+            logger.info("training the baseline, a U-Net, for %d steps, once", steps)
             fit(
                 network,
                 batches,
@@ -180,6 +185,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
                 run=run,
                 card={},
                 primary=PRIMARY,
+                label="training the U-Net",
             )
         checkpoint = load_checkpoint(run.checkpoints, "best")
         load_strictly(network, checkpoint.model(), checkpoint.path)
@@ -218,7 +224,7 @@ def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, place: P
     network.to(place.device)
     return [
         class_probability(network, areas.scene(index), areas.window(index), tiling, place)
-        for index in range(len(areas.samples))
+        for index in progress(len(areas.samples), "mapping by the U-Net")
     ]
 
 

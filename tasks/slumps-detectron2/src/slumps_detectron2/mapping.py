@@ -9,6 +9,7 @@ import numpy as np
 
 from geocore.grid import Window
 from geocore.inference import map_region
+from geocore.progress import progress
 from geocore.settings import TilingSettings
 from geocore.tiles import Region, Tiling
 from slumps_detectron2.instances import Instance, instances_of, merge
@@ -66,7 +67,7 @@ def map_area(
 
 def map_areas(network: SlumpNet, areas: Areas, *, tiling: TilingSettings, place: Place) -> Iterator[MappedArea]:
     """Objects found and true of every area of a split."""
-    for index in range(len(areas.samples)):
+    for index in progress(len(areas.samples), "mapping areas"):
         found, _ = map_area(network, areas.scene(index), areas.window(index), tiling=tiling, place=place)
         yield compared(areas, index, found)
 

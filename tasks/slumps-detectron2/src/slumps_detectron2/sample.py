@@ -32,6 +32,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from geocore.grid import Grid
+from geocore.progress import progress
 from geocore.rasters import write_raster
 from geocore_synthetic.fields import gaussian_field
 from geocore_synthetic.illumination import gradient
@@ -131,7 +132,8 @@ def write_sample(
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = ["image,label,region"]
-    for scene in sample_scenes(seed=seed, scenes=scenes, shape=shape, difficulty=difficulty):
+    drawn = sample_scenes(seed=seed, scenes=scenes, shape=shape, difficulty=difficulty)
+    for scene in progress(drawn, "drawing scenes"):
         image, label = f"{scene.name}.tif", f"{scene.name}_instances.tif"
         write_raster(folder / image, scene.values, grid=scene.grid, nodata=0, band_names=BANDS, cog=False)
         write_raster(folder / label, scene.ids, grid=scene.grid, nodata=IGNORED, cog=False)

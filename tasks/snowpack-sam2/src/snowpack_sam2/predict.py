@@ -207,9 +207,10 @@ def boundary_probability(
 
 def map_photos(network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, place: Place) -> Iterator[MappedPhoto]:
     """Boundary probability and truth of every photograph of a split."""
+    from geocore.progress import progress
     from snowpack_sam2.scores import MappedPhoto
 
-    for index in range(len(photos.samples)):
+    for index in progress(len(photos.samples), "mapping photographs"):
         probability, valid = boundary_probability(network, photos.scene(index), tiling=tiling, place=place)
         lines, labelled = photos.truth(index)
         yield MappedPhoto(probability, lines & valid, labelled & valid)

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, signal
 
+from geocore.progress import progress
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -131,6 +133,7 @@ def tune(
             value = score(truths, found, valids)
             # No boundary anywhere has no score; it must not win.
             tried[settings] = value if np.isfinite(value) else -np.inf
+            bar.advance()
         return tried[settings]
 
     def one_round(best: ChangePointSettings, held: str = "") -> ChangePointSettings:
@@ -141,11 +144,12 @@ def tune(
 
     begin = start or ChangePointSettings()
     strips = grid.get("strips", (begin.strips,))
-    best = max((one_round(replace(begin, strips=number), "strips") for number in strips), key=trial)
-    for _ in range(4):
-        before, best = best, one_round(best)
-        if best == before:
-            break
+    with progress(None, "tuning the change-point baseline") as bar:
+        best = max((one_round(replace(begin, strips=number), "strips") for number in strips), key=trial)
+        for _ in range(4):
+            before, best = best, one_round(best)
+            if best == before:
+                break
     return best
 
 

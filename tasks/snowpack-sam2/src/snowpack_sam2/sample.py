@@ -20,6 +20,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from geocore.grid import Grid
+from geocore.progress import progress
 from geocore.rasters import write_raster
 from geocore_synthetic.fields import gaussian_field, wandering_curve
 from geocore_synthetic.illumination import gradient, panel_numbers, seam_gains, vignetting
@@ -105,7 +106,7 @@ def write_sample(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     photos = sample_photos(seed=seed, pits=pits, photos_per_pit=photos_per_pit, shape=shape, difficulty=difficulty)
-    for photo in photos:
+    for photo in progress(photos, "drawing photographs"):
         grid = Grid(height=shape[0], width=shape[1])
         path = folder / f"{photo.name}.tif"
         write_raster(folder / f"{photo.name}_mask.tif", photo.layers, grid=grid, nodata=IGNORE, cog=False)
