@@ -331,6 +331,7 @@ def test_numbers_are_brought_to_those_of_the_first_products(path: Path) -> None:
     changed(path, _declare(scale_factor=1e-4, add_offset=-0.1))
     with open_patch(path) as patch:
         found, same = patch.series("B02")
+        assert patch.added == {"B02": 1000}
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(same, times)
     assert (expected == 1).any() and (expected > 1).any()

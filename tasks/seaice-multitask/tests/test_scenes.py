@@ -15,7 +15,7 @@ from seaice_multitask import sample_format
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.charts import MASKED
 from seaice_multitask.sample import write_raw_sample, write_sample
-from seaice_multitask.scenes import COARSE, SAR, open_scene
+from seaice_multitask.scenes import COARSE, SAR, open_scene, packed_variables
 from seaice_multitask.truth import has_charts, read_charts
 
 # Neither is a multiple of 25, and the coarse file grid leaves the rest out.
@@ -347,6 +347,8 @@ def test_packed_variables_are_what_they_stand_for(tmp_path: Path, packed: tuple[
     _write(second, planes | numbers, marks | attributes)
     with open_scene(first) as plain, open_scene(second) as scene:
         assert scene.grid == plain.grid
+        assert sorted(packed_variables(scene)) == sorted(name for name in packed if "grid2d" not in name)
+        assert packed_variables(plain) == []
         for layer, window in ((SAR, Window(0, 0, 50, 75)), (COARSE, Window(0, 0, 50, 75))):
             mine, theirs = scene.read(window, [layer])[layer], plain.read(window, [layer])[layer]
             np.testing.assert_array_equal(mine.valid, theirs.valid)

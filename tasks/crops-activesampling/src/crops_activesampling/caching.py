@@ -122,6 +122,7 @@ def _cache_patch(
                 "edges": [str(day) for day in made.edges],
                 # From 1; without data in one band at least.
                 "empty_periods": (1 + np.flatnonzero(~observed)).tolist(),
+                "added": sorted(set(patch.added.values())),
                 "transform": list(patch.grid.transform or ()),
                 "crs": patch.grid.crs,
             }

@@ -227,6 +227,9 @@ def _remarks(entries: dict[Path, Entry], samples: Sequence[Sample], encoder: Enc
     empty = Counter(int(period) for entry in entries.values() for period in entry.facts["empty_periods"])
     for period, count in sorted(empty.items()):
         yield f"period {period} has no image with data in {count} of {len(entries)} patches"
+    added = Counter(int(number) for entry in entries.values() for number in entry.facts["added"])
+    for number, count in sorted(added.items()):
+        yield f"{count} of {len(entries)} patches hold DN + {number} (add_offset): read without it"
     years = sorted({int(sample.attributes["year"]) for sample in samples})
     if len(years) > 1:
         yield f"patches are of {', '.join(map(str, years))}; each has the same periods of its own year"

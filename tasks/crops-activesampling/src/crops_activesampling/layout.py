@@ -113,6 +113,8 @@ class Patch:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = PatchName.of(path)
+        self.added: dict[str, int] = {}
+        """Band that was read -> what the file adds to its DN; empty where no band has something added."""
         # Tells a missing file, another format and damage apart in one line each.
         with open_netcdf(path):
             pass
@@ -188,6 +190,7 @@ class Patch:
             )
         if shift == 0:
             return values
+        self.added[band] = -shift
         moved = np.clip(values.astype(np.int32) + shift, 1, np.iinfo(np.uint16).max)
         return np.where(values == 0, 0, moved).astype(np.uint16)
 

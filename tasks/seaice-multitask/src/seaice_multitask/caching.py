@@ -15,12 +15,13 @@ from geocore.files import sha256_file, sha256_json, storage_errors
 from geocore.grid import Window
 from geocore.jobs import Outcome, Task, run_tasks
 from geocore.pixel_sizes import pixel_attribute
+from geocore.shifts import look_over
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings
 from seaice_multitask.names import reference_of, scene_id
-from seaice_multitask.scenes import open_scene
+from seaice_multitask.scenes import open_scene, packed_variables
 from seaice_multitask.truth import has_charts, read_charts
-from seaice_multitask.working import PLANES, reduce_chart, working_scene
+from seaice_multitask.working import FAR, PLANES, PROBE_PX, reduce_chart, standard_planes, working_scene
 
 if TYPE_CHECKING:
     from seaice_multitask.config import PrepareSettings
@@ -29,7 +30,7 @@ FOLDER: Final = "cache"
 """Folder of the entries within a data set."""
 
 # Another number makes all entries anew: for changes of the code that change what it computes.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _CHUNK_BYTES: Final = 1 << 25
 
 
@@ -81,6 +82,7 @@ def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str,
     if "reference" in arguments and not has_charts(path):
         labelled = Path(arguments["reference"]["path"])
     with open_scene(path, channels) as fine, working_scene(fine, channels, working) as scene:
+        look_over(scene, PLANES, standard_planes(channels), far=FAR, size_px=PROBE_PX)
         charts = read_charts(labelled)
         for name, chart in charts.items():
             if chart.shape != fine.grid.shape:
@@ -103,6 +105,7 @@ def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str,
                 entry.facts[f"{name}_px"] = int(np.count_nonzero(reduced != MASKED))
             entry.facts |= {
                 "scene": str(path),
+                "packed": packed_variables(fine),
                 "charts": str(labelled),
                 "hashes": hashes,
                 "bytes": labelled.stat().st_size,

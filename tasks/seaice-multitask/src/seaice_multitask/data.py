@@ -85,12 +85,17 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
     if not taken:
         raise DataError(f"{settings.data}: no scene could be read, or none is on the lists; check the folder")
     samples = []
+    packed: dict[str, list[str]] = {}
     for path in taken:
         entry = read_entry(settings.out / FOLDER, scene_id(path))
         samples.append(_sample(settings.out, scene_id(path), splits[scene_id(path)], entry))
+        packed |= {scene_id(path): entry.facts["packed"]} if entry.facts["packed"] else {}
         empty = [name for name in CLASS_NAMES if entry.facts[f"{name}_px"] == 0]
         if empty:
             notes.append(f"{scene_id(path)}: nothing is charted in {', '.join(empty)}: it does not train them")
+    if packed:
+        variables = _listed(sorted({name for names in packed.values() for name in names}))
+        notes.append(f"{len(packed)} of {len(taken)} scenes hold packed variables, which were unpacked: {variables}")
     dataset = Dataset(
         root=settings.out,
         task=TASK,

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FAR = 6.0
-"""Standard deviations: no plane of a scene of the challenge or the sample has a mean half as far off."""
-_PROBE_PX = 64
-
 
 def main() -> NoReturn:
     """Entry point of `seaice-predict`."""
@@ -119,7 +115,7 @@ class MapScene:
         from geocore.surveys import SUMMARY, parts_folder
         from seaice_multitask.data import PLANES, open_scene, working_scene
         from seaice_multitask.products import CLASSES_FILE, MappedScene, write_products
-        from seaice_multitask.working import standard_planes
+        from seaice_multitask.working import FAR, PROBE_PX, standard_planes
 
         path, settings = Path(arguments["path"]), self.settings
         network = _network(settings.run).network
@@ -128,7 +124,7 @@ class MapScene:
             folder = parts_folder(settings.output, scene.name)
             warn_if_resized(scene.name, grid, network.layer)
             working = working_scene(scene, network.channels, network.working)
-            look_over(working, PLANES, standard_planes(network.channels), far=FAR, size_px=_PROBE_PX)
+            look_over(working, PLANES, standard_planes(network.channels), far=FAR, size_px=PROBE_PX)
             regions = predict_scene(
                 MapRegion(settings, path),
                 grid.shape,

@@ -20,7 +20,7 @@ from geocore.errors import SceneError
 from geocore.grid import ControlPoint, Grid, Window
 from geocore.netcdf import NetcdfFile, NetcdfSource, open_netcdf
 from geocore.radiometry import physical
-from geocore.scenes import Layer, LayerSource, Patch, Scene
+from geocore.scenes import Layer, LayerSource, Patch, Scene, decisions_of
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.lattice import Lattice
 from seaice_multitask.names import scene_id
@@ -74,6 +74,12 @@ def open_scene(path: Path, channels: Collection[str] | None = None) -> Scene:
             scene = Scene(scene_id(path), grid, sources)
             opened.pop_all()
     return scene
+
+
+def packed_variables(scene: Scene) -> list[str]:
+    """Variables that the file of a scene holds packed into other numbers."""
+    decided = (decision for source in scene.sources.values() for decision in decisions_of(source))
+    return [item.band.name for item in decided if item.band.scale != 1 or item.band.offset]
 
 
 def _all() -> tuple[str, ...]:
@@ -149,6 +155,7 @@ class _ReadyRadar:
 
     def __init__(self, source: LayerSource) -> None:
         self.layer = Layer(SAR, bands_of(source.layer.bands.names), "float32")
+        self.decisions = decisions_of(source)
         self.shape = source.shape
         self._source = source
 
@@ -166,6 +173,7 @@ class _Coarse:
     def __init__(self, path: Path, names: Sequence[str], grid: Grid, *, standardise: bool) -> None:
         self._source = physical(NetcdfSource(path, names, layer=COARSE, ratio=COARSE_RATIO), grid)
         self.layer = Layer(COARSE, bands_of(names), "float32", COARSE_RATIO)
+        self.decisions = decisions_of(self._source)
         self.shape = grid.coarser(COARSE_RATIO).shape
         self._standardise = standardise
         whole = (grid.height // COARSE_RATIO, grid.width // COARSE_RATIO)
@@ -203,6 +211,7 @@ class _RawRadar:
         self._stored = [name for name in names if name != _INCIDENCE]
         self._source = physical(NetcdfSource(file.path, self._stored, layer=SAR), grid)
         self.layer = Layer(SAR, bands_of(names), "float32")
+        self.decisions = decisions_of(self._source)
         self.shape = grid.shape
         self._lattice: Lattice | None = None
         if _INCIDENCE in names:

@@ -33,6 +33,11 @@ _FINE_PX: Final = 1 << 21
 # Of a chart, reduced at once: what one class leaves behind is still in the processor's cache at the next.
 _CHART_PX: Final = 1 << 18
 
+FAR: Final = 6.0
+"""Standard deviations: no plane of a scene of the challenge or the sample has a mean half as far off."""
+PROBE_PX: Final = 64
+"""Edge of the windows by which a scene is looked over, working pixels."""
+
 Float32 = npt.NDArray[np.float32]
 Chart = npt.NDArray[np.uint8]
 
