@@ -363,6 +363,17 @@ def test_ways_in_which_files_were_read_are_told_once() -> None:
     ]
 
 
+def test_remarks_that_say_the_same_of_many_files_are_told_once() -> None:
+    readings = Readings()
+    for number in range(6):
+        readings.add(f"{number}.tif", [], [f"{number}.tif: band 4 is alpha with {number + 100} values"])
+    readings.add("x.tif", [], ["x.tif: was turned"])
+    assert readings.lines("scenes") == [
+        "0.tif: band 4 is alpha with 100 values (and likewise 5 more scenes)",
+        "x.tif: was turned",
+    ]
+
+
 def test_bands_that_differ_are_told_apart(tmp_path: Path) -> None:
     readings = Readings()
     with closing(open_image(mosaic(tmp_path))) as source:

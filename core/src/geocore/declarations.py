@@ -7,8 +7,9 @@ the file is of. Files of one folder may differ; none is read by what another one
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -215,7 +216,18 @@ class Readings:
             decision.nodata_by or decision.numbers_by for bands in self._decisions.values() for decision in bands
         )
         ways_told = [] if silent else [f"{_listed(names, what)}: {way}" for way, names in alike.items()]
-        return [*ways_told, *dict.fromkeys(self._notes)]
+        return [*ways_told, *_folded(self._notes, what)]
+
+
+def _folded(notes: Sequence[str], what: str) -> Iterator[str]:
+    """Notes of which many say the same of other files, such as with another count, told once."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for note in dict.fromkeys(notes):
+        said = note.partition(": ")[2] or note
+        alike[re.sub(r"\d+", "0", said)].append(note)
+    for first, *others in alike.values():
+        yield f"{first} (and likewise {len(others)} more {what})" if len(others) > 1 else first
+        yield from others if len(others) == 1 else ()
 
 
 def _told(decision: Decision) -> str:

@@ -165,6 +165,12 @@ def compare_with_training(
         )
 
 
+def _other_width(first: str, second: str) -> bool:
+    """Whether two types of whole numbers have another number of bits."""
+    kinds = [np.dtype(name) for name in (first, second)]
+    return all(kind.kind in "iu" for kind in kinds) and kinds[0].itemsize != kinds[1].itemsize
+
+
 def _moments(
     pixels: Iterable[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]], bands: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -216,7 +222,7 @@ def _check_unit(
         nearest = 0.0
     times = float(f"{max(ratio, 1 / ratio):.2g}")
     told = f"{'1/' if ratio < 1 else ''}{times:.10g}"
-    if dtype is not None and trained.dtype is not None and dtype != trained.dtype and nearest in (255.0, 257.0, 0.0):
+    if dtype is not None and trained.dtype is not None and _other_width(dtype, trained.dtype):
         cause = f"trained on {trained.dtype}, this is {dtype}"
     else:
         cause = _FACTORS.get(nearest, "another unit, scale or type of number")
