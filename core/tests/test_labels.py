@@ -202,7 +202,7 @@ def jpeg(values: np.ndarray, quality: int) -> np.ndarray:
 
 def check(values: np.ndarray, **options: Any) -> Any:
     photo = scene(np.random.default_rng(0).integers(0, 60000, values.shape).astype(np.uint16))
-    return check_mask(Path("m.png"), scene(values), Path("photo.png"), photo, **options)
+    return check_mask(Path("m.png"), scene(values), "photo.png", photo, **options)
 
 
 @pytest.mark.parametrize("how", ["turned", "smaller", "larger", "jpeg 75", "jpeg 95"])
@@ -263,13 +263,13 @@ def test_a_photograph_is_no_mask_and_names_what_it_was_swapped_with() -> None:
         check(noise)
     for instances in (False, True):
         with pytest.raises(DataError, match=r"m.png: is a photograph \(200 values\), and a.png holds few values"):
-            check_mask(Path("m.png"), scene(noise), Path("a.png"), scene(layers()), instances=instances)
+            check_mask(Path("m.png"), scene(noise), "a.png", scene(layers()), instances=instances)
         with pytest.raises(DataError, match=r"m.png: holds the same pixels as a.png"):
-            check_mask(Path("m.png"), scene(layers()), Path("a.png"), scene(layers()), instances=instances)
+            check_mask(Path("m.png"), scene(layers()), "a.png", scene(layers()), instances=instances)
     # Objects may be many and small.
     check(noise, instances=True)
     flat = scene(np.zeros((9, 9), np.uint8))
-    check_mask(Path("m.png"), flat, Path("a.png"), flat)
+    check_mask(Path("m.png"), flat, "a.png", flat)
 
 
 def test_a_data_set_in_which_nothing_can_be_told_apart_is_refused() -> None:

@@ -11,6 +11,7 @@ from geocore.errors import DataError
 from geocore.grid import Grid, parse_crs, same_crs
 
 _DEGREES: Final = "EPSG:4326"
+_UNKNOWN: Final = "check the pair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def likely_cause(found: Extent, scene: Extent) -> str:
             return f"the scene fits when read as {zone}: the zone that it states is wrong; write the right one into it"
     if _is_geographic(found.crs) and max(abs(found.left), abs(found.right)) > 360:
         return "these numbers are no degrees: state the CRS that they are in"
-    return "check the pair"
+    return _UNKNOWN
 
 
 def misfit(label: Grid, scene: Grid, name: str) -> str:
@@ -139,8 +140,8 @@ def misfit(label: Grid, scene: Grid, name: str) -> str:
 def _cause_of_misfit(label: Grid, found: Extent, scene: Grid, area: Extent) -> str:
     if (label.crs is None) != (scene.crs is None):
         return "only one of them states a CRS: write it into the other (gdal_edit.py -a_srs EPSG:CODE)"
-    if not found.meets(area):
-        return likely_cause(found, area)
+    if not found.meets(area) and (cause := likely_cause(found, area)) != _UNKNOWN:
+        return cause
     if label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs):
         return f"warp the label onto the scene (gdalwarp -r near -t_srs {crs_name(scene.crs)})"
     assert label.transform is not None
@@ -157,8 +158,9 @@ def _cause_of_misfit(label: Grid, found: Extent, scene: Grid, area: Extent) -> s
     right = (own_e * (c - own_c) - own_b * (f - own_f)) / determinant
     down = (own_a * (f - own_f) - own_d * (c - own_c)) / determinant
     below, beside = "below" if down > 0 else "above", "right" if right > 0 else "left"
-    moved = f"its first pixel lies {abs(down):.3g} rows {below} and {abs(right):.3g} columns {beside} of the scene's"
-    if {round(abs(down), 2), round(abs(right), 2)} == {0.5}:
+    rows, cols = round(abs(down), 2), round(abs(right), 2)
+    moved = f"its first pixel lies {rows:g} rows {below} and {cols:g} columns {beside} of the scene's"
+    if rows == cols == 0.5:
         moved += ", as when centres of pixels are taken for their corners"
     return f"{moved}: correct its transform, or warp it onto the scene (gdalwarp -r near)"
 

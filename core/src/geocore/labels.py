@@ -156,8 +156,8 @@ def take_census(label: Scene, window: Window | None = None) -> Census:
 def check_mask(
     path: Path,
     label: Scene,
-    image_path: Path,
-    image: Scene,
+    image_name: str,
+    image: Scene | None,
     *,
     classes: Collection[int] | None = None,
     instances: bool = False,
@@ -174,8 +174,8 @@ def check_mask(
     Args:
         path: of the label.
         label: opened by `open_label`.
-        image_path: of what it labels, for messages.
-        image: what it labels.
+        image_name: of what it labels, for messages.
+        image: what it labels; None: not looked at.
         classes: values that may occur: only others can be interpolated. None: any may.
         instances: values are ids of objects, of which there may be many small ones: nothing is said of interpolation,
             and of a photograph only where the image looks like its mask.
@@ -188,19 +188,19 @@ def check_mask(
         DataError: so it is; the message says what to do.
     """
     census = take_census(label, window)
-    if len(census.pixels) > 1 and _same_pixels(label, image):
-        raise DataError(f"{path}: holds the same pixels as {image_path}: a mask is not its image; give the mask")
+    if image is not None and len(census.pixels) > 1 and _same_pixels(label, image):
+        raise DataError(f"{path}: holds the same pixels as {image_name}: a mask is not its image; give the mask")
     undeclared = [value for value in census.pixels if classes is None or value not in classes]
     if census.is_picture and len(undeclared) > _MASK_VALUES:
-        if _looks_like_mask(image):
+        if image is not None and _looks_like_mask(image):
             raise DataError(
-                f"{path}: is a photograph ({len(census.pixels)} values), and {image_path} holds few values, as a mask "
+                f"{path}: is a photograph ({len(census.pixels)} values), and {image_name} holds few values, as a mask "
                 "does: the two are swapped; exchange their names or folders"
             )
         if not instances:
             raise DataError(
                 f"{path}: is a photograph, or a mask that was interpolated: it has {len(census.pixels)} values, and "
-                f"only {census.uniform_px} pixels equal their neighbours; give the mask of {image_path} as it was drawn"
+                f"only {census.uniform_px} pixels equal their neighbours; give the mask of {image_name} as it was drawn"
             )
     if not instances:
         _check_interpolation(path, label, census, undeclared, window)

@@ -462,6 +462,10 @@ def _spoil(raw: Path, kind: str) -> PrepareSettings:
         case "background":
             for number in range(8):
                 _label(raw / f"s{number}_ids.tif", _ids(0))
+        case "slumps":
+            for number in range(8):
+                _label(raw / f"s{number}_ids.tif", np.full(SHAPE, 255, np.uint8))
+            return _settings(raw, label_kind="binary")
         case "no tile":
             return _settings(raw, cut={"size": 32, "stride": 16, "least_slump_px": 5000})
         case "no data":
@@ -505,6 +509,7 @@ def _spoil(raw: Path, kind: str) -> PrepareSettings:
         ("other bands", r"s5.tif: bands blue, green, red, but s0.tif has blue, green, red, nir"),
         ("other type", r"s5.tif: float32, but s0.tif is uint16"),
         ("background", r"s0_ids.tif: has no slump, nor has a label of another scene"),
+        ("slumps", r"s0_ids.tif: has no background, nor has a label of another scene"),
         (
             "no tile",
             r"4 slumps gives no tile with one \(\d+ without\): a tile of 32 px needs 5000 px.*--cut.least-slump-px",

@@ -9,6 +9,7 @@ from typing import Any
 import geopandas
 import numpy as np
 import pytest
+from PIL import Image
 from shapely.geometry import Polygon, box
 
 from geocore.errors import DataError, UserError
@@ -154,6 +155,77 @@ def test_palette_image_is_read_by_value(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "a.tif", GRID, _settings(label_kind="binary")).count == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "nodata", "dtype"),
+    [("binary", 255, "uint8"), ("instances", 65535, "uint16"), ("classes", -1, "int16"), ("instances", -9999, "int32")],
+)
+def test_what_a_raster_calls_nodata_is_ignored_and_told(tmp_path: Path, kind: str, nodata: int, dtype: str) -> None:
+    values = _two_slumps(1, dtype)
+    values[30:] = nodata
+    labels = read_labels(_raster(tmp_path / "a.tif", values, nodata=nodata), GRID, _settings(label_kind=kind))
+    assert (labels.ids[30:] == IGNORED).all() and np.array_equal(labels.ids[:30] > 0, values[:30] == 1)
+    assert labels.notes == (f"a.tif: 500 pixels are nodata ({nodata}): they neither train nor score",)
+    if kind == "classes":
+        several = _settings(label_kind="classes", class_names={1: "active", 2: "stable"})
+        classes = read_labels(tmp_path / "a.tif", GRID, several).classes
+        assert classes is not None and (classes[30:] == 255).all() and set(classes[:30].flat) == {0, 1}
+
+
+def test_nodata_0_is_background_and_a_declared_class_is_a_class(tmp_path: Path) -> None:
+    path = _raster(tmp_path / "a.tif", _two_slumps(), nodata=0)
+    labels = read_labels(path, GRID, _settings())
+    assert (labels.count, labels.notes) == (2, ()) and not (labels.ids == IGNORED).any()
+    path = _raster(tmp_path / "b.tif", _two_slumps(2), nodata=2)
+    labels = read_labels(path, GRID, _settings(label_kind="classes", class_names={1: "active", 2: "stable"}))
+    assert (labels.count, labels.notes) == (2, ())
+
+
+def test_nodata_that_is_the_only_mark_is_asked_for(tmp_path: Path) -> None:
+    path = _raster(tmp_path / "a.tif", _two_slumps(), nodata=255)
+    assert read_labels(path, GRID, _settings(label_kind="binary")).count == 2
+    ignored = read_labels(path, GRID, _settings(ignore=255))
+    assert ignored.count == 0 and np.array_equal(ignored.ids == IGNORED, _two_slumps() > 0)
+    with pytest.raises(DataError, match=r"255 is its only mark and its nodata value: .* 38 .*--ignore 255"):
+        read_labels(path, GRID, _settings())
+
+
+def test_nodata_in_place_of_background_is_asked_for(tmp_path: Path) -> None:
+    values = np.where(_two_slumps() > 0, 1, -9999).astype(np.int16)
+    path = _raster(tmp_path / "a.tif", values, nodata=-9999)
+    with pytest.raises(
+        DataError, match=r"has no background: 1962 pixels are nodata \(-9999\).*-dstnodata 0.*--ignore -9999"
+    ):
+        read_labels(path, GRID, _settings(label_kind="binary"))
+    assert (read_labels(path, GRID, _settings(label_kind="binary", ignore=-9999)).ids == IGNORED).sum() == 1962
+    seen = Image.fromarray(np.dstack([_two_slumps(), _two_slumps()]), "LA")
+    seen.save(tmp_path / "b.png")
+    with pytest.raises(DataError, match=r"has no background: 1962 pixels are nodata \(0\).*drop its transparency"):
+        read_labels(tmp_path / "b.png", GRID, _settings())
+
+
+def test_rasters_that_are_no_masks_are_refused_by_name(tmp_path: Path) -> None:
+    Image.fromarray(_two_slumps()).save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"a.jpg: JPEG changes values"):
+        read_labels(tmp_path / "a.jpg", GRID, _settings())
+    turned = np.array(Image.fromarray(_two_slumps()).rotate(10, Image.Resampling.BILINEAR))
+    path = _raster(tmp_path / "b.tif", turned)
+    for kind in (None, "binary"):
+        with pytest.raises(DataError, match=r"b.tif: \d+ of its \d+ values, .*nearest neighbour"):
+            read_labels(path, GRID, _settings(label_kind=kind))
+    picture = np.random.default_rng(0).integers(0, 3000, SHAPE).astype(np.uint16)
+    path = _raster(tmp_path / "c.tif", picture)
+    with pytest.raises(DataError, match=r"c.tif: is a photograph"):
+        read_labels(path, GRID, _settings(label_kind="binary"))
+    with open_raster(path) as image:
+        for kind in ("binary", "instances"):
+            with pytest.raises(DataError, match=r"c.tif: holds the same pixels as s.tif"):
+                read_labels(path, GRID, _settings(label_kind=kind), scene="s.tif", image=image)
+    with open_raster(_raster(tmp_path / "d.tif", _two_slumps())) as image:
+        for kind in ("binary", "instances"):
+            with pytest.raises(DataError, match=r"c.tif: is a photograph .* the two are swapped"):
+                read_labels(path, GRID, _settings(label_kind=kind), scene="d.tif", image=image)
+
+
 def _damaged(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     """A label that cannot be used, and settings with which it is read."""
     path, values = folder / "a.tif", _two_slumps(1)
@@ -161,7 +233,7 @@ def _damaged(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
         case "kind":
             return _raster(path, values), {}
         case "float":
-            return _raster(path, _two_slumps().astype(np.float32)), {"label_kind": "binary"}
+            return _raster(path, _two_slumps().astype(np.float32) / 2), {"label_kind": "binary"}
         case "bands":
             return _raster(path, np.stack([values] * 3)), {"label_kind": "binary"}
         case "class":
@@ -196,20 +268,17 @@ def _damaged(kind: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     ("kind", "message"),
     [
         ("kind", r"holds 0, 1: .*--label-kind binary, classes or instances"),
-        ("float", r"1 bands of float32: a label raster has one band of integers"),
+        ("float", r"holds 127.5, and 38 such pixels"),
         ("bands", r"3 bands of uint8"),
         ("class", r"holds 7, but the classes are 1 slump"),
         ("negative", r"holds -9999: .*--ignore -9999"),
-        ("nodata", r"255 occurs and is the file's nodata value: say --ignore 255"),
-        ("crs", r"reference system is EPSG:32653, that of the scene EPSG:32652.*gdalwarp"),
-        ("no crs", r"reference system is none, that of the scene EPSG:32652"),
-        (
-            "half a pixel",
-            r"10 x 10 wide from \(500000, 7999995\), those of the scene 10 x 10 wide from \(500000, 8000000",
-        ),
-        ("pixel size", r"20 x 20 wide"),
+        ("nodata", r"255 is its only mark and its nodata value: .*--label-kind binary if these 38 .*--ignore 255"),
+        ("crs", r"500500, .*, EPSG:32653, and the scene x .*, EPSG:32652: its numbers are in EPSG:32652"),
+        ("no crs", r"no CRS, and the scene .*, EPSG:32652: only one of them states a CRS"),
+        ("half a pixel", r"first pixel lies 0.5 rows below and 0 columns left of the scene's"),
+        ("pixel size", r"its pixels are 20 x 20 wide, those of the scene 10 x 10"),
         ("part", r"30 x 50 px that cover a part of the scene only \(40 x 50 px\): give --like"),
-        ("elsewhere", r"shares no pixel with the scene"),
+        ("elsewhere", r"y 7989600 to 7990000, .*first pixel lies 1000 rows below"),
         ("shape", r"30 x 50 px, but the scene has 40 x 50 px"),
         ("no raster", r"cannot be opened as a raster"),
     ],

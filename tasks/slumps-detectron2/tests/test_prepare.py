@@ -95,13 +95,13 @@ def test_bad_input_is_one_line_and_exit_code_2(pair: Path, harm: str) -> None:
     match harm:
         case "crs":
             write_raster(pair / "mask.tif", mask, grid=_grid(crs="EPSG:3413"), cog=False)
-            expected = "gdalwarp"
+            expected = "its numbers are in EPSG:32652, the scene's CRS, not EPSG:3413"
         case "size":
             write_raster(pair / "mask.tif", mask[:50], grid=_grid((50, 96)), cog=False)
             expected = "--like"
         case "float":
-            write_raster(pair / "mask.tif", mask.astype(np.float32), grid=_grid(), cog=False)
-            expected = "float32"
+            write_raster(pair / "mask.tif", mask.astype(np.float32) / 2, grid=_grid(), cog=False)
+            expected = "holds 127.5"
         case "background":
             write_raster(pair / "mask.tif", mask * 0, grid=_grid(), cog=False)
             expected = "has no slump"

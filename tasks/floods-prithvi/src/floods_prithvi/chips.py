@@ -223,7 +223,7 @@ def check_label(path: Path, image: Path, scene: Scene, codes: LabelCodes) -> Cen
     """
     with open_label(path, codes) as label:
         _check_grid(path, label.grid, scene)
-        return check_mask(path, label, image, scene, classes=(*codes.values, *codes.ignored))
+        return check_mask(path, label, str(image), scene, classes=(*codes.values, *codes.ignored))
 
 
 def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:

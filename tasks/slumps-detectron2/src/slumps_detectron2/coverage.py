@@ -7,14 +7,23 @@ from pathlib import Path
 from typing import Final
 
 from geocore.errors import DataError
+from geocore.extents import misfit
 from geocore.grid import Grid, Window, same_crs
 
 _TOLERANCE_PX: Final = 0.05
 """How far a corner of a label raster may lie from a corner of the scene's pixels."""
+_RULE: Final = "a label raster has the pixels of its scene"
 
 
-def covered(path: Path, label: Grid, scene: Grid, *, like: bool) -> Window:
+def covered(path: Path, label: Grid, scene: Grid, name: str, *, like: bool) -> Window:
     """Pixels of the scene that a label raster covers.
+
+    Args:
+        path: of the label.
+        label: its grid.
+        scene: grid of the scene.
+        name: of the scene.
+        like: whether it may cover others than the scene has.
 
     Raises:
         DataError: the grids do not fit.
@@ -22,29 +31,23 @@ def covered(path: Path, label: Grid, scene: Grid, *, like: bool) -> Window:
     if label.transform is None or scene.transform is None:
         if label.shape != scene.shape:
             raise DataError(
-                f"{path}: {_size(label)}, but the scene has {_size(scene)}: without a georeference in both, label and "
+                f"{path}: {_size(label)}, but {name} has {_size(scene)}: without a georeference in both, label and "
                 "scene must match pixel by pixel (--like needs one, too); crop one, or georeference both"
             )
         return scene.window
     if (label.crs is None) != (scene.crs is None) or (
         label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs)
     ):
-        raise DataError(
-            f"{path}: its coordinate reference system is {_crs(label)}, that of the scene {_crs(scene)}: they must be "
-            "the same; warp the label onto the scene (gdalwarp -r near), or give outlines, which are reprojected"
-        )
+        raise DataError(f"{path}: {_RULE}, and {misfit(label, scene, name)}")
     down, right = offset(label, scene)
-    for row, col in corners(label):
-        found = _pixel(scene, *position(label, row, col))
-        if not math.dist(found, (row + down, col + right)) <= _TOLERANCE_PX:
-            raise DataError(
-                f"{path}: its pixels are {_pixels(label)}, those of the scene {_pixels(scene)}: they must coincide; "
-                "warp the label onto the scene (gdalwarp -r near), or give outlines"
-            )
     placed = Window(down, right, *label.shape)
     common = placed.intersection(scene.window)
-    if common is None:
-        raise DataError(f"{path}: shares no pixel with the scene: label and scene must overlap; check the pair")
+    coincide = all(
+        math.dist(_pixel(scene, *position(label, row, col)), (row + down, col + right)) <= _TOLERANCE_PX
+        for row, col in corners(label)
+    )
+    if common is None or not coincide:
+        raise DataError(f"{path}: {_RULE}, and {misfit(label, scene, name)}")
     if placed != scene.window and not like:
         what = "a part of the scene only" if common == placed else "other pixels than the scene"
         raise DataError(
@@ -83,14 +86,3 @@ def corners(grid: Grid) -> list[tuple[int, int]]:
 
 def _size(grid: Grid) -> str:
     return f"{grid.height} x {grid.width} px"
-
-
-def _crs(grid: Grid) -> str:
-    return "none" if grid.crs is None else f"{grid.crs[:60]}"
-
-
-def _pixels(grid: Grid) -> str:
-    assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform
-    turned = f", turned by {math.degrees(math.atan2(d, a)):.3g} degrees" if b or d else ""
-    return f"{math.hypot(a, d):.10g} x {math.hypot(b, e):.10g} wide from ({c:.10g}, {f:.10g}){turned}"

@@ -81,6 +81,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     views: list[View] = []
     notes: list[str] = []
     kinds: set[str] = set()
+    slumps = background = False
     for pair in pairs:
         with _opened(pair, settings) as scene:
             _check_quantities(scene)
@@ -96,12 +97,16 @@ def describe(settings: PrepareSettings) -> Dataset:
         plots += its_plots
         notes += labels.notes + its_notes
         kinds.add(labels.kind)
+        slumps = slumps or labels.slumps > 0
+        # Objects that leave nothing between them can be told from one another.
+        background = background or labels.kind == "instances" or bool((labels.ids == 0).any())
         del labels
-    if not any(plot.slumps for plot in plots):
-        raise DataError(
-            f"{pairs[0].labels[0]}: has no slump, nor has a label of another scene: a model cannot be trained on "
-            f"background alone; check the labels{f' ({notes[0]})' if notes else ''}"
-        )
+    for missing, found, other in (("slump", slumps, "background"), ("background", background, "slumps")):
+        if not found:
+            raise DataError(
+                f"{pairs[0].labels[0]}: has no {missing}, nor has a label of another scene: a model cannot be trained "
+                f"on {other} alone; check the labels{f' ({notes[0]})' if notes else ''}"
+            )
     plots, split_notes = assign(plots, views, settings.split)
     samples = [
         dataclasses.replace(sample, group=plot.group, split=plot.split)

@@ -11,6 +11,7 @@ import numpy as np
 from geocore.components import components
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
+from geocore.scenes import Scene
 from slumps_detectron2.areas import EXPERT
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.labels import IGNORED, Labels, read_labels, strips_of
@@ -42,6 +43,7 @@ def majority(
     keep: Callable[[Path, Labels], None],
     *,
     scene: str = "the scene",
+    image: Scene | None = None,
 ) -> Labels:
     """Components of the pixels that at least half of several experts marked.
 
@@ -53,6 +55,7 @@ def majority(
         settings: as for `read_labels`, for each of them.
         keep: is given each expert's own labels, one after another.
         scene: its name, for messages.
+        image: the scene, as for `read_labels`.
 
     Raises:
         DataError: a label cannot be used, the labels cover different pixels, or they tell several classes apart.
@@ -66,7 +69,7 @@ def majority(
     alone = len({path.name for path in paths}) == len(paths)
     window: Window | None = None
     for path in paths:
-        labels = read_labels(path, grid, settings, scene=scene)
+        labels = read_labels(path, grid, settings, scene=scene, image=image)
         if window is None:
             window = labels.window
             marks, votes = (np.zeros(window.shape, np.uint16) for _ in range(2))

@@ -64,14 +64,14 @@ def write_labels(
         paths[name] = path
 
     if len(pair.labels) == 1:
-        labels = read_labels(pair.labels[0], scene.grid, settings, scene=pair.image.name)
+        labels = read_labels(pair.labels[0], scene.grid, settings, scene=pair.image.name, image=scene)
     else:
         names = dict(zip(pair.labels, expert_names(pair), strict=True))
 
         def keep(path: Path, drawn: Labels) -> None:
             write(names[path], drawn.ids, drawn.window, IGNORED)
 
-        labels = majority(pair.labels, scene.grid, settings, keep, scene=pair.image.name)
+        labels = majority(pair.labels, scene.grid, settings, keep, scene=pair.image.name, image=scene)
     notes = [f"{pair.name}: {note}" for note in labels.notes]
     slumps = _hide_invalid(labels, scene)
     if slumps < labels.count:

@@ -1,13 +1,14 @@
 """Labels of a scene, whatever their form, as instance ids on the scene's grid.
 
 A label is a raster (of one of three kinds) or a file of outlines. In a raster 0 is background, whatever the file calls
-nodata, and only the value declared with `ignore` is ignored: 255 may be a slump, and an id is never anything else.
-Objects of binary and class rasters are 8-connected components. Files are read by strips, to save memory.
+nodata, a declared class is a class, and what else the file calls nodata is ignored, as is the value declared with
+`ignore`; 255 may be a slump. Objects of binary and class rasters are 8-connected components. Files are read by strips,
+to save memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from geocore.attributes import parse_where
 from geocore.components import components
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
-from geocore.rasters import open_raster
+from geocore.labels import Census, check_mask, open_label
 from geocore.scenes import Scene
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.coverage import covered, offset
@@ -53,38 +54,56 @@ class Labels:
     """What a person should know: what became of outlines, and which pixels do not count."""
 
 
-def read_labels(path: Path, grid: Grid, settings: PrepareSettings, *, scene: str = "the scene") -> Labels:
+def read_labels(
+    path: Path, grid: Grid, settings: PrepareSettings, *, scene: str = "the scene", image: Scene | None = None
+) -> Labels:
     """Read a label raster or outlines.
 
     Args:
-        path: GeoPackage, Shapefile, GeoJSON or GeoParquet of outlines, or else a raster of integers.
+        path: GeoPackage, Shapefile, GeoJSON or GeoParquet of outlines, or else a raster of whole numbers.
         grid: of the scene.
         settings: kind of the raster, its classes, the ignored value, whether a raster may cover a part only, and which
             outlines count as what.
         scene: its name, for messages.
+        image: the scene, so that a label that is its image is told; None: not looked at.
 
     Raises:
-        DataError: the label does not lie on the scene's pixels, is of floats, or holds values that are not declared; or
+        DataError: the label does not lie on the scene's pixels, is no mask, or holds values that are not declared; or
             as of `geocore.outlines.read_outlines`.
     """
     from geocore.outlines import OUTLINE_EXTENSIONS
 
     if path.suffix.lower() in OUTLINE_EXTENSIONS:
         return _read_outlines(path, grid, settings, scene)
-    with open_raster(path, layer=_LABEL, codes=True) as label:
-        layer = label.layers[_LABEL]
-        if len(layer.bands) != 1 or np.dtype(layer.dtype).kind not in "ui":
-            raise DataError(
-                f"{path}: {len(layer.bands)} bands of {layer.dtype}: a label raster has one band of integers; "
-                "convert it (such as gdal_translate -b 1 -ot UInt32)"
-            )
-        window = covered(path, label.grid, grid, like=settings.like)
-        source = _Source(label, window, *offset(label.grid, grid))
-        values = source.values()
-        kind = _checked_kind(path, values, layer.bands.bands[0].nodata, settings)
-        ids, count, classes = _objects(source, kind, values, settings)
-    notes = _suspicions(path, kind, values, settings.ignore)
-    return Labels(ids, window, count, kind, classes, notes)
+    classes = (0, *settings.class_names) if settings.label_kind == "classes" else (0,)
+    return _read_raster(path, grid, settings, scene, image, classes)
+
+
+def _read_raster(
+    path: Path, grid: Grid, settings: PrepareSettings, scene: str, image: Scene | None, classes: Collection[int]
+) -> Labels:
+    kind, ignore = settings.label_kind, settings.ignore
+    with open_label(path, layer=_LABEL, classes=classes) as label:
+        window = covered(path, label.grid, grid, scene, like=settings.like)
+        source = _Source(label, window, *offset(label.grid, grid), ignore)
+        census = check_mask(
+            path,
+            label,
+            scene,
+            image,
+            classes={*classes, *([] if ignore is None else [ignore])} if kind == "classes" else None,
+            instances=kind == "instances",
+            window=source.place,
+        )
+        values = [value for value in census.pixels if value not in (0, ignore)]
+        only_nodata = not values and census.missing_px and not set(census.missing) <= {0, ignore}
+        if only_nodata and kind == "binary":
+            # Whoever says that all but 0 is a slump cannot mean nothing.
+            return _read_raster(path, grid, settings, scene, image, (*classes, *census.missing))
+        _check_nodata(path, census, ignore, only_nodata=bool(only_nodata))
+        found = _checked_kind(path, values, census, settings)
+        ids, count, kinds = _objects(source, found, values, settings)
+    return Labels(ids, window, count, found, kinds, _suspicions(path, found, values, census, ignore))
 
 
 def without_gaps(ids: Ids, count: int) -> int:
@@ -121,34 +140,51 @@ class _Source:
     down: int
     """Row of the scene at the first row of the label raster."""
     right: int
+    ignore: int | None
+    """Value of pixels that do not count."""
 
-    def strips(self) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-        """Rows of the window and their values, shape (row, col), integer."""
+    @property
+    def place(self) -> Window:
+        """Pixels of the label raster."""
+        return self.window.shifted(-self.down, -self.right)
+
+    def strips(self) -> Iterator[tuple[slice, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
+        """Rows of the window, their values, and which of them count; both of shape (row, col)."""
         for rows in strips_of(self.window.height):
-            place = Window(self.window.row + rows.start, self.window.col, rows.stop - rows.start, self.window.width)
-            yield rows, self.label.read(place.shifted(-self.down, -self.right))[_LABEL].values[0]
-
-    def values(self) -> list[int]:
-        """Values that occur, ascending."""
-        found: set[int] = set()
-        for _, strip in self.strips():
-            # Most pixels are background: what is left is quick to sort.
-            marked = strip[strip != 0]
-            found.update(np.unique(marked).tolist())
-            if marked.size < strip.size:
-                found.add(0)
-        return sorted(found)
+            part = Window(self.place.row + rows.start, self.place.col, rows.stop - rows.start, self.place.width)
+            patch = self.label.read(part)[_LABEL]
+            values, known = patch.values[0], patch.valid[0]
+            yield rows, values, known if self.ignore is None else known & (values != self.ignore)
 
 
-def _checked_kind(path: Path, values: Sequence[int], nodata: float | None, settings: PrepareSettings) -> str:
-    """The kind of a raster, once its values fit it."""
-    ignore, kind = settings.ignore, settings.label_kind
-    marked = [value for value in values if value not in (0, ignore)]
-    if nodata is not None and nodata in marked:
+def _check_nodata(path: Path, census: Census, ignore: int | None, *, only_nodata: bool) -> None:
+    """Refuse a raster of which it is not clear whether nodata means background, a slump, or nothing.
+
+    Raises:
+        DataError: nodata is the only mark, or there is nodata but no background.
+    """
+    called = ", ".join(map(str, census.missing))
+    if only_nodata and 0 in census.pixels:
         raise DataError(
-            f"{path}: {nodata:.0f} occurs and is the file's nodata value: say --ignore {nodata:.0f} if nobody looked "
-            "at these pixels, or take the nodata value out of the file (gdal_edit.py -unsetnodata) if they are slumps"
+            f"{path}: {called} is its only mark and its nodata value: give --label-kind binary if these "
+            f"{census.missing_px} pixels are slumps, or --ignore {census.missing[0]} if nobody looked at them"
         )
+    if census.missing_px and 0 not in census.pixels and ignore not in census.missing:
+        remedy = (
+            "drop its transparency (gdal_translate -b 1 -mask none IN OUT.tif)"
+            if 0 in census.missing
+            else f"write 0 there (gdalwarp -srcnodata {census.missing[0]} -dstnodata 0 IN OUT.tif), or say --ignore "
+            f"{census.missing[0]} if nobody looked at them"
+        )
+        raise DataError(
+            f"{path}: has no background: {census.missing_px} pixels are nodata ({called}), and no other is 0; if there "
+            f"is no slump in them, {remedy}"
+        )
+
+
+def _checked_kind(path: Path, marked: Sequence[int], census: Census, settings: PrepareSettings) -> str:
+    """The kind of a raster, once its values fit it; `marked` are those that count and are no background."""
+    kind = settings.label_kind
     if marked and marked[0] < 0:
         raise DataError(
             f"{path}: holds {_listed([v for v in marked if v < 0])}: a label value is 0 or above; give --ignore "
@@ -157,8 +193,9 @@ def _checked_kind(path: Path, values: Sequence[int], nodata: float | None, setti
     if kind is None:
         if not set(marked) <= {255}:
             raise DataError(
-                f"{path}: holds {_listed(values)}: only 0 and 255 are clear without a word; give --label-kind binary, "
-                "classes or instances, and --ignore VALUE where a value marks pixels nobody looked at"
+                f"{path}: holds {_listed([*census.pixels])}: only 0 and 255 are clear without a word; give "
+                "--label-kind binary, classes or instances, and --ignore VALUE where a value marks pixels nobody "
+                "looked at"
             )
         return "binary"
     if kind == "classes" and (unknown := [value for value in marked if value not in settings.class_names]):
@@ -171,24 +208,23 @@ def _checked_kind(path: Path, values: Sequence[int], nodata: float | None, setti
 
 
 def _objects(
-    source: _Source, kind: str, values: Sequence[int], settings: PrepareSettings
+    source: _Source, kind: str, marked: Sequence[int], settings: PrepareSettings
 ) -> tuple[Ids, int, npt.NDArray[np.uint8] | None]:
-    ignore, shape = settings.ignore, source.window.shape
+    shape = source.window.shape
     classes: npt.NDArray[np.uint8] | None = None
     count = 0
     if kind == "instances":
         ids = np.zeros(shape, np.uint32)
-        present = [value for value in values if value not in (0, ignore)]
-        count = len(present)
-        for rows, strip in source.strips():
-            inside = (strip != 0) & ~_ignored(strip, ignore)
+        count = len(marked)
+        for rows, strip, known in source.strips():
+            inside = (strip != 0) & known
             # In the raster's own type: numpy mixes large and small integers as floats.
-            ids[rows][inside] = np.searchsorted(np.array(present, strip.dtype), strip[inside]) + 1
+            ids[rows][inside] = np.searchsorted(np.array(marked, strip.dtype), strip[inside]) + 1
     elif kind == "classes" and set(settings.class_names) != {1}:
         classes = np.zeros(shape, np.uint8)
-        for rows, strip in source.strips():
-            # The ignored value may not fit the type; it is dealt with below.
-            classes[rows] = np.where(_ignored(strip, ignore), 0, strip)
+        for rows, strip, known in source.strips():
+            # What does not count may not fit the type; it is dealt with below.
+            classes[rows] = np.where(known, strip, 0)
         ids = np.zeros(shape, np.uint32)
         for value in sorted(settings.class_names):
             found = components(classes == value)
@@ -198,28 +234,25 @@ def _objects(
             count += largest
     else:
         mask = np.zeros(shape, bool)
-        for rows, strip in source.strips():
-            mask[rows] = (strip != 0) & ~_ignored(strip, ignore)
+        for rows, strip, known in source.strips():
+            mask[rows] = (strip != 0) & known
         ids = components(mask)
         count = int(ids.max())
-    if ignore in values:
-        for rows, strip in source.strips():
-            ignored = _ignored(strip, ignore)
-            ids[rows][ignored] = IGNORED
-            if classes is not None:
-                classes[rows][ignored] = UNLABELLED
+    for rows, _, known in source.strips():
+        ids[rows][~known] = IGNORED
+        if classes is not None:
+            classes[rows][~known] = UNLABELLED
     return ids, count, classes
 
 
-def _ignored(strip: npt.NDArray[Any], ignore: int | None) -> npt.NDArray[np.bool_]:
-    return np.zeros(strip.shape, bool) if ignore is None else strip == ignore
-
-
-def _suspicions(path: Path, kind: str, values: Sequence[int], ignore: int | None) -> tuple[str, ...]:
-    ids = [value for value in values if value not in (0, ignore)]
-    if kind == "instances" and ids and ignore is not None and ignore in values and ids[0] < ignore < ids[-1]:
-        return (f"{path.name}: {ignore} is ignored as declared, though it lies among the ids",)
-    return ()
+def _suspicions(path: Path, kind: str, ids: Sequence[int], census: Census, ignore: int | None) -> tuple[str, ...]:
+    notes = []
+    if kind == "instances" and ids and ignore is not None and ignore in census.pixels and ids[0] < ignore < ids[-1]:
+        notes.append(f"{path.name}: {ignore} is ignored as declared, though it lies among the ids")
+    if census.missing_px:
+        values = ", ".join(map(str, census.missing))
+        notes.append(f"{path.name}: {census.missing_px} pixels are nodata ({values}): they neither train nor score")
+    return tuple(notes)
 
 
 def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings, scene: str) -> Labels:

@@ -191,7 +191,7 @@ def _checked_mask(pair: Pair, photo: Scene, ignore: int | None) -> tuple[Census,
                 f"{pair.label}: {mask.grid.height} x {mask.grid.width} px, but {pair.image.name} has "
                 f"{photo.grid.height} x {photo.grid.width}: photograph and mask must match pixel by pixel"
             )
-        census = check_mask(pair.label, mask, pair.image, photo)
+        census = check_mask(pair.label, mask, str(pair.image), photo)
         if not set(census.pixels) - {ignore}:
             raise DataError(f"{pair.label}: every pixel is {ignore} (ignore) or nodata: remove the pair or label it")
         return census, mask.read(mask.grid.window)[MASK]
