@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import json
 import logging
 import os
@@ -128,11 +129,21 @@ def test_damage_is_named_and_training_goes_on_from_the_newest_whole_one(tmp_path
     with caplog.at_level(logging.WARNING):
         assert load_checkpoint(tmp_path, for_training=True).step == 2
     assert "step-000003 is damaged" in caplog.text and "going on from step-000002" in caplog.text
-    with pytest.raises(CheckpointError, match=r"damaged \(.*take another one \(step-000001, step-000002\)") as caught:
+    rule = r"damaged \(.*take another one with --checkpoint \(step-000001, step-000002\)"
+    with pytest.raises(CheckpointError, match=rule) as caught:
         load_checkpoint(tmp_path, "best", for_training=True)
     assert "\n" not in str(caught.value)
     if file == "optimiser.safetensors":
         assert load_checkpoint(tmp_path, "best").step == 3, "prediction does not need the optimiser"
+
+
+def test_what_validation_chose_is_known_from_the_first_validation_on(tmp_path):
+    for step, scores in ((1, {}), (2, {"threshold": 0.3})):
+        made = dataclasses.replace(contents(step), progress={"scores": scores})
+        save_checkpoint(tmp_path, made, best=False, keep=2)
+    assert load_checkpoint(tmp_path, "step-000002").validated("threshold") == 0.3
+    with pytest.raises(CheckpointError, match="before the first validation, .*: give --threshold, or another --check"):
+        load_checkpoint(tmp_path, "step-000001").validated("threshold")
 
 
 def test_what_is_not_there_is_one_clear_line(tmp_path):
@@ -140,10 +151,11 @@ def test_what_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(CheckpointError, match="has no 'last' checkpoint: train first"):
         load_checkpoint(tmp_path / "none")
     path = save_checkpoint(tmp_path, contents(1), best=False, keep=1)
-    with pytest.raises(CheckpointError, match="has no 'best' checkpoint: take one of step-000001"):
-        load_checkpoint(tmp_path, "best")
-    with pytest.raises(CheckpointError, match=r"step-000009 is damaged \(the folder is missing\)"):
-        load_checkpoint(tmp_path, "step-000009")
+    for name in ("best", "step-000009"):
+        with pytest.raises(
+            CheckpointError, match=f"has no '{name}' checkpoint: take one of step-000001 with --checkpoint"
+        ):
+            load_checkpoint(tmp_path, name)
     truncate(path / "model.safetensors")
     assert has_checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match="holds no whole one; train again in another folder"):

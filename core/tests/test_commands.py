@@ -324,9 +324,11 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "error: a.tif has 3 bands but the model needs 4\n"
     assert leave(lambda settings: None, ["--nonsense"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown option --nonsense")
-    assert leave(stop) == 143
-    assert leave(interrupt) == 130
-    capsys.readouterr()
+    for resumes, afterwards in ((False, "starts over"), (True, "goes on from here")):
+        assert leave(stop, resumes=resumes) == 143
+        assert capsys.readouterr().err == f"stopped by SIGTERM; the same command {afterwards}\n"
+        assert leave(interrupt, resumes=resumes) == 130
+        assert capsys.readouterr().err == f"stopped by SIGINT; the same command {afterwards}\n"
     assert leave(fill_disk) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -1,11 +1,13 @@
 """Two processes against one. Run by torchrun, this file trains the cases of `CASES`; see `main` at its end."""
 
 import json
+import logging
 import math
 import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,8 +39,11 @@ class Network(nn.Module):
     def __init__(self, norm="group", dropout=0.0, extra=False):
         super().__init__()
         torch.manual_seed(0)
-        normalised = nn.GroupNorm(2, 8) if norm == "group" else nn.BatchNorm2d(8)
-        self.body = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), normalised, nn.ReLU(), nn.Dropout(dropout))
+        normalised = {"group": nn.GroupNorm(2, 8), "batch": nn.BatchNorm2d(8), "plain": nn.BatchNorm2d(
+            8, affine=False, momentum=None)}[norm]  # fmt: skip
+        # A bias in front of a batch norm has no gradient but rounding, which AdamW scales up to whole steps.
+        first = nn.Conv2d(2, 8, 3, padding=1, bias=norm == "group")
+        self.body = nn.Sequential(first, normalised, nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Conv2d(8, 3, 1)
         if extra:
             self.extra = nn.Conv2d(8, 3, 1)
@@ -92,7 +97,9 @@ def accuracy(model):
     return {"accuracy": float(right[batch["label"] != 255].float().mean())}
 
 
-def train(folder, place, step=one_loss, *, network=None, seen=None, extra=False, **changes):
+def train(
+    folder, place, step=one_loss, *, network=None, norm="group", seen=None, extra=False, drawn_apart=(), **changes
+):
     settings = Example(training={**Example().training.model_dump(), **changes})
 
     def noted(model, batch):
@@ -103,7 +110,7 @@ def train(folder, place, step=one_loss, *, network=None, seen=None, extra=False,
     options = {"rank": place.rank, "world_size": place.world_size, "threads": 0}
     batches = Batches(GridSampler([[None]] * 24, seed=1), read, batch_size=settings.training.batch_size, collate=stack,
                       **options)  # fmt: skip
-    model = network or Network(extra=extra)
+    model = network or Network(norm, extra=extra)
     with Run.open(folder, settings=settings, data_hash="d", task="t", main=place.is_main) as run:
         result = fit(
             model,
@@ -118,6 +125,7 @@ def train(folder, place, step=one_loss, *, network=None, seen=None, extra=False,
             card={},
             primary="accuracy",
             find_unused_parameters=extra,
+            drawn_apart=drawn_apart,
         )
     return result, model
 
@@ -129,6 +137,10 @@ CASES = {
     "one loss accumulated": {"accumulate": 2},
     "a process without valid pixels": {"step": half_empty},
     "running mean": {"step": two_losses, "ema_decay": 0.9},
+    "batch norm": {"step": two_losses, "norm": "batch"},
+    "batch norm accumulated": {"step": two_losses, "norm": "batch", "accumulate": 2},
+    "batch norm of a process without valid pixels": {"step": half_empty, "norm": "batch"},
+    "batch norm without weights": {"norm": "plain"},
     "unused": {"step": sometimes, "extra": True},
     "never used": {"extra": True},
     "never used accumulated": {"extra": True, "accumulate": 2},
@@ -214,12 +226,19 @@ def test_a_bad_loss_in_one_process_stops_all_with_the_same_line(launched):
     assert "loss 'classes' is nan at step 3" in ranks[0]["not_finite"]
 
 
-def test_batch_norm_runs_and_processes_agree_on_what_is_validated(launched):
+def test_processes_agree_on_what_is_validated(launched):
     folder, ranks = launched
     assert ranks[0]["batch_norm"] == ranks[1]["batch_norm"]
     assert all(math.isfinite(score) for score in ranks[0]["batch_norm"])
-    state = load_checkpoint(folder / "batch-norm" / "checkpoints").model()
+    state = load_checkpoint(folder / "validated" / "checkpoints").model()
     assert int(state["body.1.num_batches_tracked"]) == 12
+
+
+def test_what_processes_draw_apart_is_told_once(launched):
+    _, ranks = launched
+    line = "2 processes: each draws what dropout leaves out and proposals by itself, so that weights differ from those"
+    assert [said.startswith(line) for said in ranks[0]["told"]] == [True]
+    assert ranks[1]["told"] == []
 
 
 def killing(at, rank_to_stop, rank=0):
@@ -234,6 +253,18 @@ def killing(at, rank_to_stop, rank=0):
     return step
 
 
+@contextmanager
+def listening():
+    """What training says of several processes."""
+    said = []
+    logger, handler = logging.getLogger("geocore.training"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield said
+    logger.removeHandler(handler)
+
+
 def main(folder):
     """What each process does; rank by rank its findings go to a file."""
     found = {}
@@ -245,7 +276,8 @@ def main(folder):
         train(folder / "samples", place, seen=found["samples"])
         train(folder / "resumed", place)
 
-        train(folder / "dropout", place, network=Network(dropout=0.4), steps=14)
+        with listening() as found["told"]:
+            train(folder / "dropout", place, network=Network(dropout=0.4), steps=14, drawn_apart=["proposals"])
         step = killing(4, 1, place.rank)
         try:
             train(folder / "stopped", place, step, network=Network(dropout=0.4), steps=14)
@@ -275,8 +307,7 @@ def main(folder):
 
         global accuracy
         accuracy = validate
-        train(folder / "batch-norm", place, network=Network("batch"), ema_decay=0.9)
-        train(folder / "batch-norm-accumulated", place, network=Network("batch"), accumulate=2)
+        train(folder / "validated", place, network=Network("batch"), ema_decay=0.9)
         found["batch_norm"] = scores
         (folder / f"rank{place.rank}.json").write_text(json.dumps(found))
 

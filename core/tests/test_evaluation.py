@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from geocore.checkpoints import Checkpoint
 from geocore.errors import DataError
-from geocore.evaluation import Evaluation, bootstrap_interval
+from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+from geocore.settings import EvaluationSettings
 
 
 def an_evaluation(**changes: object) -> Evaluation:
@@ -37,6 +39,28 @@ def test_file_keeps_the_contract(tmp_path: Path) -> None:
     assert plain["intervals"] == {"iou": [0.7, 0.8]}
     assert Evaluation.load(path) == an_evaluation()
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_scores_of_other_checkpoints_and_other_data_stand_beside_those_of_the_run() -> None:
+    checkpoint = Checkpoint(Path("run/checkpoints/step-000060"), 60, {}, {"data_hash": "own"}, [], "", {})
+
+    def name(which: str, data_hash: str) -> str:
+        path = evaluation_path(Path("run"), "val", which=which, checkpoint=checkpoint, data_hash=data_hash)
+        assert path.parent == Path("run")
+        return path.name
+
+    assert name("best", "own") == "evaluation-val.json"
+    assert name("last", "own") == name("step-000060", "own") == "evaluation-val-step-000060.json"
+    assert name("best", "0123456789") == "evaluation-val-01234567.json"
+    assert name("last", "0123456789") == "evaluation-val-step-000060-01234567.json"
+
+
+def test_what_was_left_out_is_said() -> None:
+    assert baselines_in(EvaluationSettings(run=Path("run"))) == {}
+    left_out = baselines_in(EvaluationSettings(run=Path("run"), baselines=False))
+    evaluation = an_evaluation(protocol=left_out, baselines={}, untrained=None)
+    assert evaluation.protocol == {"baselines": "left out (--no-baselines)"}
+    assert "untrained" not in evaluation.table()
 
 
 def test_bad_fields_are_refused() -> None:

@@ -8,10 +8,11 @@ import pytest
 import rasterio
 from affine import Affine
 
+from geocore.contents import content_hash
 from geocore.errors import SceneError, SettingsError
 from geocore.granules import granule_of, granules_in
 from geocore.grid import Grid, Window
-from geocore.images import find_images, image_bands, image_hash, image_name, open_image
+from geocore.images import find_images, image_bands, image_name, open_image
 from geocore.masks import MaskRule
 from geocore.rasters import write_raster
 
@@ -242,15 +243,15 @@ def test_a_mask_rule_takes_values_and_bits_together() -> None:
 
 def test_the_hash_of_a_scene_follows_its_content(tmp_path: Path) -> None:
     product = safe_2a(tmp_path)
-    first = image_hash(product)
-    assert image_hash(product) == first
+    first = content_hash(product)
+    assert content_hash(product) == first
     metadata = product / "MTD_MSIL2A.xml"
     metadata.write_text(metadata.read_text().replace("10000", "20000"))
-    second = image_hash(product)
+    second = content_hash(product)
     path = next(product.rglob("*_B05_20m.jp2"))
     jp2(path, numbers("B05") + 1, GRID.coarser(2))
-    assert len({first, second, image_hash(product)}) == 3
-    assert image_hash("https://example.org/a.tif?token=1") == image_hash("https://example.org/a.tif?token=2")
+    assert len({first, second, content_hash(product)}) == 3
+    assert content_hash("https://example.org/a.tif?token=1") == content_hash("https://example.org/a.tif?token=2")
 
 
 def test_a_list_names_the_file_of_each_band(tmp_path: Path) -> None:
@@ -269,9 +270,9 @@ def test_a_list_names_the_file_of_each_band(tmp_path: Path) -> None:
         patch = image.read(GRID.window)
     np.testing.assert_array_equal(patch.values, [values[1], np.full((60, 48), 5)])
     np.testing.assert_array_equal(patch.valid, np.broadcast_to(np.eye(60, 48) == 0, (2, 60, 48)))
-    first = image_hash(path)
+    first = content_hash(path)
     write_raster(tmp_path / "dem.tif", np.full((600, 480), 6.0, "float32"), grid=fine)
-    assert image_hash(path) != first
+    assert content_hash(path) != first
 
 
 @pytest.mark.parametrize(

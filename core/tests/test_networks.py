@@ -1,7 +1,8 @@
-"""The network of a run is read once, and comes with its checkpoint."""
+"""The network of a run is read once, comes with its checkpoint, and is the same for all jobs of a command."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from geocore.checkpoints import Checkpoint, Contents, save_checkpoint
 from geocore.errors import CheckpointError
-from geocore.networks import best_network
+from geocore.networks import chosen_network, same_network
 from geocore.settings import TilingSettings
 
 
@@ -30,31 +31,52 @@ def restore(checkpoint: Checkpoint) -> nn.Linear:
     return network
 
 
-def test_the_network_is_that_of_the_best_checkpoint(tmp_path: Path) -> None:
+def test_the_network_is_that_of_the_checkpoint_that_was_asked_for(tmp_path: Path) -> None:
     save_run(tmp_path, 1.0, 2.0, 3.0, best=2)
-    trained = best_network(tmp_path, restore)
-    assert trained.checkpoint.step == 2 and trained.network.weight.item() == 2.0
+    for which, step in (("best", 2), ("last", 3), ("step-000001", 1)):
+        trained = chosen_network(tmp_path, which, restore)
+        assert trained.checkpoint.step == step and trained.network.weight.item() == float(step)
     assert trained.tiling == TilingSettings(size=64, overlap=16)
 
 
 def test_a_network_is_read_once_until_another_is_asked_for(tmp_path: Path) -> None:
-    restored: list[int] = []
+    restored: list[str] = []
 
     def counted(checkpoint: Checkpoint) -> nn.Linear:
-        restored.append(checkpoint.step)
+        restored.append(f"{checkpoint.path.parents[1].name} {checkpoint.step}")
         return restore(checkpoint)
 
     for name in ("a", "b"):
-        save_run(tmp_path / name, 1.0, best=1)
-    first = best_network(tmp_path / "a", counted)
-    assert best_network(tmp_path / "a", counted) is first and restored == [1]
-    assert best_network(tmp_path / "b", counted).checkpoint.path.parent == tmp_path / "b" / "checkpoints"
-    assert best_network(tmp_path / "a", counted) is not first and restored == [1, 1, 1]
+        save_run(tmp_path / name, 1.0, 2.0, best=1)
+    first = chosen_network(tmp_path / "a", "best", counted)
+    assert chosen_network(tmp_path / "a", "step-000001", counted) is first
+    assert same_network(first.origin, counted) is first and restored == ["a 1"]
+    other = chosen_network(tmp_path / "a", "last", counted)
+    assert other.checkpoint.step == 2
+    chosen_network(tmp_path / "b", "best", counted)
+    assert same_network(first.origin, counted).network.weight.item() == 1.0
+    assert restored == ["a 1", "a 2", "b 1", "a 1"]
 
 
-def test_a_run_without_a_best_checkpoint_is_refused_until_it_has_one(tmp_path: Path) -> None:
+def test_jobs_use_the_weights_that_their_command_chose_however_long_their_process_has_lived(tmp_path: Path) -> None:
+    save_run(tmp_path, 1.0, 2.0, best=1)
+    old = chosen_network(tmp_path, "best", restore)  # a long-lived worker holds this one
+    save_run(tmp_path, 1.0, 2.0, 7.0, best=3)
+    new = pickle.loads(pickle.dumps(chosen_network(tmp_path, "best", restore).origin))
+    same_network(old.origin, restore)
+    assert same_network(new, restore).network.weight.item() == 7.0
+    # The run is trained again in the same folder, and has another checkpoint of the same name.
+    save_run(tmp_path, 5.0, 6.0, 8.0, best=3)
+    assert chosen_network(tmp_path, "best", restore).network.weight.item() == 8.0
+    with pytest.raises(CheckpointError, match=r"step-000003 has other weights than when this command began: .* anew"):
+        same_network(new, restore)
+
+
+def test_a_run_without_the_checkpoint_is_refused_until_it_has_it(tmp_path: Path) -> None:
     save_run(tmp_path, 1.0, best=0)
-    with pytest.raises(CheckpointError, match="has no 'best' checkpoint"):
-        best_network(tmp_path, restore)
+    with pytest.raises(CheckpointError, match="no 'best' checkpoint: take one of step-000001 with --checkpoint"):
+        chosen_network(tmp_path, "best", restore)
+    with pytest.raises(CheckpointError, match="no 'step-000002' checkpoint: take one of step-000001 with --checkpoint"):
+        chosen_network(tmp_path, "step-000002", restore)
     save_run(tmp_path, 1.0, 5.0, best=2)
-    assert best_network(tmp_path, restore).network.weight.item() == 5.0
+    assert chosen_network(tmp_path, "best", restore).network.weight.item() == 5.0

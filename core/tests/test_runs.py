@@ -83,6 +83,37 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
         opened(tmp_path)
 
 
+def test_a_start_that_fails_before_anything_is_trained_leaves_nothing(tmp_path):
+    new, empty = tmp_path / "runs" / "new", tmp_path / "empty"
+    empty.mkdir()
+    for folder in (new, empty):
+        with pytest.raises(RuntimeError), opened(folder, tensorboard=True) as run:
+            run.log(0, {"cost": 1.0})
+            raise RuntimeError("no such weights")
+        with opened(folder, Example(loss="focal")):
+            """The corrected command may use the folder."""
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["new"]
+    again = tmp_path / "runs" / "again"
+    with pytest.raises(RuntimeError), opened(again):
+        raise RuntimeError
+    assert not again.exists()
+
+
+def test_a_start_that_fails_later_keeps_the_run(tmp_path):
+    for step, folder in ((1, tmp_path / "a"), (0, tmp_path / "b")):
+        with pytest.raises(RuntimeError), opened(folder) as run:
+            run.log(step, {"loss": 1.0})
+            if step == 0:
+                (run.checkpoints / "step-000001").mkdir(parents=True)
+            raise RuntimeError
+        assert (folder / "run.json").exists() and lines(folder) == [{"step": step, "loss": 1.0}]
+        with pytest.raises(RuntimeError), opened(folder):  # a resumed run was not made by this start
+            raise RuntimeError
+        assert (folder / "run.json").exists() and (folder / "metrics.jsonl").exists()
+        with pytest.raises(RunError, match="holds another run"):
+            opened(folder, Example(loss="focal"))
+
+
 def test_one_process_at_a_time(tmp_path):
     with opened(tmp_path):
         with pytest.raises(RunError, match="in use"):

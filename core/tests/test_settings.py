@@ -4,7 +4,9 @@ from pydantic import ValidationError
 from geocore.settings import (
     CacheSettings,
     DeviceSettings,
+    EvaluationSettings,
     OptimiserSettings,
+    RunSettings,
     ScheduleSettings,
     Settings,
     TilingSettings,
@@ -60,8 +62,8 @@ def test_a_group_given_in_part_keeps_the_defaults_of_the_class_that_holds_it():
     given = {"branch": {"tiling": {"overlap": 8}}, "table": {"known": {}, "new": {}}, "names": {2: "scar"}}
     tree = Tree.model_validate(given)
     assert tree.branch == Branch(depth=3, tiling=TilingSettings(size=96, overlap=8))
-    assert tree.table == {"known": Branch(depth=5), "new": Branch(depth=1)}
-    assert tree.names == {2: "scar"}  # a table is replaced as a whole
+    assert tree.table == {"known": Branch(depth=1), "new": Branch(depth=1)}  # a table is replaced as a whole
+    assert tree.names == {2: "scar"}
     assert Tree.model_validate(tree.model_dump()) == tree
     with pytest.raises(
         ValidationError, match=r"overlap 128 must be smaller than size 100.*--tiling.overlap too, .* 25"
@@ -74,6 +76,24 @@ def test_a_cache_makes_no_other_run(tmp_path):
         rate: float = deciding(0.1, "learning rate")
 
     assert deciding_values(Training(cache=tmp_path)) == deciding_values(Training()) == {"rate": 0.1}
+
+
+def test_a_checkpoint_is_best_last_or_one_by_its_step():
+    given = {"best": "best", "last": "last", "step-000060": "step-000060", "step-60": "step-000060"}
+    for text, name in given.items():
+        assert EvaluationSettings(run="r", checkpoint=text).checkpoint == name
+    for text in ("first", "step-", "60", "step-1/../..", "step-1e3", ""):
+        with pytest.raises(ValidationError, match="must be best, last, or the name of a checkpoint"):
+            EvaluationSettings(run="r", checkpoint=text)
+
+
+def test_what_a_run_needs_is_checked_with_its_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunSettings(data="sets/a").data == tmp_path / "sets" / "a"
+    assert RunSettings().data is None
+    with pytest.raises(ValidationError, match=r"schedule.warmup_steps = 9: must be below the 9 steps of the run"):
+        RunSettings(training={"steps": 9}, schedule={"warmup_steps": 9})
+    assert RunSettings(training={"steps": 10}, schedule={"warmup_steps": 9}).training.steps == 10
 
 
 def test_settings_are_frozen_and_refuse_unknown_keys():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from geocore import checkpoints, gradients, states, training
@@ -188,10 +189,52 @@ def test_patience_ends_a_run_and_the_same_command_does_not_train_on(tmp_path):
     scores = iter([0.1, 0.5, 0.5, math.nan, 0.9])
     configured = settings(steps=100, validate_every=2, patience=2)
     result, _ = train(tmp_path, configured, validate=lambda model: {"accuracy": next(scores)})
-    assert (result.steps, result.best_step, result.best_score, result.stopped_early) == (8, 4, 0.5, True)
-    assert load_checkpoint(tmp_path / "checkpoints", "best").step == 4
+    assert (result.steps, result.best_step, result.best_score, result.stopped_early) == (8, 6, 0.5, True)
+    assert load_checkpoint(tmp_path / "checkpoints", "best").step == 6  # of equals the one that is trained longest
     again, _ = train(tmp_path, configured, validate=None, step=None)
-    assert (again.steps, again.best_step, again.stopped_early) == (8, 4, True)
+    assert (again.steps, again.best_step, again.stopped_early) == (8, 6, True)
+
+
+def test_of_equal_scores_the_last_checkpoint_is_the_best_one_also_after_a_stop(tmp_path):
+    scores = [0.0, 0.2, 0.2, 0.1, 0.2, 0.0]
+    given = iter(scores)
+    result, _ = train(tmp_path / "a", settings(validate_every=2), validate=lambda model: {"accuracy": next(given)})
+    assert (result.best_step, result.best_score) == (10, 0.2)
+    given = iter(scores)
+    with pytest.raises(Stopped):
+        train(
+            tmp_path / "b",
+            settings(validate_every=2),
+            step=stopping(7),
+            validate=lambda model: {"accuracy": next(given)},
+        )
+    assert load_checkpoint(tmp_path / "b" / "checkpoints", "best").step == 6
+    again, _ = train(tmp_path / "b", settings(validate_every=2), validate=lambda model: {"accuracy": next(given)})
+    assert again == result and bits(tmp_path / "b", "best") == bits(tmp_path / "a", "best")
+
+
+def test_a_run_whose_score_is_never_a_number_ends_with_its_last_checkpoint_as_the_best(tmp_path, caplog):
+    nothing = {"accuracy": math.nan}
+    result, _ = train(tmp_path, validate=lambda model: nothing)
+    assert (result.best_step, result.best_score) == (STEPS, None)
+    assert load_checkpoint(tmp_path / "checkpoints", "best").step == STEPS
+    assert [record.message for record in caplog.records if record.name == "geocore.training"] == [
+        "accuracy was no number at any validation: the last checkpoint is the best one"
+    ]
+    # Killed between its last checkpoint and the summary, it ends in the same way.
+    (tmp_path / "finished.json").unlink()
+    again, _ = train(tmp_path, validate=None, step=None)
+    assert (again.best_step, again.best_score) == (STEPS, None)
+    assert load_checkpoint(tmp_path / "checkpoints", "best").step == STEPS
+
+
+def test_the_last_checkpoint_is_the_best_where_that_is_asked_for(tmp_path):
+    scores = iter([0.9, 0.1])
+    result, _ = train(tmp_path, settings(choose="last"), validate=lambda model: {"accuracy": next(scores)})
+    assert (result.best_step, result.best_score) == (STEPS, 0.1)
+    assert load_checkpoint(tmp_path / "checkpoints", "best").step == STEPS
+    with pytest.raises(ValidationError, match="patience 3 with choose last"):
+        settings(choose="last", patience=3)
 
 
 def test_sgd_is_the_recurrence_of_its_definition(tmp_path):
@@ -205,7 +248,12 @@ def test_sgd_is_the_recurrence_of_its_definition(tmp_path):
         return one_loss(model, batch)
 
     model = network()
-    train(tmp_path, settings(steps=steps, optimiser=chosen, schedule={"kind": "constant"}), model=model, step=step)
+    train(
+        tmp_path,
+        settings(steps=steps, optimiser=chosen, schedule={"kind": "constant", "warmup_steps": 0}),
+        model=model,
+        step=step,
+    )
     other = network()
     velocity = [torch.zeros_like(value) for value in other.parameters()]
     for batch in seen[:steps]:
@@ -360,7 +408,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path,
         train(tmp_path / "a", settings(log_every=6), model=model, step=poisoned(6, value))
     assert "\n" not in str(caught.value)
     assert load_checkpoint(tmp_path / "a" / "checkpoints", for_training=True).step == 4
-    train(tmp_path / "b", settings(steps=5, schedule={"kind": "constant"}), model=calm, step=two_losses)
+    train(
+        tmp_path / "b", settings(steps=5, schedule={"kind": "constant", "warmup_steps": 0}), model=calm, step=two_losses
+    )
     assert all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
     # The same command with sane data goes on from there.
     result, _ = train(tmp_path / "a", settings(log_every=6), model=network(), step=two_losses)
@@ -482,7 +532,7 @@ def test_a_lost_best_checkpoint_is_found_anew(tmp_path):
         file.unlink()
     (tmp_path / "checkpoints" / "step-000001").rmdir()
     result, _ = train(tmp_path, settings(validate_every=1), validate=lambda model: {"accuracy": next(scores, 0.3)})
-    assert (result.best_score, result.best_step) == (0.3, 4)
+    assert (result.best_score, result.best_step) == (0.3, STEPS)
 
 
 # --- processes that are killed: one program forks them all, so that torch is loaded once

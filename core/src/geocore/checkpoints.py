@@ -91,6 +91,20 @@ class Checkpoint:
         tensors = load_file(self.path / "optimiser.safetensors")
         return unpacked(self.packed["optimiser"], tensors), unpacked(self.packed["source"], tensors)
 
+    def validated(self, name: str) -> float:
+        """A value that the validation at or before this checkpoint gave, such as the threshold that it chose.
+
+        Raises:
+            CheckpointError: there had been none yet.
+        """
+        scores = self.progress.get("scores") or {}
+        if name not in scores:
+            raise CheckpointError(
+                f"{self.path} was saved before the first validation, which chooses the {name}: give --{name}, or "
+                "another --checkpoint"
+            )
+        return float(scores[name])
+
 
 def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) -> Path:
     """Write a checkpoint, point `last` (and `best`) at it and remove older ones.
@@ -147,15 +161,16 @@ def load_checkpoint(folder: Path, which: str = "last", *, for_training: bool = F
     """
     name = _pointed(folder, which) if which in ("last", "best") else which
     paths = checkpoint_paths(folder)
-    if not name:
-        remedy = "train first" if not paths else f"take one of {', '.join(path.name for path in paths)}"
+    if not name or (name == which and not (folder / name).exists()):
+        there = ", ".join(path.name for path in paths)
+        remedy = f"take one of {there} with --checkpoint" if paths else "train first"
         raise CheckpointError(f"{folder} has no {which!r} checkpoint: {remedy}")
     try:
         return _opened(folder / name, for_training=for_training)
     except CheckpointError as error:
         if which != "last":
             whole = [path.name for path in paths if path.name != name]
-            remedy = f"take another one ({', '.join(whole)})" if whole else "train again"
+            remedy = f"take another one with --checkpoint ({', '.join(whole)})" if whole else "train again"
             raise CheckpointError(f"{error}; {remedy}") from error
         for path in reversed([path for path in paths if path.name != name]):
             with contextlib.suppress(CheckpointError):

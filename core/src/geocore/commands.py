@@ -41,7 +41,7 @@ class Stopped(Exception):
             signum: number of the signal, such as `signal.SIGTERM`; the exit code is 128 more.
         """
         self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
 
 
 def load_settings(
@@ -99,6 +99,7 @@ def command(
     prog: str,
     recipes: str | None = None,
     sample_recipe: str | None = None,
+    resumes: bool = False,
     argv: Sequence[str] | None = None,
 ) -> NoReturn:
     """Run an entry point and leave the process with its exit code.
@@ -110,11 +111,13 @@ def command(
         recipes: package with a folder `recipes`, or None for a command without recipes.
         sample_recipe: recipe of the built-in sample, used when the command line names no recipe, no file and no
             `--data`.
+        resumes: whether the same command, after it was stopped, goes on with what is left; else it starts over.
         argv: words of the command line; those of the process when None.
 
     Raises:
         SystemExit: always, with the exit code.
     """
+    afterwards = "the same command goes on from here" if resumes else "the same command starts over"
     previous = signal.signal(signal.SIGTERM, _stop)  # unwinds the stack, so that temporary files are removed
     try:
         words = sys.argv[1:] if argv is None else argv
@@ -128,10 +131,10 @@ def command(
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except Stopped as error:
-        print(error, file=sys.stderr)
+        print(f"{error}; {afterwards}", file=sys.stderr)
         code = 128 + error.signum
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(f"stopped by SIGINT; {afterwards}", file=sys.stderr)
         code = 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output, such as `head`, has left; Python would complain again while flushing at exit.

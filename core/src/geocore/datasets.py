@@ -17,8 +17,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from geocore.contents import content_hash
 from geocore.errors import DataError, SceneError
-from geocore.files import atomic_write_text, sha256_file, sha256_json
+from geocore.files import atomic_write_text, sha256_json
+from geocore.granules import granule_of
 from geocore.grid import Window
 from geocore.manifests import (
     FILE_NAME,
@@ -58,6 +60,8 @@ class Dataset:
     """How the data were made, as far as it changes results: part of the hash."""
     notes: Sequence[str] = ()
     """Remarks for people: not part of the hash."""
+    prepared_with: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the command that made it, as `prepared.preparation_of` keeps them: not part of the hash."""
 
     def __post_init__(self) -> None:
         for problem in self._inconsistencies():
@@ -85,6 +89,7 @@ class Dataset:
                 statistics=None if document.statistics is None else Statistics.from_dict(document.statistics),
                 protocol=document.protocol,
                 notes=document.notes,
+                prepared_with=document.prepared_with,
             )
         except DataError as error:
             raise DataError(f"{file}: {error}") from error
@@ -103,7 +108,11 @@ class Dataset:
         """
         target = self.root if folder is None else Path(folder)
         moved = [_moved(sample, self.root, target) for sample in self.samples]
-        content = self._described() | {"notes": list(self.notes), "samples": [sample_entry(s) for s in moved]}
+        content = self._described() | {
+            "prepared_with": dict(self.prepared_with),
+            "notes": list(self.notes),
+            "samples": [sample_entry(s) for s in moved],
+        }
         atomic_write_text(target / FILE_NAME, document_text(content))
         return target / FILE_NAME
 
@@ -237,10 +246,10 @@ def _moved(sample: Sample, root: Path, target: Path) -> Sample:
 
 
 def _file_problem(path: Path, expected: str | None) -> str | None:
-    if not path.is_file():
+    if not path.is_file() and granule_of(path) is None:
         return "is missing"
     try:
-        if expected is not None and sha256_file(path) != expected:
+        if expected is not None and content_hash(path) != expected:
             return "has changed since the data set was prepared"
     except OSError as error:
         return f"cannot be read ({error.strerror})"

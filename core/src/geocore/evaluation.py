@@ -6,13 +6,17 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from geocore.errors import DataError
 from geocore.files import atomic_write_text
+
+if TYPE_CHECKING:
+    from geocore.checkpoints import Checkpoint
+    from geocore.settings import EvaluationSettings
 
 
 def _number_or_none(value: Any) -> Any:
@@ -110,6 +114,32 @@ class Evaluation(BaseModel):
                 body = [[key, *(_text(scores.get(name)) for name in columns)] for key, scores in table.items()]
                 blocks.append(_aligned([[title, *columns], *body]))
         return "\n\n".join(blocks)
+
+
+def evaluation_path(run: Path, split: str, *, which: str, checkpoint: Checkpoint, data_hash: str) -> Path:
+    """The file for the scores of a split.
+
+    Those of the best checkpoint on the run's own data are in `evaluation-<split>.json`; those of a checkpoint that was
+    asked for by another name, and those on other data, stand beside it.
+
+    Args:
+        run: its folder.
+        split: name of the split.
+        which: what was asked for: `best`, `last` or the name of a checkpoint.
+        checkpoint: the one that it is.
+        data_hash: of the data set that was scored.
+    """
+    parts = ["evaluation", split]
+    if which != "best":
+        parts.append(checkpoint.path.name)
+    if data_hash != checkpoint.card["data_hash"]:
+        parts.append(data_hash[:8])
+    return run / f"{'-'.join(parts)}.json"
+
+
+def baselines_in(settings: EvaluationSettings) -> dict[str, str]:
+    """What the protocol says of baselines: nothing where they are scored, else that they were left out."""
+    return {} if settings.baselines else {"baselines": "left out (--no-baselines)"}
 
 
 def bootstrap_interval(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import re
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 
 from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError, SceneError
-from geocore.files import sha256_file
 from geocore.formats import unread_among
 from geocore.granules import Granule, granule_of, granules_in
 from geocore.locations import Location, located, name_of, shown
@@ -132,21 +130,6 @@ def open_image(
         return masked
 
 
-def image_hash(location: Location) -> str:
-    """A hash of the content of all files of a scene; of a remote one that of its address, since content stays there.
-
-    Raises:
-        StorageError: a file cannot be read.
-    """
-    granule = granule_of(location)
-    if granule is not None:
-        lines = [
-            f"{band} {dataclasses.replace(file, path='')} {_content(file.path)}" for band, file in granule.files.items()
-        ]
-        return hashlib.sha256("\n".join([str(granule.reference), *lines]).encode()).hexdigest()
-    return _content(located(location))
-
-
 def _scenes_in(folder: Path, extensions: Sequence[str], left_out: Sequence[str], made: Sequence[str]) -> list[Location]:
     granules = granules_in(folder)
     parts = tuple(f"{granule.name}." for granule in granules)
@@ -207,7 +190,3 @@ def _chosen(granule: Granule, band: str) -> str:
     raise SceneError(
         f"{granule.name}: has no band {band!r}: its bands are {', '.join(names)}; name one of these or a number from 1"
     )
-
-
-def _content(location: Location) -> str:
-    return sha256_file(location) if isinstance(location, Path) else hashlib.sha256(shown(location).encode()).hexdigest()

@@ -13,8 +13,8 @@ import numpy as np
 import pydantic
 import yaml
 
+from geocore.contents import content_hash
 from geocore.errors import DataError
-from geocore.files import sha256_file
 from geocore.grid import Window
 
 FILE_NAME: Final = "dataset.yaml"
@@ -59,7 +59,7 @@ class Sample:
     attributes: dict[str, Scalar] = field(default_factory=dict)
     """Whatever else a task needs to know about the sample."""
     hashes: dict[_RelativePath, str] = field(default_factory=dict)
-    """File to SHA-256 of its content, as hexadecimal digits."""
+    """File to SHA-256 of its content and of what it names, as `contents.content_hash`, in hexadecimal digits."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -76,13 +76,13 @@ class Sample:
         return Window(row, col, height, width) if height > 0 and width > 0 else None
 
     def hashed(self, root: Path) -> Sample:
-        """This sample with the hashes of its files as they are now.
+        """This sample with the hashes of its files, and of those that they name, as they are now.
 
         Raises:
             DataError: a file cannot be read.
         """
         try:
-            return dataclasses.replace(self, hashes={path: sha256_file(root / path) for path in self.paths})
+            return dataclasses.replace(self, hashes={path: content_hash(root / path) for path in self.paths})
         except OSError as error:
             raise DataError(f"sample {self.id!r}: {error.filename}: {error.strerror}; every file must exist") from error
 
@@ -125,6 +125,7 @@ class Document(pydantic.BaseModel):
     format: Literal[1]
     task: str
     protocol: dict[str, Scalar | None] = {}
+    prepared_with: dict[str, Any] = {}
     notes: list[str] = []
     layers: dict[str, LayerEntry]
     labels: dict[str, LabelEntry] = {}

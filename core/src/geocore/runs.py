@@ -8,7 +8,8 @@
     tensorboard/        the same metrics as event files
     finished.json       the summary of a run that reached its end
 
-The same task, data and deciding settings may be started again in it; anything else is refused.
+The same task, data and deciding settings may be started again in it; anything else is refused. A start that fails
+before anything is trained leaves nothing behind, so that the corrected command may use the folder.
 """
 
 from __future__ import annotations
@@ -16,20 +17,22 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 import yaml
-from pydantic import JsonValue
 from torch.utils.tensorboard import SummaryWriter
 
 from geocore.errors import RunError
 from geocore.files import FolderLock, atomic_write_text, sha256_json, storage_errors
 from geocore.provenance import installed_versions, start_record
-from geocore.settings import Settings, deciding_values
+from geocore.settings import Settings, deciding_values, differences
+
+_WRITTEN = ("run.json", "config.yaml", "environment.json", "metrics.jsonl")
 
 
 class Run:
@@ -48,6 +51,9 @@ class Run:
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
         self._lock: FolderLock | None = None
+        self._untrained = False
+        """Whether the run began with this start, and nothing has been trained yet."""
+        self._made_folder = False
 
     @classmethod
     def open(
@@ -78,12 +84,14 @@ class Run:
         provenance = {"task": task, "config": config, "data_hash": data_hash, "versions": installed_versions()}
         run = cls(Path(folder), provenance, main=main, tensorboard=tensorboard)
         if main:
+            run._made_folder = not run.folder.exists()
             run._lock = FolderLock(run.folder)
             run._lock.acquire()
             try:
                 run._claim({"task": task, "data_hash": data_hash, "settings": deciding_values(settings)})
                 run._record_start()
             except BaseException:
+                run._leave_nothing()
                 run.close()
                 raise
         return run
@@ -127,6 +135,7 @@ class Run:
         """
         if not self.is_main:
             return
+        self._untrained = self._untrained and step == 0
         line = json.dumps({"step": step, **_finite(values)}) + "\n"
         with storage_errors(self._metrics):
             _append(self._metrics, line.encode())
@@ -156,17 +165,33 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._leave_nothing()
         self.close()
+
+    def _leave_nothing(self) -> None:
+        """Remove what this start wrote, if it made the run and nothing was trained."""
+        if not self._untrained or self.checkpoints.exists():
+            return
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        with storage_errors(self.folder):
+            for name in _WRITTEN:
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            if self._made_folder and [entry.name for entry in self.folder.iterdir()] == [".lock"]:
+                shutil.rmtree(self.folder)
 
     def _claim(self, identity: dict[str, Any]) -> None:
         """Check that the folder is free or holds the same run, and write its identity when it is free."""
         path = self.folder / "run.json"
         if path.exists():
             held = _read_json(path)
-            differences = list(_differences(held, identity))
-            if differences:
+            found = list(differences(held, identity))
+            if found:
                 raise RunError(
-                    f"{self.folder} holds another run: {'; '.join(differences)}; give the values it was started with "
+                    f"{self.folder} holds another run: {'; '.join(found)}; give the values it was started with "
                     "or choose another folder with --run"
                 )
             return
@@ -176,6 +201,7 @@ class Run:
                 f"{self.folder} is no run folder but holds {', '.join(others[:3])}: choose an empty or new folder "
                 "with --run"
             )
+        self._untrained = True
         atomic_write_text(path, json.dumps(identity, indent=1))
 
     def _record_start(self) -> None:
@@ -211,16 +237,6 @@ def default_run_name(task: str, recipe: str, settings: Settings, data_hash: str)
     """
     digest = sha256_json({"settings": deciding_values(settings), "data": data_hash})
     return f"runs/{task}-{recipe}-{digest[:8]}"
-
-
-def _differences(held: JsonValue, wanted: JsonValue, key: str = "") -> Iterator[str]:
-    """Yield `key is held here, wanted now` for each value that differs."""
-    if isinstance(held, dict) and isinstance(wanted, dict):
-        for name in [*wanted, *(name for name in held if name not in wanted)]:
-            path = name if key in ("", "settings") else f"{key}.{name}"
-            yield from _differences(held.get(name), wanted.get(name), path)
-    elif held != wanted:
-        yield f"{key} = {json.dumps(held)} there, {json.dumps(wanted)} now"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,12 +9,13 @@ This module imports neither torch nor rasterio: commands load it before they pri
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -39,15 +40,11 @@ class Settings(BaseModel):
 
 
 def _completed(given: Any, default: Any) -> Any:
-    """What was given of a group, or of a table of groups, with the defaults of the rest."""
-    if not isinstance(given, Mapping):
+    """What was given of a group, with the defaults of the rest; a table, also one of groups, stands as it was given."""
+    if not isinstance(given, Mapping) or not isinstance(default, Settings):
         return given
-    if isinstance(default, Settings):
-        known = {name: getattr(default, name) for name in type(default).model_fields}
-        return known | {name: _completed(value, known.get(name)) for name, value in given.items()}
-    if isinstance(default, Mapping):
-        return {name: _completed(value, default.get(name)) for name, value in given.items()}
-    return given
+    known = {name: getattr(default, name) for name in type(default).model_fields}
+    return known | {name: _completed(value, known.get(name)) for name, value in given.items()}
 
 
 def deciding(
@@ -132,6 +129,22 @@ def deciding_values(settings: Settings) -> dict[str, JsonValue]:
     return kept
 
 
+def differences(held: JsonValue, wanted: JsonValue, key: str = "") -> Iterator[str]:
+    """Yield `key is held there, wanted now` for each value that differs.
+
+    Args:
+        held: nested JSON values as they were kept.
+        wanted: those of now.
+        key: dotted name of both.
+    """
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        for name in [*wanted, *(name for name in held if name not in wanted)]:
+            path = name if key in ("", "settings") else f"{key}.{name}"
+            yield from differences(held.get(name), wanted.get(name), path)
+    elif held != wanted:
+        yield f"{key} = {json.dumps(held)} there, {json.dumps(wanted)} now"
+
+
 class TilingSettings(Settings):
     """How scenes are cut into square tiles."""
 
@@ -201,6 +214,11 @@ class TrainingSettings(Settings):
     accumulate: int = deciding(1, "micro-batches that make up one optimiser step", gt=0)
     seed: int = deciding(0, "seed of weights, sample order and augmentation", ge=0)
     validate_every: int = deciding(200, "steps between two validations; the best one is kept", gt=0)
+    choose: Literal["score", "last"] = deciding(
+        "score",
+        "the best checkpoint is the one with the highest score on validation, the later of equals; or the last one, "
+        "where validation cannot choose",
+    )
     patience: int | None = deciding(None, "validations without a better score before training stops, None: never", gt=0)
     ema_decay: float | None = deciding(
         None, "decay per step of the running mean of the weights, None for no such mean", gt=0, lt=1
@@ -208,6 +226,20 @@ class TrainingSettings(Settings):
     checkpoint_every: int = operational(200, "steps between two checkpoints", gt=0)
     keep_last: int = operational(2, "most recent checkpoints that stay on disk, next to the best one", gt=0)
     log_every: int = operational(10, "steps between two lines of metrics", gt=0)
+
+    @model_validator(mode="after")
+    def _patience_needs_a_score(self) -> Self:
+        if self.patience is not None and self.choose == "last":
+            raise ValueError(
+                f"patience {self.patience} with choose last: only a score tells when to stop; leave one out"
+            )
+        return self
+
+
+class TrackingSettings(Settings):
+    """Where metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = operational(True, "write TensorBoard event files to the run folder")
 
 
 class WorkerSettings(Settings):
@@ -278,6 +310,64 @@ class WorkerSettings(Settings):
         return self.model_copy(update={"shard": f"{(index - 1 - by) % count + 1}/{count}"})
 
 
+class RunSettings(Settings):
+    """What every train command has: which data, which run folder, how long, how and where.
+
+    The path of the data is made absolute, so that whoever uses the run finds them from any folder.
+    """
+
+    data: Path | None = operational(None, "prepared data set; none: the built-in sample")
+    run: Path | None = operational(None, "run folder; none: runs/<task>-<recipe>-<hash>")
+    recipe: str | None = operational(None, "name of the packaged settings that were used")
+    training: TrainingSettings = TrainingSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    device: DeviceSettings = DeviceSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _data_from_anywhere(cls, data: Path | None) -> Path | None:
+        return None if data is None else data.absolute()
+
+    @model_validator(mode="after")
+    def _warmup_within_the_run(self) -> Self:
+        warmup, steps = self.schedule.warmup_steps, self.training.steps
+        if warmup >= steps:
+            raise ValueError(
+                f"schedule.warmup_steps = {warmup}: must be below the {steps} steps of the run (training.steps); "
+                "lower it"
+            )
+        return self
+
+
+def _a_checkpoint(name: str) -> str:
+    found = re.fullmatch(r"step-([0-9]{1,9})", name)
+    if found is None and name not in ("best", "last"):
+        raise ValueError("must be best, last, or the name of a checkpoint of the run, such as step-000200")
+    return name if found is None else f"step-{int(found[1]):06d}"
+
+
+CheckpointName = Annotated[str, AfterValidator(_a_checkpoint)]
+"""`best`, `last`, or a checkpoint by its step, with or without leading zeros."""
+
+
+class EvaluationSettings(Settings):
+    """What every evaluate command has: which run, which checkpoint of it, on which data."""
+
+    run: Path = operational(..., "run folder of the train command")
+    split: str = deciding("test", "split to score")
+    data: Path | None = operational(
+        None, "data set; none: the one the run was trained on, where it lay then; give it also when that has moved"
+    )
+    checkpoint: CheckpointName = deciding("best", "checkpoint to score: best, last, or one by its name (step-N)")
+    baselines: bool = deciding(
+        True, "score the baselines and the untrained network beside it, which takes longer; --no-baselines: leave them"
+    )
+    resamples: int = deciding(1000, "bootstrap resamples behind each interval", ge=0)
+    device: DeviceSettings = DeviceSettings()
+
+
 class CacheSettings(Settings):
     """Where what files hold is kept decoded.
 
@@ -288,9 +378,3 @@ class CacheSettings(Settings):
     cache: Path | None = operational(
         None, "folder for decoded files, of their size without compression; none: each window is decoded anew"
     )
-
-
-class TrackingSettings(Settings):
-    """Where metrics go besides metrics.jsonl."""
-
-    tensorboard: bool = operational(True, "write TensorBoard event files to the run folder")

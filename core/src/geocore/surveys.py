@@ -1,7 +1,7 @@
 """A survey: many scenes mapped with one network into a folder of products, with a record of how.
 
     survey = Survey(settings.output, checkpoint, context)
-    scenes = survey.map("scenes", scene_tasks(found, image_hash), MapScene(settings), products=product_paths)
+    scenes = survey.map("scenes", scene_tasks(found, content_hash), MapScene(settings), products=product_paths)
     survey.finish({"scenes": scenes}, told=told, maps=maps)
 
 A scene whose products are there is not mapped again, and one that fails keeps no other from being mapped. Beside the

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from crops_activesampling.data import Patches, load_dataset
 from crops_activesampling.layout import open_patch
 from crops_activesampling.products import mosaic_paths, product_paths
 from crops_activesampling.sample import write_sample
+from geocore.datasets import Dataset
 from geocore.evaluation import Evaluation
 
 BANDS = ("B03", "B04", "B08", "B11")
@@ -33,6 +36,7 @@ CPU = ["--device.device", "cpu", "--device.threads", "1"]
 DIVIDED = ["--split.rules", "sample", "--subpatch", "24"]
 PREPARED = [*DIVIDED, "--composites.bands", *BANDS]
 SMALL = [
+    *("--training.checkpoint-every", "1"),
     *("--model.kind", "convstar", "--model.hidden", "8", "--model.layers", "1", "--model.months", "4..9"),
     *("--tiling.size", "32", "--tiling.overlap", "8", "--training.steps", "4", "--training.batch-size", "4"),
     *("--training.validate-every", "4", "--optimiser.learning-rate", "0.02", *CPU),
@@ -68,7 +72,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("crops")
     write_sample(folder / "raw", seed=3, size=SIZE, train=1, val=1, test=1, bands=BANDS)
     assert run_module(prepare, ["--data", folder / "raw", "--out", folder / "dataset", *PREPARED]) == 0
-    assert run_module(train, ["--data", folder / "dataset", "--run", folder / "run", *SMALL]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the run is used from other folders than the one in which its data were named
+        assert run_module(train, ["--data", "dataset", "--run", folder / "run", *SMALL]) == 0
     return folder
 
 
@@ -360,6 +366,72 @@ def test_active_sampling_from_the_hold_out_model_to_the_comparison(
     assert "holdout" in errors_of(capsys.readouterr().err)[0]
 
 
+def test_any_checkpoint_is_scored_without_baselines_and_mapped_with(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", trained / "run", "--checkpoint", "step-3"]
+    assert run_command(evaluate, *words, "--no-baselines", "--resamples", "5", *CPU) == 0
+    assert "untrained" not in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test-step-000003.json").read_text())
+    assert written["checkpoint"] == "step-000003" and written["untrained"] is None
+    assert written["baselines"] == {} and written["protocol"]["baselines"] == "left out (--no-baselines)"
+    words += ["--input", patches_of(trained)[0], *CPU]
+    assert run_command(predict, *words, "--output", tmp_path / "first") == 0
+    words[3] = "last"
+    assert run_command(predict, *words, "--output", tmp_path / "last") == 0
+    for name in ("first", "last"):
+        record = json.loads((tmp_path / name / "run.json").read_text())["calls"][-1]
+        assert Path(record["checkpoint"]).name == {"first": "step-000003", "last": "step-000004"}[name]
+
+
+def test_a_validation_that_cannot_choose_is_refused_before_work_and_leaves_no_run(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset.load(trained / "dataset")
+    lacking = [
+        dataclasses.replace(
+            sample,
+            attributes={
+                **sample.attributes,
+                **(
+                    dict.fromkeys(
+                        [name for name in sample.attributes if re.fullmatch("class_(?!0_|1_)[0-9]+_px", name)], 0
+                    )
+                    if sample.split == "val"
+                    else {}
+                ),
+            },
+        )
+        for sample in dataset.samples
+    ]
+    shutil.copytree(trained / "dataset", trained / "lacking", dirs_exist_ok=True)
+    dataclasses.replace(dataset, root=trained / "lacking", samples=lacking).save()
+    words = ["--data", trained / "lacking", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == 2
+    assert "val holds nothing but" in capsys.readouterr().err
+    assert run_command(train, "--run", tmp_path / "run", *SMALL, "--schedule.warmup-steps", "4") == 2
+    assert "schedule.warmup_steps = 4: must be below the 4 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_other_data_set_is_prepared_over_one_that_is_there(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
+
+    words, before = ["--data", trained / "raw", "--out", trained / "dataset", *PREPARED], held()
+    assert run_command(prepare, *words, *["--composites.fill", "linear"]) == 2
+    error = capsys.readouterr().err
+    assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
+    assert run_command(medians, "--data", trained / "raw", "--out", trained / "dataset") == 2
+    assert "holds a data set, whose medians these would take the place of" in capsys.readouterr().err
+    assert held() == before
+    assert run_command(prepare, *words) == 0
+    after = held()
+    assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
+
+
 def test_finished_run_says_so_and_another_setting_is_refused(
     trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -431,7 +503,7 @@ def test_bad_data_gives_one_line(
 ) -> None:
     def refused(module: object, *words: object) -> tuple[str, str]:
         capsys.readouterr()
-        assert run_command(module, "--out", tmp_path / "d", *words) == 2
+        assert run_command(module, "--out", tmp_path / Path(str(words[1])).name / module.__name__, *words) == 2
         captured = capsys.readouterr()
         (line,) = errors_of(captured.err)
         return line, captured.out
@@ -462,7 +534,7 @@ def test_other_run_and_other_data_are_refused(
     trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(trained / "run", tmp_path / "run")
-    (card_file,) = (tmp_path / "run/checkpoints").glob("*/card.json")
+    card_file = tmp_path / "run/checkpoints/step-000004/card.json"
     card_file.write_text(card_file.read_text().replace("wheat", "wheats"))
     inputs = ["--input", patches_of(trained)[0], "--output", tmp_path / "m"]
     assert run_command(evaluate, "--run", tmp_path / "run", *CPU) == 2

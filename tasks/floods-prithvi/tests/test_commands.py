@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from floods_prithvi import evaluate, predict, prepare, published, train
 from floods_prithvi.config import TrainSettings
 from floods_prithvi.products import product_paths
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
+from geocore.datasets import Dataset
 from geocore.georeferences import grid_of
 from geocore.grid import Window
 from geocore.ground import PixelAreas
@@ -29,6 +31,7 @@ from geocore.legends import read_legend
 
 CPU = ["--device.device", "cpu", "--device.threads", "1"]
 SMALL = [
+    *("--training.checkpoint-every", "1"),
     *("--model.variant", "v2-tiny", "--model.head", "unet", "--tiling.size", "48", "--tiling.overlap", "16"),
     *(
         "--draws-per-epoch",
@@ -66,9 +69,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("floods")
     write_sample(folder / "raw", seed=3, size=64, counts={"train": 1, "valid": 1, "test": 1, "bolivia": 2})
     patch = pytest.MonkeyPatch()
+    patch.chdir(folder)  # the run is used from other folders than the one in which its data were named
     words = {
         prepare: ["--data", folder / "raw", "--out", folder / "dataset"],
-        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+        train: ["--data", "dataset", "--run", folder / "run", *SMALL],
     }
     for module, given in words.items():
         patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
@@ -226,6 +230,60 @@ def test_shards_give_the_products_of_one_run(
 
 def chips_of_folder(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*_S2Hand.tif"))
+
+
+def test_any_checkpoint_is_scored_without_baselines_and_mapped_with(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", trained / "run", "--checkpoint", "step-1"]
+    assert run_command(evaluate, *words, "--no-baselines", "--resamples", "5", *CPU) == 0
+    assert "untrained" not in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test-step-000001.json").read_text())
+    assert written["checkpoint"] == "step-000001" and written["untrained"] is None
+    assert written["baselines"] == {} and written["protocol"]["baselines"] == "left out (--no-baselines)"
+    words += ["--input", chips_of(trained)[0], *CPU]
+    assert run_command(predict, *words, "--output", tmp_path / "first") == 0
+    words[3] = "last"
+    assert run_command(predict, *words, "--output", tmp_path / "last") == 0
+    for name in ("first", "last"):
+        record = json.loads((tmp_path / name / "run.json").read_text())["calls"][-1]
+        assert Path(record["checkpoint"]).name == {"first": "step-000001", "last": "step-000002"}[name]
+
+
+def test_a_validation_that_cannot_choose_is_refused_before_work_and_leaves_no_run(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset.load(trained / "dataset")
+    lacking = [
+        dataclasses.replace(
+            sample, attributes={**sample.attributes, **({"class_1_px": 0} if sample.split == "val" else {})}
+        )
+        for sample in dataset.samples
+    ]
+    shutil.copytree(trained / "dataset", trained / "lacking", dirs_exist_ok=True)
+    dataclasses.replace(dataset, root=trained / "lacking", samples=lacking).save()
+    words = ["--data", trained / "lacking", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == 2
+    assert "val has no water, so that iou_water cannot choose" in capsys.readouterr().err
+    assert run_command(train, "--run", tmp_path / "run", *SMALL, "--schedule.warmup-steps", "2") == 2
+    assert "schedule.warmup_steps = 2: must be below the 2 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_other_data_set_is_prepared_over_one_that_is_there(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
+
+    words, before = ["--data", trained / "raw", "--out", trained / "dataset"], held()
+    assert run_command(prepare, *words, *["--split.seed", "7"]) == 2
+    error = capsys.readouterr().err
+    assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
+    assert held() == before
+    assert run_command(prepare, *words) == 0
+    after = held()
+    assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
 
 
 def test_finished_run_says_so_and_another_setting_is_refused(

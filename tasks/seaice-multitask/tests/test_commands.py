@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from geocore.datasets import Dataset
 from seaice_multitask import baselines, evaluate, predict, prepare, train
 from seaice_multitask.config import AUTOICE_OUTPUTS
 from seaice_multitask.data import open_scene
@@ -25,6 +27,7 @@ from seaice_multitask.sample import write_raw_sample, write_sample
 SHAPE, DOWNSCALE = (150, 165), 2
 CPU = ["--device.device", "cpu", "--device.threads", "1"]
 SMALL = [
+    *("--training.checkpoint-every", "1"),
     *("--model.widths", "4", "8", "--tiling.size", "32", "--tiling.overlap", "8", "--draws-per-epoch", "8"),
     *("--training.steps", "2", "--training.batch-size", "2", "--training.validate-every", "2", *CPU),
 ]
@@ -53,9 +56,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("seaice")
     write_sample(folder / "raw", seed=3, scenes=5, shape=SHAPE)
     patch = pytest.MonkeyPatch()
+    patch.chdir(folder)  # the run is used from other folders than the one in which its data were named
     words = {
         prepare: ["--data", folder / "raw", "--out", folder / "dataset", *PREPARED],
-        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+        train: ["--data", "dataset", "--run", folder / "run", *SMALL],
     }
     for module, given in words.items():
         patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
@@ -187,6 +191,62 @@ def test_other_settings_map_anew_and_the_upload_holds_what_is_done(
     assert products_of(tmp_path, second)[1].read_bytes() != before
     with netCDF4.Dataset(tmp_path / "upload_package.nc") as file:
         assert {name[:19] for name in file.variables} == {name_of(first), name_of(second)}
+
+
+def test_any_checkpoint_is_scored_without_baselines_and_mapped_with(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", trained / "run", "--checkpoint", "step-1"]
+    assert run_command(evaluate, *words, "--no-baselines", "--resamples", "5", *CPU) == 0
+    assert "untrained" not in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test-step-000001.json").read_text())
+    assert written["checkpoint"] == "step-000001" and written["untrained"] is None
+    assert (
+        written["baselines"].keys() == {"all water"} and written["protocol"]["baselines"] == "left out (--no-baselines)"
+    )
+    words += ["--input", scenes_of(trained)[0], *CPU]
+    assert run_command(predict, *words, "--output", tmp_path / "first") == 0
+    words[3] = "last"
+    assert run_command(predict, *words, "--output", tmp_path / "last") == 0
+    for name in ("first", "last"):
+        record = json.loads((tmp_path / name / "run.json").read_text())["calls"][-1]
+        assert Path(record["checkpoint"]).name == {"first": "step-000001", "last": "step-000002"}[name]
+
+
+def test_a_validation_that_cannot_choose_is_refused_before_work_and_leaves_no_run(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset.load(trained / "dataset")
+    lacking = [
+        dataclasses.replace(
+            sample, attributes={**sample.attributes, **({"FLOE_classes": ""} if sample.split == "val" else {})}
+        )
+        for sample in dataset.samples
+    ]
+    shutil.copytree(trained / "dataset", trained / "lacking", dirs_exist_ok=True)
+    dataclasses.replace(dataset, root=trained / "lacking", samples=lacking).save()
+    words = ["--data", trained / "lacking", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == 2
+    assert "val holds no charted pixel in FLOE, so that combined cannot choose" in capsys.readouterr().err
+    assert run_command(train, "--run", tmp_path / "run", *SMALL, "--schedule.warmup-steps", "2") == 2
+    assert "schedule.warmup_steps = 2: must be below the 2 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_other_data_set_is_prepared_over_one_that_is_there(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
+
+    words, before = ["--data", trained / "raw", "--out", trained / "dataset", *PREPARED], held()
+    assert run_command(prepare, *words, *["--working.sar-reduction", "nearest"]) == 2
+    error = capsys.readouterr().err
+    assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
+    assert held() == before
+    assert run_command(prepare, *words) == 0
+    after = held()
+    assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
 
 
 def test_finished_run_says_so_and_another_setting_is_refused(

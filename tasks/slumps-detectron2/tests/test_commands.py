@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -18,12 +19,14 @@ import rasterio
 import torch
 
 from geocore.checkpoints import Contents, save_checkpoint
+from geocore.datasets import Dataset
 from geocore.rasters import open_raster
 from slumps_detectron2 import evaluate, predict, prepare, train
 from slumps_detectron2.products import product_paths
 from slumps_detectron2.sample import write_sample
 
 SMALL = [
+    *("--training.checkpoint-every", "1"),
     *("--model.depth", "18", "--model.anchors-px", "8", "16", "32", "64", "96"),
     *("--tiling.size", "96", "--tiling.overlap", "32", "--training.steps", "2", "--training.batch-size", "2"),
     *("--training.validate-every", "2", "--baseline.steps", "2", "--baseline.batch-size", "2"),
@@ -54,12 +57,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slumps")
     write_sample(folder / "raw", seed=3, scenes=6, shape=(176, 192))
     patch = pytest.MonkeyPatch()
+    patch.chdir(folder)  # the run is used from other folders than the one in which its data were named
     words = {
         prepare: [
             *("--data", folder / "raw/pairs.csv", "--out", folder / "dataset"),
             *("--label-kind", "instances", "--ignore", "4294967295", *CUT),
         ],
-        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+        train: ["--data", "dataset", "--run", folder / "run", *SMALL],
     }
     for module, given in words.items():
         patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
@@ -151,6 +155,76 @@ def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
     paths[1].unlink()
     assert run_command(predict, *words, tmp_path / "a") == 0
     assert paths[1].read_bytes() == content
+
+
+def test_any_checkpoint_is_scored_without_baselines_and_mapped_with(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", trained / "run", "--checkpoint", "step-1"]
+    assert run_command(evaluate, *words, "--no-baselines", "--resamples", "5", "--device.device", "cpu") == 0
+    assert "untrained" not in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test-step-000001.json").read_text())
+    assert written["checkpoint"] == "step-000001" and written["untrained"] is None
+    assert written["baselines"] == {} and written["protocol"]["baselines"] == "left out (--no-baselines)"
+    words += ["--input", scenes_of(trained)[0], "--device.device", "cpu"]
+    assert run_command(predict, *words, "--output", tmp_path / "none") == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "was saved before the first validation, which chooses the threshold: give --threshold" in line
+    assert run_command(predict, *words, "--output", tmp_path / "first", "--threshold", "0.5") == 0
+    words[3] = "last"
+    assert run_command(predict, *words, "--output", tmp_path / "last") == 0
+    for name in ("first", "last"):
+        record = json.loads((tmp_path / name / "run.json").read_text())["calls"][-1]
+        assert Path(record["checkpoint"]).name == {"first": "step-000001", "last": "step-000002"}[name]
+
+
+def test_a_validation_that_cannot_choose_is_refused_before_work_and_leaves_no_run(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset.load(trained / "dataset")
+    lacking = [
+        dataclasses.replace(
+            sample, attributes={**sample.attributes, **({"slumps": 0} if sample.split == "val" else {})}
+        )
+        for sample in dataset.samples
+    ]
+    shutil.copytree(trained / "dataset", trained / "lacking", dirs_exist_ok=True)
+    dataclasses.replace(dataset, root=trained / "lacking", samples=lacking).save()
+    words = ["--data", trained / "lacking", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == 2
+    assert "val has no slump, so that ap50 cannot choose" in capsys.readouterr().err
+    assert run_command(train, "--run", tmp_path / "run", *SMALL, "--schedule.warmup-steps", "2") == 2
+    assert "schedule.warmup_steps = 2: must be below the 2 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_other_data_set_is_prepared_over_one_that_is_there(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
+
+    words, before = (
+        [
+            "--data",
+            trained / "raw/pairs.csv",
+            "--out",
+            trained / "dataset",
+            "--label-kind",
+            "instances",
+            "--ignore",
+            "4294967295",
+            *CUT,
+        ],
+        held(),
+    )
+    assert run_command(prepare, *words, *["--cut.stride", "64"]) == 2
+    error = capsys.readouterr().err
+    assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
+    assert held() == before
+    assert run_command(prepare, *words) == 0
+    after = held()
+    assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
 
 
 def test_finished_run_says_so_and_another_setting_is_refused(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 
 from geocore.errors import DataError, SceneError, UserError
 from geocore.grid import Grid, Window
@@ -152,6 +153,29 @@ def test_data_set_whose_files_are_not_what_they_were_is_refused(raw: Path, victi
     else:
         _scene(path, 99)
     with pytest.raises(DataError, match=rf"{path.name}.*(changed|missing).*prepare the data again"):
+        load_dataset(dataset.root)
+
+
+@pytest.mark.parametrize("kind", ["list", "vrt"])
+def test_a_scene_of_several_files_is_refused_when_one_of_them_has_changed(raw: Path, kind: str) -> None:
+    dem = raw / "dem0.tif"
+    write_raster(dem, np.full(SHAPE, 5.0, np.float32), grid=_grid(), cog=False)
+    scene = raw / {"list": "s0.yaml", "vrt": "s0.vrt"}[kind]
+    if kind == "list":
+        bands = "".join(f"  {name}: {{file: s0.tif, band: {name}}}\n" for name in BANDS)
+        scene.write_text(f"reference: blue\nbands:\n{bands}  height: dem0.tif\n")
+    else:
+        inner = raw / "dem0.vrt"
+        for path, source in ((inner, dem), (scene, inner)):
+            with rasterio.open(source) as opened:
+                rasterio.shutil.copy(opened, path, driver="VRT")
+    label = raw / "s0_ids.tif"
+    changes = {"image": scene, "bands": ["blue", "height"] if kind == "list" else None}
+    dataset = describe(_one(raw, label, **changes))
+    dataset.save()
+    assert load_dataset(dataset.root).hash == dataset.hash
+    write_raster(dem, np.full(SHAPE, 6.0, np.float32), grid=_grid(), cog=False)
+    with pytest.raises(DataError, match=rf"{scene.name} has changed since the data set was prepared.*prepare the data"):
         load_dataset(dataset.root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
+from geocore.datasets import Dataset
 from geocore.files import sha256_file, sha256_json
 from geocore.grid import Grid, Window
 from geocore.rasters import open_raster, write_raster
@@ -24,6 +26,7 @@ from snowpack_sam2.overlay import LAYER_COLOURS
 from snowpack_sam2.sample import write_sample
 
 SMALL = [
+    *("--training.checkpoint-every", "1"),
     *("--tiling.size", "96", "--tiling.overlap", "32", "--training.steps", "2", "--training.batch-size", "2"),
     *("--training.validate-every", "2", "--device.device", "cpu", "--device.threads", "1"),
 ]
@@ -51,9 +54,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("snowpack")
     write_sample(folder / "raw", seed=3, pits=3, photos_per_pit=1, shape=(160, 176))
     patch = pytest.MonkeyPatch()
+    patch.chdir(folder)  # the run is used from other folders than the one in which its data were named
     words = {
         prepare: ["--data", folder / "raw", "--out", folder / "dataset", "--pit", "^(.+)_", "--nodata", "0"],
-        train: ["--data", folder / "dataset", "--run", folder / "run", *SMALL],
+        train: ["--data", "dataset", "--run", folder / "run", *SMALL],
     }
     for module, given in words.items():
         patch.setattr(sys, "argv", [module.__name__, *map(str, given)])
@@ -176,6 +180,66 @@ def test_prediction_is_deterministic_and_finished_photographs_are_kept(
     (tmp_path / "a" / names[0]).unlink()
     assert run_command(predict, *words, tmp_path / "a") == 0
     assert (tmp_path / "a" / names[0]).read_bytes() == (tmp_path / "b" / names[0]).read_bytes()
+
+
+def test_any_checkpoint_is_scored_without_baselines_and_mapped_with(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--run", trained / "run", "--checkpoint", "step-1"]
+    assert run_command(evaluate, *words, "--no-baselines", "--resamples", "5", "--device.device", "cpu") == 0
+    assert "untrained" not in capsys.readouterr().out
+    written = json.loads((trained / "run/evaluation-test-step-000001.json").read_text())
+    assert written["checkpoint"] == "step-000001" and written["untrained"] is None
+    assert written["baselines"] == {} and written["protocol"]["baselines"] == "left out (--no-baselines)"
+    words += ["--input", min((trained / "raw").glob("*.tif")), "--device.device", "cpu"]
+    assert run_command(predict, *words, "--output", tmp_path / "none") == 2
+    line = capsys.readouterr().err
+    assert "was saved before the first validation, which chooses the threshold: give --threshold" in line
+    assert run_command(predict, *words, "--output", tmp_path / "first", "--threshold", "0.5") == 0
+    words[3] = "last"
+    assert run_command(predict, *words, "--output", tmp_path / "last") == 0
+    for name in ("first", "last"):
+        record = json.loads((tmp_path / name / "run.json").read_text())["calls"][-1]
+        assert Path(record["checkpoint"]).name == {"first": "step-000001", "last": "step-000002"}[name]
+
+
+def test_a_validation_that_cannot_choose_is_refused_before_work_and_leaves_no_run(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset.load(trained / "dataset")
+    lacking = [
+        dataclasses.replace(
+            sample, attributes={**sample.attributes, **({"boundary_px": 0} if sample.split == "val" else {})}
+        )
+        for sample in dataset.samples
+    ]
+    shutil.copytree(trained / "dataset", trained / "lacking", dirs_exist_ok=True)
+    dataclasses.replace(dataset, root=trained / "lacking", samples=lacking).save()
+    words = ["--data", trained / "lacking", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == 2
+    assert "val has no boundary, so that boundary_f1_5px cannot choose" in capsys.readouterr().err
+    assert run_command(train, "--run", tmp_path / "run", *SMALL, "--schedule.warmup-steps", "2") == 2
+    assert "schedule.warmup_steps = 2: must be below the 2 steps" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_other_data_set_is_prepared_over_one_that_is_there(
+    trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
+
+    words, before = (
+        ["--data", trained / "raw", "--out", trained / "dataset", "--pit", "^(.+)_", "--nodata", "0"],
+        held(),
+    )
+    assert run_command(prepare, *words, *["--nodata", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
+    assert held() == before
+    assert run_command(prepare, *words) == 0
+    after = held()
+    assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
 
 
 def test_finished_run_says_so_and_a_longer_one_is_another_run(

@@ -8,13 +8,12 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    CheckpointName,
     DeviceSettings,
-    OptimiserSettings,
-    ScheduleSettings,
+    EvaluationSettings,
+    RunSettings,
     Settings,
     TilingSettings,
-    TrackingSettings,
-    TrainingSettings,
     WorkerSettings,
     deciding,
     operational,
@@ -150,12 +149,11 @@ class AugmentationSettings(Settings):
     turn: bool = deciding(True, "mirror and turn by quarter circles")
 
 
-class TrainSettings(Settings):
+class TrainSettings(RunSettings):
     """Train a crop map, on every sample or on chosen ones, or resume it."""
 
     data: Path | None = operational(None, "data set made by crops-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/crops-<recipe>-<hash>")
-    recipe: str | None = operational(None, "name of the packaged settings that were used")
     swap: bool = deciding(False, "train on val and validate on train, as a hold-out model does")
     choose_by: Literal["f1_weighted", "loss"] = deciding(
         "f1_weighted", "score on validation that decides which checkpoint is best; a hold-out model goes by loss"
@@ -166,22 +164,13 @@ class TrainSettings(Settings):
     skip_empty: bool = deciding(True, "windows without a labelled pixel are not drawn")
     tiling: TilingSettings = TilingSettings(size=122, overlap=32)
     augmentation: AugmentationSettings = AugmentationSettings()
-    training: TrainingSettings = TrainingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    device: DeviceSettings = DeviceSettings()
-    tracking: TrackingSettings = TrackingSettings()
 
 
-class EvaluateSettings(Settings):
-    """Score the best checkpoint of a run beside a classifier of single pixels."""
+class EvaluateSettings(EvaluationSettings):
+    """Score a checkpoint of a run beside a classifier of single pixels."""
 
-    run: Path = operational(..., "run folder of crops-train")
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
-    data: Path | None = operational(None, "data set; none: the one the run was trained on")
     border_px: int = deciding(5, "border that the cropped scores leave out, pixels", ge=0)
-    resamples: int = deciding(1000, "bootstrap resamples of the patches behind each interval", ge=0)
-    device: DeviceSettings = DeviceSettings()
 
 
 class PredictSettings(WorkerSettings):
@@ -190,6 +179,7 @@ class PredictSettings(WorkerSettings):
     run: Path = operational(..., "run folder of crops-train")
     input: list[Path] = operational(..., "patches (netCDF), or folders of them", min_length=1)
     output: Path = operational(..., "folder for the products")
+    checkpoint: CheckpointName = deciding("best", "checkpoint to map with: best, last, or one by its name (step-N)")
     mosaic: bool = deciding(False, "patches of one tile and year are also joined into one map")
     device: DeviceSettings = DeviceSettings()
 

@@ -34,8 +34,19 @@ from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene
+from geocore.validation import cannot_choose
 
-__all__ = ["Patches", "Windows", "chosen_patches", "class_px", "describe", "leaks_of", "load_dataset"]
+__all__ = [
+    "Patches",
+    "Windows",
+    "chosen_patches",
+    "class_px",
+    "describe",
+    "leaks_of",
+    "load_dataset",
+    "no_choice",
+    "pixels_of_split",
+]
 
 _CODE: Final = (caching, cf_times, composites, definitions, encoders, layout, rules, splits, windows)
 _SAMPLE_SUBPATCH: Final = 32
@@ -112,6 +123,37 @@ def class_px(dataset: Dataset) -> dict[PatchName, list[int]]:
         PatchName.of(sample.id): [int(sample.attributes[f"class_{index}_px"]) for index in indices]
         for sample in dataset.samples
     }
+
+
+def pixels_of_split(dataset: Dataset, split: str) -> dict[str, int]:
+    """Name of each crop -> its labelled pixels in a split.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    samples = dataset.split(split)
+    return {
+        name: sum(int(sample.attributes[f"class_{index}_px"]) for sample in samples)
+        for index, name in sorted(dataset.labels[CROPS].classes.items())
+        if index
+    }
+
+
+def no_choice(dataset: Dataset, split: str = "val", *, by_loss: bool = False) -> str | None:
+    """Why the leading score cannot choose a checkpoint on a split; None where it can.
+
+    Args:
+        dataset: prepared.
+        split: that chooses.
+        by_loss: whether the loss is the score, which one crop alone can tell.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    counts = pixels_of_split(dataset, split)
+    if by_loss and any(counts.values()):
+        return None
+    return cannot_choose(split, counts)
 
 
 def leaks_of(dataset: Dataset) -> list[str]:

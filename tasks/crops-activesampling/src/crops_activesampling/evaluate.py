@@ -48,17 +48,24 @@ def evaluate(settings: EvaluateSettings) -> None:
     from crops_activesampling.scores import PRIMARY, VIEWS, named, per_class, total, weighted_f1
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
     from geocore.files import atomic_write_text
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
 
-    checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
+    checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     network = restore_model(checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
-    home = load_dataset(trained.data)
-    dataset = _dataset(settings, home, str(checkpoint.card["data_hash"]))
+    home, dataset = datasets_of_run(
+        settings.run,
+        trained_with=trained.data,
+        trained_on=str(checkpoint.card["data_hash"]),
+        given=settings.data,
+        load=load_dataset,
+        needs_own=settings.baselines,
+    )
     _check_fit(network, dataset)
     warn_of_sizes(dataset, settings.split, network.layer)
     patches, classes = Patches(dataset, settings.split), network.head.channels
@@ -69,16 +76,21 @@ def evaluate(settings: EvaluateSettings) -> None:
             return counts_of_maps(patches, maps, classes=classes, border_px=settings.border_px)
 
         counts = counted(network)
-        seed_everything(trained.training.seed)
-        untrained = counted(build_model(home, trained).eval())
+        untrained, baselines = None, {}
+        if home is not None and settings.baselines:
+            seed_everything(trained.training.seed)
+            untrained = named(total(counted(build_model(home, trained).eval())))
         panels = _panels(network, patches, counts, trained, place)
-    pixelwise = _pixel_counts(network, home, patches, trained, settings.border_px)
+    if home is not None and settings.baselines:
+        pixelwise = _pixel_counts(network, home, patches, trained, settings.border_px)
+        baselines["pixel classifier"] = named(total(pixelwise))
     groups = [f"{sample.attributes['tile']} {sample.attributes['year']}" for sample in patches.samples]
     evaluation = Evaluation(
         task=TASK,
         split=settings.split,
         protocol={
             **dataset.protocol,
+            **baselines_in(settings),
             "months": network.model.months,
             "tile_px": trained.tiling.size,
             "overlap_px": trained.tiling.overlap,
@@ -88,8 +100,8 @@ def evaluate(settings: EvaluateSettings) -> None:
         samples=len(counts),
         primary=PRIMARY,
         model=named(total(counts)),
-        untrained=named(total(untrained)),
-        baselines={"pixel classifier": named(total(pixelwise))},
+        untrained=untrained,
+        baselines=baselines,
         per_class=per_class(total(counts)["pixels"], [name for _, name in sorted(network.class_names.items())]),
         per_group={
             group: _short(total([part for part, of in zip(counts, groups, strict=True) if of == group]))
@@ -105,18 +117,19 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    # Scores on other data stand beside those of the run's own split.
-    other = "" if dataset.hash == checkpoint.card["data_hash"] else f"-{dataset.hash[:8]}"
-    file = settings.run / f"evaluation-{settings.split}{other}.json"
+    file = evaluation_path(
+        settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
+    )
     evaluation.save(file)
     atomic_write_text(file.with_name(f"{file.stem}-patches.csv"), patch_table(patches, counts))
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in [*dataset.notes, *remarks(patches, counts)]:
         print(f"note: {note}")
-    if not other and settings.split == training_split(trained):
+    own = dataset.hash == checkpoint.card["data_hash"]
+    if own and settings.split == training_split(trained):
         print(f"note: the network was trained on {settings.split}: these are no scores on new patches")
-    if not other and settings.split == validation_split(trained):
+    if own and settings.split == validation_split(trained):
         print(f"note: {settings.split} chose the checkpoint and the trees: its scores are too good")
 
 
@@ -175,17 +188,6 @@ def remarks(patches: Patches, counts: PatchCounts) -> list[str]:
         more = " ..." if len(without) > 3 else ""
         lines.append(f"{len(without)} patches have no pixel that counts: {', '.join(without[:3])}{more}")
     return lines
-
-
-def _dataset(settings: EvaluateSettings, home: Dataset, trained_on: str) -> Dataset:
-    from crops_activesampling.data import load_dataset
-    from geocore.errors import DataError
-
-    if home.hash != trained_on:
-        raise DataError(
-            f"{home.root} has changed since {settings.run} was trained on it: prepare it as it was, or train again"
-        )
-    return home if settings.data is None else load_dataset(settings.data)
 
 
 def _check_fit(network: CropNet, dataset: Dataset) -> None:

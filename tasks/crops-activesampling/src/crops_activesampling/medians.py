@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Entry point of `crops-medians`."""
-    command(medians, MediansSettings, prog="crops-medians")
+    command(medians, MediansSettings, prog="crops-medians", resumes=True)
 
 
 @in_shares
@@ -33,9 +33,15 @@ def medians(settings: MediansSettings) -> None:
     from crops_activesampling.caching import FOLDER, cache_patches
     from crops_activesampling.layout import find_patches
     from geocore.cache import read_entry
+    from geocore.datasets import FILE_NAME
     from geocore.errors import DataError
     from geocore.progress import progress
 
+    if (settings.out / FILE_NAME).exists():
+        raise DataError(
+            f"{settings.out} holds a data set, whose medians these would take the place of: choose another folder with "
+            "--out; those of the data set are there already"
+        )
     found = find_patches(settings.data)[: settings.limit]
     failed: list[Outcome] = []
     with progress(len(found), "patches") as bar:

@@ -24,12 +24,12 @@ from geocore.shares import in_shares
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
     from geocore.jobs import Task
-    from geocore.networks import Trained
+    from geocore.networks import Origin, Trained
 
 
 def main() -> NoReturn:
     """Entry point of `crops-predict`."""
-    command(predict, PredictSettings, prog="crops-predict")
+    command(predict, PredictSettings, prog="crops-predict", resumes=True)
 
 
 @in_shares
@@ -41,11 +41,13 @@ def predict(settings: PredictSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
     """
     from crops_activesampling.mapping import composite_settings
+    from crops_activesampling.model import restore_model
     from crops_activesampling.products import mosaic_paths, product_paths, told
     from geocore.files import sha256_file
+    from geocore.networks import chosen_network
     from geocore.surveys import Survey, scene_tasks
 
-    trained = _network(settings.run)
+    trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
     context = {
         "weights": checkpoint.weights_hash,
@@ -59,13 +61,13 @@ def predict(settings: PredictSettings) -> None:
     survey, output = Survey(settings.output, checkpoint, context), settings.output
     tasks = scene_tasks(find_inputs(settings.input), sha256_file)
     patches = survey.map(
-        "patches", tasks, MapPatch(settings), products=partial(product_paths, output), workers=settings
+        "patches", tasks, MapPatch(settings, trained.origin), products=partial(product_paths, output), workers=settings
     )
     there = [task for task in tasks if task.key in patches.summaries]
     mosaics = survey.map(
         "joined maps",
         _mosaic_tasks(there) if settings.mosaic else [],
-        JoinPatches(settings),
+        JoinPatches(settings, trained.origin),
         products=partial(mosaic_paths, output),
     )
     survey.finish(
@@ -95,6 +97,7 @@ class MapPatch:
     """The job of one patch; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
+    origin: Origin
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         """Write the products of a patch, then a short summary as the part.
@@ -108,7 +111,7 @@ class MapPatch:
         from geocore.devices import open_place
         from geocore.pixel_sizes import warn_if_resized
 
-        trained = _network(self.settings.run)
+        trained = _network(self.origin)
         network = trained.network
         scene, parcels = read_composites(Path(arguments["path"]), network)
         warn_if_resized(scene.name, scene.grid, network.layer)
@@ -125,6 +128,7 @@ class JoinPatches:
     """The job of one tile and year."""
 
     settings: PredictSettings
+    origin: Origin
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         """Write the joined maps, then a short summary as the part.
@@ -135,7 +139,7 @@ class JoinPatches:
         """
         from crops_activesampling.products import write_mosaic
 
-        network = _network(self.settings.run).network
+        network = _network(self.origin).network
         summary = write_mosaic(self.settings.output, arguments["name"], list(arguments["patches"]), network.class_names)
         part.write_text(json.dumps(summary))
 
@@ -152,8 +156,8 @@ def _mosaic_tasks(patches: Sequence[Task]) -> list[Task]:
     return [Task(name, {"name": name, "patches": hashes}) for name, hashes in members.items()]
 
 
-def _network(run: Path) -> Trained[CropNet]:
+def _network(origin: Origin) -> Trained[CropNet]:
     from crops_activesampling.model import restore_model
-    from geocore.networks import best_network
+    from geocore.networks import same_network
 
-    return best_network(run, restore_model)
+    return same_network(origin, restore_model)

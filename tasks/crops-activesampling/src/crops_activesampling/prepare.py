@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from crops_activesampling.config import PrepareSettings
+from crops_activesampling.config import TASK, PrepareSettings
 from geocore.commands import command
 from geocore.shares import in_shares
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Entry point of `crops-prepare`."""
-    command(prepare, PrepareSettings, prog="crops-prepare")
+    command(prepare, PrepareSettings, prog="crops-prepare", resumes=True)
 
 
 @in_shares
@@ -30,13 +30,16 @@ def prepare(settings: PrepareSettings) -> None:
         StorageError: the disk is full or closed.
     """
     from crops_activesampling.caching import cache_patches
-    from crops_activesampling.data import chosen_patches, class_px, describe, leaks_of
+    from crops_activesampling.data import chosen_patches, class_px, describe, leaks_of, no_choice
     from crops_activesampling.encoders import read_encoder
     from crops_activesampling.layout import PatchName
     from crops_activesampling.splits import summary_lines
     from geocore.errors import DataError
+    from geocore.prepared import check_out, save_prepared
     from geocore.progress import progress
+    from geocore.validation import told_by_prepare
 
+    check_out(settings, TASK)
     encoder = read_encoder(settings.encoder)
     chosen = list(chosen_patches(settings)[0])
     failed: list[Outcome] = []
@@ -53,13 +56,15 @@ def prepare(settings: PrepareSettings) -> None:
     for outcome in failed:
         print(f"failed: {outcome.message}")
     dataset = describe(settings, outcomes)
-    path = dataset.save()
+    path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
     for leak in leaks_of(dataset):
         print(f"warning: {leak}")
     splits = {PatchName.of(sample.id): sample.split for sample in dataset.samples}
     for line in summary_lines(splits, class_px(dataset), encoder.names):
+        print(line)
+    for line in told_by_prepare(no_choice(dataset), "crops-train") if {"train", "val"} <= {*splits.values()} else ():
         print(line)
     print(f"{path}: {len(dataset.samples)} patches")
     if failed:

@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Entry point of `crops-train`."""
-    command(train, TrainSettings, prog="crops-train", recipes="crops_activesampling", sample_recipe="sample")
+    command(
+        train, TrainSettings, prog="crops-train", recipes="crops_activesampling", sample_recipe="sample", resumes=True
+    )
 
 
 def train(settings: TrainSettings) -> None:
@@ -43,13 +45,14 @@ def train(settings: TrainSettings) -> None:
         RunError: the run folder belongs to other settings or other data, or the hold-out model is not finished.
         SettingsError: the parts of the network do not fit together.
     """
-    from crops_activesampling.data import Windows, load_dataset
+    from crops_activesampling.data import Windows, load_dataset, no_choice, pixels_of_split
     from crops_activesampling.holdout import holdout_losses
-    from crops_activesampling.model import training_split
+    from crops_activesampling.model import training_split, validation_split
     from crops_activesampling.scoring import needs_holdout
     from geocore.devices import open_place
     from geocore.report import write_report
     from geocore.runs import Run, default_run_name
+    from geocore.validation import require_choice, unseen
 
     with open_place(settings.device) as place:
         if settings.data is None:
@@ -58,6 +61,12 @@ def train(settings: TrainSettings) -> None:
             load_dataset(settings.data)  # makes the sample once, for all processes
         place.barrier()
         dataset = load_dataset(settings.data)
+        chooses = validation_split(settings)
+        problem = no_choice(dataset, chooses, by_loss=settings.choose_by == "loss")
+        require_choice(problem, root=dataset.root, primary=settings.choose_by, training=settings.training)
+        blind = unseen(chooses, pixels_of_split(dataset, chooses), pixels_of_split(dataset, training_split(settings)))
+        if problem is None and blind is not None:
+            logger.info("%s", blind)
         holdout = None
         if needs_holdout(settings.selection.scores) and settings.selection.holdout is not None:
             holdout = holdout_losses(

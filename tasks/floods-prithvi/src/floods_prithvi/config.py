@@ -9,13 +9,12 @@ from pydantic import field_validator, model_validator
 
 from geocore.settings import (
     CacheSettings,
+    CheckpointName,
     DeviceSettings,
-    OptimiserSettings,
-    ScheduleSettings,
+    EvaluationSettings,
+    RunSettings,
     Settings,
     TilingSettings,
-    TrackingSettings,
-    TrainingSettings,
     WorkerSettings,
     deciding,
     operational,
@@ -129,23 +128,17 @@ class BaselineSettings(Settings):
     encoder: str = deciding("resnet18", "encoder of segmentation-models-pytorch")
 
 
-class TrainSettings(CacheSettings):
+class TrainSettings(CacheSettings, RunSettings):
     """Fine-tune a Prithvi backbone, or resume it."""
 
     data: Path | None = operational(None, "data set made by floods-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/floods-<recipe>-<hash>")
-    recipe: str | None = operational(None, "name of the packaged settings that were used")
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     tiling: TilingSettings = TilingSettings(size=224, overlap=112)
     draws_per_epoch: int = deciding(1000, "windows drawn in an epoch", gt=0)
     augmentation: AugmentationSettings = AugmentationSettings()
     baseline: BaselineSettings = BaselineSettings()
-    training: TrainingSettings = TrainingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    device: DeviceSettings = DeviceSettings()
-    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TrainSettings:
@@ -158,14 +151,10 @@ class TrainSettings(CacheSettings):
         return self
 
 
-class EvaluateSettings(Settings):
-    """Score the best checkpoint of a run, or a published checkpoint, beside its baselines."""
+class EvaluateSettings(EvaluationSettings):
+    """Score a checkpoint of a run, or a published checkpoint, beside its baselines."""
 
-    run: Path = operational(..., "run folder of floods-train")
     split: str = deciding("test", "split to score: train, val, test, or another of the data set such as bolivia")
-    data: Path | None = operational(None, "data set; none: the one the run was trained on")
-    resamples: int = deciding(1000, "bootstrap resamples of the chips behind each interval", ge=0)
-    device: DeviceSettings = DeviceSettings()
 
 
 class PredictSettings(WorkerSettings):
@@ -179,6 +168,7 @@ class PredictSettings(WorkerSettings):
         min_length=1,
     )
     output: Path = operational(..., "folder for the products")
+    checkpoint: CheckpointName = deciding("best", "checkpoint to map with: best, last, or one by its name (step-N)")
     bands: list[str] | None = operational(
         None, "names, or numbers from 1, of the scenes' bands that stand for the six, in their order; none: by name"
     )

@@ -19,6 +19,7 @@ from floods_prithvi.config import TASK, PrepareSettings
 from floods_prithvi.lists import assign_splits
 from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
 from floods_prithvi.windows import SEPARATOR, Chips, Reader, Windows, pixels_of
+from geocore.contents import content_hash
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.declarations import Readings
 from geocore.errors import DataError
@@ -31,8 +32,9 @@ from geocore.prepared import load_prepared
 from geocore.quantities import QuantityCheck
 from geocore.samples import built_in_sample
 from geocore.scenes import Scene, decisions_of
+from geocore.validation import cannot_choose
 
-__all__ = ["Chips", "Windows", "class_shares", "describe", "load_dataset"]
+__all__ = ["Chips", "Windows", "class_pixels", "class_shares", "describe", "load_dataset", "no_choice"]
 
 
 def describe(settings: PrepareSettings) -> Dataset:
@@ -185,7 +187,7 @@ def _sample(
         return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
 
     image, label = relative(chip.image), relative(chip.label)
-    hashes = {image: sha256_file(chip.image), label: sha256_file(chip.label)}
+    hashes = {image: content_hash(chip.image), label: content_hash(chip.label)}
     return Sample(chip.id, chip.group, split, {IMAGE: image}, {MASK: label}, attributes, hashes)
 
 
@@ -222,6 +224,26 @@ def class_shares(samples: Sequence[Sample]) -> list[float]:
         counts.update(dict(enumerate(pixels_of(sample))))
     total = sum(counts.values())
     return [count / total if total else float("nan") for count in counts.values()]
+
+
+def class_pixels(dataset: Dataset, split: str) -> dict[str, int]:
+    """Name of each class -> its labelled pixels in a split.
+
+    Raises:
+        DataError: the split is empty.
+    """
+    counted = [list(pixels_of(sample)) for sample in dataset.split(split)]
+    return {name: sum(pixels[index] for pixels in counted) for index, name in dataset.labels[MASK].classes.items()}
+
+
+def no_choice(dataset: Dataset) -> str | None:
+    """Why the leading score cannot choose a checkpoint on validation; None where it can.
+
+    Raises:
+        DataError: there is nothing to validate on.
+    """
+    counts = class_pixels(dataset, "val")
+    return cannot_choose("val", counts, needed=list(counts)[1:] if len(counts) == 2 else ())
 
 
 def _sample_dataset() -> Dataset:

@@ -49,15 +49,16 @@ def evaluate(settings: EvaluateSettings) -> None:
     from floods_prithvi.scores import named, per_class, primary, score_of_state, total
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.provenance import installed_versions
     from geocore.report import write_report
 
-    checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
+    checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     network = restore_model(checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
-    home, dataset = _datasets(settings, trained, network, str(checkpoint.card["data_hash"]))
+    home, dataset = _datasets(settings, trained, str(checkpoint.card["data_hash"]))
+    _check_fit(network, dataset)
     warn_of_sizes(dataset, settings.split, network.layer)
     names = network.class_names
     chips = Chips(dataset, settings.split)
@@ -66,8 +67,10 @@ def evaluate(settings: EvaluateSettings) -> None:
         seed_everything(trained.training.seed)
         untrained: list[Confusion] = []
         baselines: dict[str, list[Confusion]] = {}
-        if home.statistics is None:
-            logger.warning("no baselines and no untrained scores: %s has nothing to train and to tune on", home.root)
+        if not settings.baselines:
+            pass
+        elif home is None or home.statistics is None:
+            logger.warning("no baselines and no untrained scores: %s has nothing to train and to tune on", dataset.root)
         else:
             fresh = build_model(home, _from_scratch(trained))[0].to(place.device).eval()
             untrained = chip_counts(fresh, chips, tiling=trained.tiling, place=place)
@@ -78,7 +81,12 @@ def evaluate(settings: EvaluateSettings) -> None:
     evaluation = Evaluation(
         task=TASK,
         split=settings.split,
-        protocol={**dataset.protocol, **_protocol(trained), "notes": "; ".join(dataset.notes)},
+        protocol={
+            **dataset.protocol,
+            **_protocol(trained),
+            **baselines_in(settings),
+            "notes": "; ".join(dataset.notes),
+        },
         samples=len(counts),
         primary=leading,
         model=named(total(counts), names),
@@ -100,36 +108,51 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    # Scores on other data stand beside those of the run's own split.
-    other = "" if dataset.hash == checkpoint.card["data_hash"] else f"-{dataset.hash[:8]}"
-    evaluation.save(settings.run / f"evaluation-{settings.split}{other}.json")
+    evaluation.save(
+        evaluation_path(
+            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
+        )
+    )
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in [*dataset.notes, *_remarks(chips, counts, names)]:
         print(f"note: {note}")
 
 
-def _datasets(
-    settings: EvaluateSettings, trained: TrainSettings, network: FloodNet, trained_on: str
-) -> tuple[Dataset, Dataset]:
+def _datasets(settings: EvaluateSettings, trained: TrainSettings, trained_on: str) -> tuple[Dataset | None, Dataset]:
     """The data set that the run was trained on, which baselines are trained on too, and the one to score.
 
     A published checkpoint was trained elsewhere: its baselines are trained on the data that are scored.
     """
-    from floods_prithvi.chips import IMAGE
     from floods_prithvi.data import load_dataset
+    from geocore.errors import DataError
+    from geocore.prepared import datasets_of_run
+
+    if not trained_on.startswith("published:"):
+        return datasets_of_run(
+            settings.run,
+            trained_with=trained.data,
+            trained_on=trained_on,
+            given=settings.data,
+            load=load_dataset,
+            needs_own=settings.baselines,
+        )
+    if settings.data is None:
+        raise DataError(f"{settings.run} was not trained here and has no data of its own: give --data DATASET")
+    dataset = load_dataset(settings.data)
+    return dataset, dataset
+
+
+def _check_fit(network: FloodNet, dataset: Dataset) -> None:
+    """Another data set must hold the bands and classes of the network.
+
+    Raises:
+        DataError: it does not.
+    """
+    from floods_prithvi.chips import IMAGE
     from floods_prithvi.model import class_names
     from geocore.errors import DataError
 
-    published = trained_on.startswith("published:")
-    if settings.data is None and published:
-        raise DataError(f"{settings.run} was not trained here and has no data of its own: give --data DATASET")
-    home = load_dataset(settings.data if published else trained.data)
-    if not published and home.hash != trained_on:
-        raise DataError(
-            f"{home.root} has changed since {settings.run} was trained on it: prepare it as it was, or train again"
-        )
-    dataset = home if settings.data is None else load_dataset(settings.data)
     layer = dataset.layers[IMAGE]
     if layer.bands.names != network.layer.bands.names or len(layer.times) != len(network.layer.times):
         raise DataError(
@@ -142,7 +165,6 @@ def _datasets(
             f"{dataset.root}: its classes are {', '.join(found.values())}, but the run tells "
             f"{', '.join(wanted.values())} apart: prepare it with the same --classes"
         )
-    return home, dataset
 
 
 def _from_scratch(trained: TrainSettings) -> TrainSettings:

@@ -22,7 +22,7 @@ from geocore.shares import in_shares
 if TYPE_CHECKING:
     from floods_prithvi.model import FloodNet
     from geocore.locations import Location
-    from geocore.networks import Trained
+    from geocore.networks import Origin, Trained
     from geocore.scenes import Scene
     from geocore.tiles import Region
 
@@ -33,7 +33,7 @@ _PROBE_PX = 256
 
 def main() -> NoReturn:
     """Entry point of `floods-predict`."""
-    command(predict, PredictSettings, prog="floods-predict")
+    command(predict, PredictSettings, prog="floods-predict", resumes=True)
 
 
 @in_shares
@@ -45,14 +45,16 @@ def predict(settings: PredictSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
     """
     from floods_prithvi.mapping import planes
+    from floods_prithvi.model import restore_model
     from floods_prithvi.names import find_rasters
     from floods_prithvi.products import product_paths, told
-    from geocore.images import image_hash
+    from geocore.contents import content_hash
     from geocore.masks import MaskRule
+    from geocore.networks import chosen_network
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
 
-    trained = _network(settings.run)
+    trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
     # A bad date or mask would else fail every scene.
     _coordinates(settings, network, None)
@@ -61,7 +63,7 @@ def predict(settings: PredictSettings) -> None:
     scenes = find_rasters(settings.input)
     if settings.plan:
         show_plans(
-            _to_plan(settings, network, scenes),
+            _to_plan(settings, trained, scenes),
             trained.tiling,
             settings.output,
             region_px=settings.region_px,
@@ -82,9 +84,9 @@ def predict(settings: PredictSettings) -> None:
     survey = Survey(settings.output, checkpoint, context)
     mapped = survey.map(
         "scenes",
-        scene_tasks(scenes, image_hash),
+        scene_tasks(scenes, content_hash),
         # Workers share the regions of a scene: scenes may be few and large.
-        MapScene(settings, context, tuple(scenes)),
+        MapScene(settings, trained.origin, context, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
     survey.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[:1])
@@ -95,6 +97,7 @@ class MapScene:
     """The job of one scene: its regions, then what needs all of them."""
 
     settings: PredictSettings
+    origin: Origin
     context: dict[str, Any]
     scenes: tuple[str, ...]
     """Names of all: shards share out the regions of each from another one on."""
@@ -118,13 +121,13 @@ class MapScene:
 
         path, settings = located(arguments["path"]), self.settings
         name = image_name(path)
-        network = _network(settings.run).network
+        network = _network(self.origin).network
         folder = parts_folder(settings.output, name)
         with _open(settings, path, network) as scene:
             warn_if_resized(name, scene.grid, network.layer)
             look_over(scene, IMAGE, network.trained_on, far=FAR, size_px=_PROBE_PX, scale=1.0)
             regions = predict_scene(
-                MapRegion(settings, path),
+                MapRegion(settings, self.origin, path),
                 scene.grid.shape,
                 folder,
                 region_px=settings.region_px,
@@ -150,6 +153,7 @@ class MapRegion:
     """The job of one region; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
+    origin: Origin
     path: Location
 
     def __call__(self, region: Region, part: Path) -> None:
@@ -158,7 +162,7 @@ class MapRegion:
         from geocore.devices import open_place
         from geocore.planes import PlaneWriter
 
-        trained = _network(self.settings.run)
+        trained = _network(self.origin)
         network = trained.network
         with (
             open_place(self.settings.device) as place,
@@ -180,11 +184,12 @@ class MapRegion:
 
 
 def _to_plan(
-    settings: PredictSettings, network: FloodNet, scenes: Mapping[str, Location]
+    settings: PredictSettings, trained: Trained[FloodNet], scenes: Mapping[str, Location]
 ) -> Iterator[tuple[str, Scene, MapRegion]]:
+    network = trained.network
     for name, path in scenes.items():
         with _open(settings, path, network) as scene:
-            yield name, scene, MapRegion(settings, path)
+            yield name, scene, MapRegion(settings, trained.origin, path)
 
 
 def _open(settings: PredictSettings, path: Location, network: FloodNet) -> Scene:
@@ -215,8 +220,8 @@ def _coordinates(settings: PredictSettings, network: FloodNet, scene: Scene | No
     return coordinates_of(settings.date, place, network.frames)
 
 
-def _network(run: Path) -> Trained[FloodNet]:
+def _network(origin: Origin) -> Trained[FloodNet]:
     from floods_prithvi.model import restore_model
-    from geocore.networks import best_network
+    from geocore.networks import same_network
 
-    return best_network(run, restore_model)
+    return same_network(origin, restore_model)

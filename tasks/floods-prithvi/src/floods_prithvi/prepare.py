@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from floods_prithvi.config import PrepareSettings
+from floods_prithvi.config import TASK, PrepareSettings
 from geocore.commands import command
 
 
@@ -24,10 +24,13 @@ def prepare(settings: PrepareSettings) -> None:
         DataError: chips, labels or lists do not fit together; the message names the file.
         SceneError: a chip cannot be read, or its bands or its unit are not clear.
     """
-    from floods_prithvi.data import class_shares, describe
+    from floods_prithvi.data import class_shares, describe, no_choice
+    from geocore.prepared import check_out, save_prepared
+    from geocore.validation import told_by_prepare
 
+    check_out(settings, TASK)
     dataset = describe(settings)
-    path = dataset.save(settings.out)
+    path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
     names = list(dataset.labels["mask"].classes.values())
@@ -41,4 +44,7 @@ def prepare(settings: PrepareSettings) -> None:
         )
         groups = len({sample.group for sample in samples})
         print(f"{split}: {len(samples)} chips of {groups} {'group' if groups == 1 else 'groups'}; {shares}")
+    splits = {sample.split for sample in dataset.samples}
+    for line in told_by_prepare(no_choice(dataset), "floods-train") if {"train", "val"} <= splits else ():
+        print(line)
     print(path)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Entry point of `floods-train`."""
-    command(train, TrainSettings, prog="floods-train", recipes="floods_prithvi", sample_recipe="sample")
+    command(train, TrainSettings, prog="floods-train", recipes="floods_prithvi", sample_recipe="sample", resumes=True)
 
 
 def train(settings: TrainSettings) -> None:
@@ -34,10 +34,13 @@ def train(settings: TrainSettings) -> None:
         SettingsError: the parts of the network do not fit the data.
         WeightsError: the weights cannot be read safely or do not fit.
     """
-    from floods_prithvi.data import load_dataset
+    from floods_prithvi.data import class_pixels, load_dataset, no_choice
+    from floods_prithvi.model import class_names
+    from floods_prithvi.scores import primary
     from geocore.devices import open_place
     from geocore.report import write_report
     from geocore.runs import Run, default_run_name
+    from geocore.validation import require_choice, unseen
 
     with open_place(settings.device) as place:
         if settings.data is None:
@@ -46,6 +49,11 @@ def train(settings: TrainSettings) -> None:
             load_dataset(settings.data)  # makes the sample once, for all processes
         place.barrier()
         dataset = load_dataset(settings.data)
+        problem, leading = no_choice(dataset), primary(class_names(dataset))
+        require_choice(problem, root=dataset.root, primary=leading, training=settings.training)
+        blind = unseen("val", class_pixels(dataset, "val"), class_pixels(dataset, "train"))
+        if problem is None and blind is not None:
+            logger.info("%s", blind)
         folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
         with Run.open(
             folder,

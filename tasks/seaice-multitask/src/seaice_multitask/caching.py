@@ -103,6 +103,9 @@ def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str,
                 reduced = reduce_chart(chart, working)
                 entry.create(name, reduced.shape, "uint8").write(reduced)
                 entry.facts[f"{name}_px"] = int(np.count_nonzero(reduced != MASKED))
+                # At 80 m, where scores are counted.
+                found = np.flatnonzero(np.bincount(chart.ravel(), minlength=MASKED + 1)[:MASKED])
+                entry.facts[f"{name}_classes"] = found.tolist()
             entry.facts |= {
                 "scene": str(path),
                 "packed": packed_variables(fine),

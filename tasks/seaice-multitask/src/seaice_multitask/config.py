@@ -8,13 +8,12 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    CheckpointName,
     DeviceSettings,
-    OptimiserSettings,
-    ScheduleSettings,
+    EvaluationSettings,
+    RunSettings,
     Settings,
     TilingSettings,
-    TrackingSettings,
-    TrainingSettings,
     WorkerSettings,
     deciding,
     operational,
@@ -142,22 +141,16 @@ class AugmentationSettings(Settings):
     cutmix: float = deciding(0.5, "probability of pasting a rectangle of another window of the batch", ge=0, le=1)
 
 
-class TrainSettings(Settings):
+class TrainSettings(RunSettings):
     """Train a network for ice concentration, stage of development and floe size, or resume its training."""
 
     data: Path | None = operational(None, "data set made by seaice-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/seaice-<recipe>-<hash>")
-    recipe: str | None = operational(None, "name of the packaged settings that were used")
     outputs: dict[str, OutputSettings] = deciding(AUTOICE_OUTPUTS, "name of the chart -> what is said about it")
     draws_per_epoch: int = deciding(8000, "windows drawn in an epoch", gt=0)
     model: ModelSettings = ModelSettings()
     tiling: TilingSettings = TilingSettings(size=512, overlap=128)
     augmentation: AugmentationSettings = AugmentationSettings()
-    training: TrainingSettings = TrainingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    device: DeviceSettings = DeviceSettings()
-    tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("outputs")
     @classmethod
@@ -167,14 +160,10 @@ class TrainSettings(Settings):
         return outputs
 
 
-class EvaluateSettings(Settings):
-    """Score the best checkpoint of a run at 80 m, as the challenge does, beside its baselines."""
+class EvaluateSettings(EvaluationSettings):
+    """Score a checkpoint of a run at 80 m, as the challenge does, beside its baselines."""
 
-    run: Path = operational(..., "run folder of seaice-train")
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
-    data: Path | None = operational(None, "data set; none: the one the run was trained on")
-    resamples: int = deciding(1000, "bootstrap resamples of the scenes behind each interval", ge=0)
-    device: DeviceSettings = DeviceSettings()
 
 
 class PredictSettings(WorkerSettings):
@@ -183,6 +172,7 @@ class PredictSettings(WorkerSettings):
     run: Path = operational(..., "run folder of seaice-train")
     input: list[Path] = operational(..., "scenes (netCDF), or folders of them", min_length=1)
     output: Path = operational(..., "folder for the products")
+    checkpoint: CheckpointName = deciding("best", "checkpoint to map with: best, last, or one by its name (step-N)")
     flips: bool = deciding(False, "average over the four mirror images")
     resolution_m: float = deciding(0.0, "pixel of the polar stereographic maps, m; 0: working resolution", ge=0)
     upload: bool = deciding(True, "also write the challenge's upload file, upload_package.nc")

@@ -17,6 +17,7 @@ from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file
 from geocore.jobs import Outcome
+from geocore.manifests import Scalar
 from geocore.pixel_sizes import PIXEL_M, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
@@ -25,7 +26,7 @@ from seaice_multitask import caching, channels, charts, lattice, names, scenes, 
 from seaice_multitask.caching import FOLDER, cache_scenes
 from seaice_multitask.channels import RADAR
 from seaice_multitask.charts import CLASS_NAMES, MASKED
-from seaice_multitask.config import TASK, PrepareSettings, WorkingSettings
+from seaice_multitask.config import TASK, OutputSettings, PrepareSettings, WorkingSettings
 from seaice_multitask.names import find_scenes, read_list, scene_group, scene_id, scene_time
 from seaice_multitask.scenes import COARSE, SAR, open_scene
 from seaice_multitask.truth import read_charts
@@ -43,6 +44,7 @@ __all__ = [
     "describe",
     "find_scenes",
     "load_dataset",
+    "no_choice",
     "assign_splits",
     "open_scene",
     "planes_layer",
@@ -163,6 +165,32 @@ def assign_splits(found: Sequence[Path], settings: PrepareSettings) -> tuple[dic
     return {name: splits[name] for name in present if name in splits}, notes
 
 
+def no_choice(dataset: Dataset, outputs: Mapping[str, OutputSettings]) -> str | None:
+    """Why the combined score cannot choose a checkpoint on validation; None where it can.
+
+    It is undefined where one of its charts is, and a chart of one class everywhere tells nothing.
+
+    Args:
+        dataset: prepared.
+        outputs: the charts that are scored.
+
+    Raises:
+        DataError: there is nothing to validate on.
+    """
+    samples = dataset.split("val")
+    for name in [name for name in outputs if name in dataset.labels]:
+        names = dataset.labels[name].classes
+        listed = [sample.attributes.get(f"{name}_classes") for sample in samples]
+        if None in listed:  # an earlier version has not listed them
+            return None
+        found = {int(number) for numbers in listed for number in str(numbers).split()}
+        found.discard(outputs[name].ignore)
+        if len(found) < 2:
+            alike = f"nothing but {names.get(min(found), min(found))}" if found else "no charted pixel"
+            return f"val holds {alike} in {name}"
+    return None
+
+
 def load_dataset(path: Path | None) -> Dataset:
     """A prepared data set whose files are there and of the size that they had, or the built-in sample.
 
@@ -201,7 +229,8 @@ def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
 
     planes = f"{FOLDER}/{name}/{PLANES}.npy"
     facts = entry.facts
-    counts: Mapping[str, int] = {f"{chart}_px": facts[f"{chart}_px"] for chart in CLASS_NAMES}
+    counts: dict[str, Scalar] = {f"{chart}_px": facts[f"{chart}_px"] for chart in CLASS_NAMES}
+    counts |= {f"{chart}_classes": " ".join(map(str, facts[f"{chart}_classes"])) for chart in CLASS_NAMES}
     return Sample(
         id=name,
         group=scene_group(name),

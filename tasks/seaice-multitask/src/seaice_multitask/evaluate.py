@@ -42,8 +42,9 @@ def evaluate(settings: EvaluateSettings) -> None:
 
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
     from seaice_multitask.charts import CLASS_NAMES
@@ -53,33 +54,41 @@ def evaluate(settings: EvaluateSettings) -> None:
     from seaice_multitask.model import build_model, restore_model
     from seaice_multitask.scores import PRIMARY, all_water, combined_of_state, named, per_class, total
 
-    checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
+    checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     network = restore_model(checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
-    home = load_dataset(trained.data)
-    dataset = _dataset(settings, home, checkpoint.card["data_hash"])
+    home, dataset = datasets_of_run(
+        settings.run,
+        trained_with=trained.data,
+        trained_on=checkpoint.card["data_hash"],
+        given=settings.data,
+        load=load_dataset,
+        needs_own=settings.baselines,
+    )
     _check_fit(network, dataset)
     warn_of_sizes(dataset, settings.split, network.layer)
     outputs = network.outputs
     scenes = Scenes(dataset, settings.split, tuple(outputs))
     with open_place(settings.device) as place:
         counts = scene_counts(network.to(place.device), scenes, tiling=trained.tiling, place=place)
-        seed_everything(trained.training.seed)
-        fresh = build_model(dataset, _from_scratch(trained)).to(place.device).eval()
-        untrained = named(total(scene_counts(fresh, scenes, tiling=trained.tiling, place=place)))
+        untrained = None
+        if settings.baselines:
+            seed_everything(trained.training.seed)
+            fresh = build_model(dataset, _from_scratch(trained)).to(place.device).eval()
+            untrained = named(total(scene_counts(fresh, scenes, tiling=trained.tiling, place=place)))
         panels = _panels(network, scenes, counts, trained, place)
+    baselines = {"all water": named(all_water(total(counts)))}
+    if home is not None and settings.baselines:
+        baselines["pixel classifier"] = _pixel_scores(network, home, scenes, trained.training.seed)
     evaluation = Evaluation(
         task=TASK,
         split=settings.split,
-        protocol={**dataset.protocol, "notes": "; ".join(dataset.notes)},
+        protocol={**dataset.protocol, **baselines_in(settings), "notes": "; ".join(dataset.notes)},
         samples=len(counts),
         primary=PRIMARY,
         model=named(total(counts)),
         untrained=untrained,
-        baselines={
-            "all water": named(all_water(total(counts))),
-            "pixel classifier": _pixel_scores(network, home, scenes, trained.training.seed),
-        },
+        baselines=baselines,
         per_class=per_class(total(counts), CLASS_NAMES),
         per_group={sample.id: _short(part) for sample, part in zip(scenes.samples, counts, strict=True)},
         intervals={
@@ -93,24 +102,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    # Scores on other data stand beside those of the run's own split.
-    other = "" if dataset.hash == checkpoint.card["data_hash"] else f"-{dataset.hash[:8]}"
-    evaluation.save(settings.run / f"evaluation-{settings.split}{other}.json")
+    evaluation.save(
+        evaluation_path(
+            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
+        )
+    )
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
-
-
-def _dataset(settings: EvaluateSettings, home: Dataset, trained_on: str) -> Dataset:
-    from geocore.errors import DataError
-    from seaice_multitask.data import load_dataset
-
-    if home.hash != trained_on:
-        raise DataError(
-            f"{home.root} has changed since {settings.run} was trained on it: prepare it as it was, or train again"
-        )
-    return home if settings.data is None else load_dataset(settings.data)
 
 
 def _check_fit(network: SeaIceNet, dataset: Dataset) -> None:

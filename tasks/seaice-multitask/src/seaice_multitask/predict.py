@@ -24,7 +24,7 @@ from seaice_multitask.config import PredictSettings
 if TYPE_CHECKING:
     import numpy as np
 
-    from geocore.networks import Trained
+    from geocore.networks import Origin, Trained
     from geocore.scenes import Scene
     from geocore.surveys import Survey
     from geocore.tiles import Region
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Entry point of `seaice-predict`."""
-    command(predict, PredictSettings, prog="seaice-predict")
+    command(predict, PredictSettings, prog="seaice-predict", resumes=True)
 
 
 @in_shares
@@ -47,18 +47,20 @@ def predict(settings: PredictSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
     """
     from geocore.files import sha256_file
+    from geocore.networks import chosen_network
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
     from seaice_multitask.data import find_scenes, scene_id
     from seaice_multitask.mapping import planes_of
+    from seaice_multitask.model import restore_model
     from seaice_multitask.products import map_paths, product_paths, told
 
-    trained = _network(settings.run)
+    trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
     scenes = {scene_id(path): path for path in find_scenes(settings.input)}
     if settings.plan:
         show_plans(
-            _to_plan(settings, network, scenes),
+            _to_plan(settings, trained, scenes),
             trained.tiling,
             settings.output,
             region_px=settings.region_px,
@@ -80,7 +82,7 @@ def predict(settings: PredictSettings) -> None:
         "scenes",
         scene_tasks(scenes, sha256_file),
         # Workers share the regions of a scene: scenes may be few and large.
-        MapScene(settings, context, tuple(scenes)),
+        MapScene(settings, trained.origin, context, tuple(scenes)),
         products=partial(product_paths, settings.output, outputs=network.outputs),
     )
     if settings.upload and mapped.summaries:
@@ -97,6 +99,7 @@ class MapScene:
     """The job of one scene: its regions, then what needs all of them."""
 
     settings: PredictSettings
+    origin: Origin
     context: dict[str, Any]
     scenes: tuple[str, ...]
     """Names of all: shards share out the regions of each from another one on."""
@@ -118,7 +121,7 @@ class MapScene:
         from seaice_multitask.working import FAR, PROBE_PX, standard_planes
 
         path, settings = Path(arguments["path"]), self.settings
-        network = _network(settings.run).network
+        network = _network(self.origin).network
         with open_scene(path, network.channels) as scene:
             grid = scene.grid.coarser(network.working.downscale)
             folder = parts_folder(settings.output, scene.name)
@@ -126,7 +129,7 @@ class MapScene:
             working = working_scene(scene, network.channels, network.working)
             look_over(working, PLANES, standard_planes(network.channels), far=FAR, size_px=PROBE_PX)
             regions = predict_scene(
-                MapRegion(settings, path),
+                MapRegion(settings, self.origin, path),
                 grid.shape,
                 folder,
                 region_px=settings.region_px,
@@ -155,6 +158,7 @@ class MapRegion:
     """The job of one region; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
+    origin: Origin
     path: Path
 
     def __call__(self, region: Region, part: Path) -> None:
@@ -164,7 +168,7 @@ class MapRegion:
         from seaice_multitask.data import open_scene, working_scene
         from seaice_multitask.mapping import map_rows, planes_of
 
-        trained = _network(self.settings.run)
+        trained = _network(self.origin)
         network = trained.network
         with (
             open_place(self.settings.device) as place,
@@ -183,13 +187,18 @@ class MapRegion:
 
 
 def _to_plan(
-    settings: PredictSettings, network: SeaIceNet, scenes: Mapping[str, Path]
+    settings: PredictSettings, trained: Trained[SeaIceNet], scenes: Mapping[str, Path]
 ) -> Iterator[tuple[str, Scene, MapRegion]]:
     from seaice_multitask.data import open_scene, working_scene
 
+    network = trained.network
     for name, path in scenes.items():
         with open_scene(path, network.channels) as scene:
-            yield name, working_scene(scene, network.channels, network.working), MapRegion(settings, path)
+            yield (
+                name,
+                working_scene(scene, network.channels, network.working),
+                MapRegion(settings, trained.origin, path),
+            )
 
 
 def _write_upload(survey: Survey, summaries: Mapping[str, Any], downscale: int) -> None:
@@ -216,8 +225,8 @@ def _charts(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         return {}
 
 
-def _network(run: Path) -> Trained[SeaIceNet]:
-    from geocore.networks import best_network
+def _network(origin: Origin) -> Trained[SeaIceNet]:
+    from geocore.networks import same_network
     from seaice_multitask.model import restore_model
 
-    return best_network(run, restore_model)
+    return same_network(origin, restore_model)

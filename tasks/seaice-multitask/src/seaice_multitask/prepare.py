@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from geocore.commands import command
 from geocore.shares import in_shares
-from seaice_multitask.config import PrepareSettings
+from seaice_multitask.config import TASK, PrepareSettings
 
 if TYPE_CHECKING:
     from geocore.jobs import Outcome
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Entry point of `seaice-prepare`."""
-    command(prepare, PrepareSettings, prog="seaice-prepare")
+    command(prepare, PrepareSettings, prog="seaice-prepare", resumes=True)
 
 
 @in_shares
@@ -31,9 +31,21 @@ def prepare(settings: PrepareSettings) -> None:
     from collections import Counter
 
     from geocore.errors import DataError
+    from geocore.prepared import check_out, save_prepared
     from geocore.progress import progress
-    from seaice_multitask.data import assign_splits, cache_scenes, describe, find_scenes, planes_layer, scene_id
+    from geocore.validation import told_by_prepare
+    from seaice_multitask.config import AUTOICE_OUTPUTS
+    from seaice_multitask.data import (
+        assign_splits,
+        cache_scenes,
+        describe,
+        find_scenes,
+        no_choice,
+        planes_layer,
+        scene_id,
+    )
 
+    check_out(settings, TASK)
     planes_layer(settings.channels)  # an unknown channel would else fail every scene
     found = find_scenes([settings.data])
     used = assign_splits(found, settings)[0]
@@ -50,12 +62,15 @@ def prepare(settings: PrepareSettings) -> None:
     for outcome in failed:
         print(f"failed: {outcome.message}")
     dataset = describe(settings, outcomes)
-    path = dataset.save()
+    path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
     for leak in dataset.leaks():
         print(f"warning: {leak}")
     counts = Counter(sample.split for sample in dataset.samples)
+    if counts["train"] and counts["val"]:
+        for line in told_by_prepare(no_choice(dataset, AUTOICE_OUTPUTS), "seaice-train"):
+            print(line)
     print(f"{path}: " + ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test")) + " scenes")
     if failed:
         raise DataError(

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Entry point of `seaice-train`."""
-    command(train, TrainSettings, prog="seaice-train", recipes="seaice_multitask", sample_recipe="sample")
+    command(train, TrainSettings, prog="seaice-train", recipes="seaice_multitask", sample_recipe="sample", resumes=True)
 
 
 def train(settings: TrainSettings) -> None:
@@ -36,7 +36,9 @@ def train(settings: TrainSettings) -> None:
     from geocore.devices import open_place
     from geocore.report import write_report
     from geocore.runs import Run, default_run_name
-    from seaice_multitask.data import load_dataset
+    from geocore.validation import require_choice
+    from seaice_multitask.data import load_dataset, no_choice
+    from seaice_multitask.scores import PRIMARY
 
     with open_place(settings.device) as place:
         if settings.data is None:
@@ -45,6 +47,8 @@ def train(settings: TrainSettings) -> None:
             load_dataset(settings.data)  # makes the sample once, for all processes
         place.barrier()
         dataset = load_dataset(settings.data)
+        problem = no_choice(dataset, settings.outputs)
+        require_choice(problem, root=dataset.root, primary=PRIMARY, training=settings.training)
         folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
         with Run.open(
             folder,
@@ -124,4 +128,5 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         run=run,
         card=network.card(),
         primary=PRIMARY,
+        drawn_apart=["the partners of CutMix"] if settings.augmentation.cutmix else [],
     )

@@ -10,13 +10,12 @@ from pydantic import field_validator, model_validator
 from geocore.attributes import parse_where
 from geocore.settings import (
     CacheSettings,
+    CheckpointName,
     DeviceSettings,
-    OptimiserSettings,
-    ScheduleSettings,
+    EvaluationSettings,
+    RunSettings,
     Settings,
     TilingSettings,
-    TrackingSettings,
-    TrainingSettings,
     WorkerSettings,
     deciding,
     operational,
@@ -178,12 +177,11 @@ class BaselineSettings(Settings):
     learning_rate: float = deciding(1e-3, "highest learning rate", gt=0)
 
 
-class TrainSettings(CacheSettings):
+class TrainSettings(CacheSettings, RunSettings):
     """Train a Mask R-CNN on a data set, or resume its training."""
 
     data: Path | None = operational(None, "data set made by slumps-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/slumps-<recipe>-<hash>")
-    recipe: str | None = operational(None, "name of the packaged settings that were used")
     model: ModelSettings = ModelSettings()
     tiling: TilingSettings = TilingSettings(size=512, overlap=128)
     score_threshold: float | None = deciding(
@@ -191,12 +189,7 @@ class TrainSettings(CacheSettings):
     )
     augmentation: AugmentationSettings = AugmentationSettings()
     loss: LossSettings = LossSettings()
-    training: TrainingSettings = TrainingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
     baseline: BaselineSettings = BaselineSettings()
-    device: DeviceSettings = DeviceSettings()
-    tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("tiling")
     @classmethod
@@ -206,14 +199,10 @@ class TrainSettings(CacheSettings):
         return tiling
 
 
-class EvaluateSettings(Settings):
-    """Score the best checkpoint of a run beside the U-Net baseline and the untrained network."""
+class EvaluateSettings(EvaluationSettings):
+    """Score a checkpoint of a run beside the U-Net baseline and the untrained network."""
 
-    run: Path = operational(..., "run folder of slumps-train")
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
-    data: Path | None = operational(None, "data set; none: the one the run was trained on")
-    resamples: int = deciding(1000, "bootstrap resamples of the regions behind each interval", ge=0)
-    device: DeviceSettings = DeviceSettings()
 
 
 class PredictSettings(WorkerSettings):
@@ -227,6 +216,7 @@ class PredictSettings(WorkerSettings):
         min_length=1,
     )
     output: Path = operational(..., "folder for rasters and polygons")
+    checkpoint: CheckpointName = deciding("best", "checkpoint to map with: best, last, or one by its name (step-N)")
     bands: list[str] | None = deciding(
         None, "bands of the scenes, by name or number, in the order of the model's; none: by the model's names"
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from geocore.contents import content_hash
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.declarations import Readings
 from geocore.errors import DataError
@@ -24,6 +25,7 @@ from geocore.radiometry import common_layer
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene, decisions_of
 from geocore.shifts import probe
+from geocore.validation import cannot_choose
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
 from slumps_detectron2.cuts import Tiles, collate, cut
@@ -47,6 +49,7 @@ __all__ = [
     "describe",
     "find_scenes",
     "load_dataset",
+    "no_choice",
     "open_scene",
 ]
 
@@ -156,7 +159,7 @@ def _samples(
 
     image = relative(pair.image)
     names = {label: relative(path) for label, path in labels.paths.items()}
-    hashes = {path: sha256_file(out / path) for path in (image, *names.values())}
+    hashes = {path: content_hash(out / path) for path in (image, *names.values())}
     samples = []
     for plot in plots:
         place: dict[str, Any] = dataclasses.asdict(plot.window) | {"slumps": plot.slumps, **size}
@@ -230,6 +233,16 @@ def _sample_dataset() -> Dataset:
     modules = (areas, coverage, cuts, divisions, experts, label_rasters, labels, pairs, sample)
     code = [sha256_file(path) for path in (__file__, *(str(module.__file__) for module in modules))]
     return Dataset.load(built_in_sample(TASK, code, build))
+
+
+def no_choice(dataset: Dataset) -> str | None:
+    """Why the leading score cannot choose a checkpoint on validation; None where it can.
+
+    Raises:
+        DataError: there is nothing to validate on.
+    """
+    slumps = sum(int(sample.attributes["slumps"]) for sample in dataset.split("val"))
+    return cannot_choose("val", {"slump": slumps}, needed=["slump"])
 
 
 def class_values(dataset: Dataset) -> list[int]:

@@ -42,8 +42,9 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
-    from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
     from geocore.pixel_sizes import warn_of_sizes
+    from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
     from slumps_detectron2.config import TrainSettings
@@ -52,26 +53,34 @@ def evaluate(settings: EvaluateSettings) -> None:
     from slumps_detectron2.model import build_model, restore_model
     from slumps_detectron2.scores import CHOOSING, PRIMARY, all_scores, resampled
 
-    checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
+    checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
-    home = load_dataset(trained.data)
-    dataset = _dataset(settings, home, checkpoint.card["data_hash"])
+    home, dataset = datasets_of_run(
+        settings.run,
+        trained_with=trained.data,
+        trained_on=checkpoint.card["data_hash"],
+        given=settings.data,
+        load=load_dataset,
+        needs_own=settings.baselines,
+    )
     labels = class_values(dataset)
     held_out, areas = Areas(dataset, "val"), Areas(dataset, settings.split)
     with open_place(settings.device) as place:
         network = restore_model(checkpoint)
         warn_of_sizes(dataset, settings.split, network.layer)
         threshold, mapped = _mapped(network, trained, held_out, areas, place)
-        baseline_threshold, baseline = _baseline(settings, trained, home, held_out, areas, place)
-        seed_everything(trained.training.seed)
-        untrained = None
-        try:
-            fresh = build_model(dataset, trained.model, tile_px=CutRule.of(dataset).tile_px).eval()
-        except WeightsError as error:
-            logger.warning("no untrained scores: %s", error)
-        else:
-            fresh_threshold, found = _mapped(fresh, trained, held_out, areas, place)
-            untrained = all_scores(found, fresh_threshold, labels)
+        untrained, baselines = None, {}
+        if home is not None and settings.baselines:
+            baseline_threshold, baseline = _baseline(settings, trained, home, held_out, areas, place)
+            baselines["u-net"] = all_scores(baseline, baseline_threshold, labels)
+            seed_everything(trained.training.seed)
+            try:
+                fresh = build_model(dataset, trained.model, tile_px=CutRule.of(dataset).tile_px).eval()
+            except WeightsError as error:
+                logger.warning("no untrained scores: %s", error)
+            else:
+                fresh_threshold, found = _mapped(fresh, trained, held_out, areas, place)
+                untrained = all_scores(found, fresh_threshold, labels)
     regions = [sample.group for sample in areas.samples]
     counts, score = resampled(mapped, labels)
     experts = {name.replace("_", " "): _expert(areas, name, labels) for name in areas.experts}
@@ -80,6 +89,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         split=settings.split,
         protocol={
             **dataset.protocol,
+            **baselines_in(settings),
             "threshold": f"best object F1 at IoU {CHOOSING} on val" if trained.score_threshold is None else threshold,
             "notes": "; ".join(dataset.notes),
         },
@@ -87,7 +97,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         primary=PRIMARY,
         model=all_scores(mapped, threshold, labels),
         untrained=untrained,
-        baselines={"u-net": all_scores(baseline, baseline_threshold, labels)} | experts,
+        baselines=baselines | experts,
         per_class=_by_class(mapped, threshold, dataset),
         per_group={
             region: all_scores([mapped[i] for i, of in enumerate(regions) if of == region], threshold, labels)
@@ -98,24 +108,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    # Scores on other data stand beside those of the run's own split.
-    other = "" if dataset.hash == checkpoint.card["data_hash"] else f"-{dataset.hash[:8]}"
-    evaluation.save(settings.run / f"evaluation-{settings.split}{other}.json")
+    evaluation.save(
+        evaluation_path(
+            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
+        )
+    )
     write_report(settings.run, panels=_panels(areas, mapped, threshold))
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
-
-
-def _dataset(settings: EvaluateSettings, home: Dataset, trained_on: str) -> Dataset:
-    from geocore.errors import DataError
-    from slumps_detectron2.data import load_dataset
-
-    if home.hash != trained_on:
-        raise DataError(
-            f"{home.root} has changed since {settings.run} was trained on it: prepare it as it was, or train again"
-        )
-    return home if settings.data is None else load_dataset(settings.data)
 
 
 def _mapped(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from geocore.locations import Location
-    from geocore.networks import Trained
+    from geocore.networks import Origin, Trained
     from geocore.scenes import Scene
     from geocore.tiles import Region
     from slumps_detectron2.model import SlumpNet
@@ -34,7 +34,7 @@ FAR = 4.0
 
 def main() -> NoReturn:
     """Entry point of `slumps-predict`."""
-    command(predict, PredictSettings, prog="slumps-predict")
+    command(predict, PredictSettings, prog="slumps-predict", resumes=True)
 
 
 @in_shares
@@ -45,22 +45,24 @@ def predict(settings: PredictSettings) -> None:
         DataError: some scenes failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
-    from geocore.images import image_hash
+    from geocore.contents import content_hash
     from geocore.masks import MaskRule
+    from geocore.networks import chosen_network
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
     from slumps_detectron2.data import find_scenes
+    from slumps_detectron2.model import restore_model
     from slumps_detectron2.products import PROBABILITY, product_paths, told
 
-    trained = _network(settings.run)
+    trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint = trained.checkpoint
-    threshold = settings.threshold or checkpoint.progress["scores"]["threshold"]
+    threshold = settings.threshold or checkpoint.validated("threshold")
     if settings.mask is not None:
         MaskRule.parse(settings.mask)  # a bad one would else fail every scene
     scenes = find_scenes(settings.input)
     if settings.plan:
         show_plans(
-            _to_plan(settings, trained.network, scenes),
+            _to_plan(settings, trained, scenes),
             trained.tiling,
             settings.output,
             region_px=settings.region_px,
@@ -81,9 +83,9 @@ def predict(settings: PredictSettings) -> None:
     survey = Survey(settings.output, checkpoint, context)
     mapped = survey.map(
         "scenes",
-        scene_tasks(scenes, image_hash),
+        scene_tasks(scenes, content_hash),
         # Workers share the regions of a scene: scenes may be few and large.
-        MapScene(settings, threshold, context, tuple(scenes)),
+        MapScene(settings, trained.origin, threshold, context, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
     survey.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[2:3])
@@ -94,6 +96,7 @@ class MapScene:
     """The job of one scene: its regions, then what needs all of them."""
 
     settings: PredictSettings
+    origin: Origin
     threshold: float
     context: dict[str, Any]
     scenes: tuple[str, ...]
@@ -121,7 +124,7 @@ class MapScene:
 
         path, settings = located(arguments["path"]), self.settings
         name = image_name(path)
-        trained = _network(settings.run)
+        trained = _network(self.origin)
         network = trained.network
         tiling = Tiling(size=trained.tiling.size, overlap=trained.tiling.overlap)
         folder = parts_folder(settings.output, name)
@@ -130,7 +133,7 @@ class MapScene:
             scale = network.layer.bands.bands[0].scale
             look_over(scene, IMAGE, network.trained_on, far=FAR, size_px=tiling.size, scale=scale)
             regions = predict_scene(
-                MapRegion(settings, path),
+                MapRegion(settings, self.origin, path),
                 scene.grid.shape,
                 folder,
                 region_px=settings.region_px,
@@ -152,6 +155,7 @@ class MapRegion:
     """The job of one region; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
+    origin: Origin
     path: Location
 
     def __call__(self, region: Region, part: Path) -> None:
@@ -164,7 +168,7 @@ class MapRegion:
         from slumps_detectron2.products import PROBABILITY
         from slumps_detectron2.sightings import SightingCollector, save_sightings
 
-        trained = _network(self.settings.run)
+        trained = _network(self.origin)
         network = trained.network
         tiles = Tiling(size=trained.tiling.size, overlap=trained.tiling.overlap)
         with (
@@ -191,11 +195,12 @@ class MapRegion:
 
 
 def _to_plan(
-    settings: PredictSettings, network: SlumpNet, scenes: Mapping[str, Location]
+    settings: PredictSettings, trained: Trained[SlumpNet], scenes: Mapping[str, Location]
 ) -> Iterator[tuple[str, Scene, MapRegion]]:
+    network = trained.network
     for name, path in scenes.items():
         with _open(settings, path, network) as scene:
-            yield name, scene, MapRegion(settings, path)
+            yield name, scene, MapRegion(settings, trained.origin, path)
 
 
 def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene:
@@ -213,8 +218,8 @@ def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene
     )
 
 
-def _network(run: Path) -> Trained[SlumpNet]:
-    from geocore.networks import best_network
+def _network(origin: Origin) -> Trained[SlumpNet]:
+    from geocore.networks import same_network
     from slumps_detectron2.model import restore_model
 
-    return best_network(run, restore_model)
+    return same_network(origin, restore_model)

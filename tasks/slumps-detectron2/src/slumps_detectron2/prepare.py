@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from geocore.commands import command
-from slumps_detectron2.config import PrepareSettings
+from slumps_detectron2.config import TASK, PrepareSettings
 
 
 def main() -> NoReturn:
@@ -23,10 +23,13 @@ def prepare(settings: PrepareSettings) -> None:
     Raises:
         DataError: scenes and labels do not fit together; the message names them.
     """
-    from slumps_detectron2.data import describe
+    from geocore.prepared import check_out, save_prepared
+    from geocore.validation import told_by_prepare
+    from slumps_detectron2.data import describe, no_choice
 
+    check_out(settings, TASK)
     dataset = describe(settings)
-    path = dataset.save(settings.out)
+    path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
     for split in ("train", "val", "test"):
@@ -34,4 +37,6 @@ def prepare(settings: PrepareSettings) -> None:
         slumps = sum(int(sample.attributes["slumps"]) for sample in samples)
         tiles = f", {dataset.protocol['training_tiles']} training tiles" if split == "train" else ""
         print(f"{split}: {len(samples)} areas with {slumps} slumps{tiles}")
+    for line in told_by_prepare(no_choice(dataset), "slumps-train"):
+        print(line)
     print(path)

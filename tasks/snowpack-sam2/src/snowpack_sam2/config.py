@@ -9,13 +9,12 @@ from pydantic import field_validator, model_validator
 
 from geocore.settings import (
     CacheSettings,
+    CheckpointName,
     DeviceSettings,
-    OptimiserSettings,
-    ScheduleSettings,
+    EvaluationSettings,
+    RunSettings,
     Settings,
     TilingSettings,
-    TrackingSettings,
-    TrainingSettings,
     WorkerSettings,
     deciding,
     operational,
@@ -82,22 +81,16 @@ class LossSettings(Settings):
     dice: float = deciding(1.0, "weight of the Dice loss beside the cross-entropy", ge=0)
 
 
-class TrainSettings(CacheSettings):
+class TrainSettings(CacheSettings, RunSettings):
     """Train a boundary network, or resume its training."""
 
     data: Path | None = operational(None, "data set made by snowpack-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/snowpack-<recipe>-<hash>")
-    recipe: str | None = operational(None, "name of the packaged settings that were used")
     draws_per_epoch: int = deciding(1000, "tiles drawn in an epoch", gt=0)
     model: ModelSettings = ModelSettings()
     tiling: TilingSettings = TilingSettings(size=256, overlap=64)
     augmentation: AugmentationSettings = AugmentationSettings()
     loss: LossSettings = LossSettings()
-    training: TrainingSettings = TrainingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
-    device: DeviceSettings = DeviceSettings()
-    tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("tiling")
     @classmethod
@@ -109,14 +102,10 @@ class TrainSettings(CacheSettings):
         return tiling
 
 
-class EvaluateSettings(Settings):
-    """Score the best checkpoint of a run beside the change-point baseline and the untrained network."""
+class EvaluateSettings(EvaluationSettings):
+    """Score a checkpoint of a run beside the change-point baseline and the untrained network."""
 
-    run: Path = operational(..., "run folder of snowpack-train")
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
-    data: Path | None = operational(None, "data set; none: the one the run was trained on")
-    resamples: int = deciding(1000, "bootstrap resamples of the pits behind each interval", ge=0)
-    device: DeviceSettings = DeviceSettings()
 
 
 class PredictSettings(WorkerSettings):
@@ -125,6 +114,7 @@ class PredictSettings(WorkerSettings):
     run: Path = operational(..., "run folder of snowpack-train")
     input: list[Path] = operational(..., "photographs, or folders of them", min_length=1)
     output: Path = operational(..., "folder for maps, overlays and layer tables")
+    checkpoint: CheckpointName = deciding("best", "checkpoint to map with: best, last, or one by its name (step-N)")
     threshold: float | None = deciding(None, "boundary probability; none: the one chosen on validation", gt=0, lt=1)
     min_length_px: int = deciding(40, "boundaries shorter than this many pixels are dropped", ge=1)
     cm_per_px: float | None = deciding(None, "size of a pixel on the wall in cm; none: depths in pixels only", gt=0)

@@ -30,6 +30,7 @@ from geocore.rasters import open_raster
 from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Patch, Scene, decisions_of
 from geocore.splits import split_by_group
+from geocore.validation import cannot_choose
 from snowpack_sam2.config import TASK, PrepareSettings
 from snowpack_sam2.layers import boundaries_of
 from snowpack_sam2.sample import __file__ as sample_code
@@ -38,6 +39,8 @@ from snowpack_sam2.sample import write_sample
 PHOTO: Final = "photo"
 """Layer that holds the photograph."""
 MASK: Final = "layers"
+BOUNDARY_PX: Final = "boundary_px"
+"""Attribute of a sample: labelled pixels on a boundary between layers."""
 """Label that holds the layer ids."""
 IGNORED: Final = 255
 """Value of pixels of the boundary target that count for nothing."""
@@ -150,10 +153,11 @@ def describe(settings: PrepareSettings) -> Dataset:
         with open_photo(pair.image, layer=layer, nodata=settings.nodata) as scene:
             census, ids = _checked_mask(pair, scene, settings.ignore)
             censuses[pair.label.name] = census
+            labelled = ids.valid if settings.ignore is None else ids.valid & (ids.values != settings.ignore)
+            boundaries = boundaries_of(ids.values[0], ignore=settings.ignore, valid=ids.valid[0]) & labelled[0]
             if split == "train":
                 counts = counts or BandCounts(layer)
                 patch = scene.read(scene.grid.window)[PHOTO]
-                labelled = ids.valid if settings.ignore is None else ids.valid & (ids.values != settings.ignore)
                 counts.update(patch.values, patch.valid & labelled)
         relative = {path: path.relative_to(settings.data).as_posix() for path in (pair.image, pair.label)}
         sample = Sample(
@@ -162,6 +166,7 @@ def describe(settings: PrepareSettings) -> Dataset:
             split=split,
             inputs={PHOTO: relative[pair.image]},
             labels={MASK: relative[pair.label]},
+            attributes={BOUNDARY_PX: int(boundaries.sum())},
         )
         samples.append(sample.hashed(settings.data))
     assert counts is not None
@@ -207,6 +212,18 @@ def _pit_of(stem: str, pattern: str | None) -> str:
     if match is None or not match.groups():
         raise DataError(f"pit = {pattern!r} finds no group in the name {stem!r}: give a pattern with one group '(...)'")
     return match.group(1)
+
+
+def no_choice(dataset: Dataset) -> str | None:
+    """Why the leading score cannot choose a checkpoint on validation; None where it can.
+
+    Raises:
+        DataError: there is nothing to validate on.
+    """
+    counts = [sample.attributes.get(BOUNDARY_PX) for sample in dataset.split("val")]
+    if None in counts:  # an earlier version has not counted them
+        return None
+    return cannot_choose("val", {"boundary": sum(map(int, counts))}, needed=["boundary"])  # type: ignore[arg-type]
 
 
 def load_dataset(folder: Path | None) -> Dataset:

@@ -13,7 +13,6 @@ from snowpack_sam2.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
     from geocore.boundaries import BoundaryCounts
-    from geocore.datasets import Dataset
     from geocore.devices import Place
     from geocore.report import Panel
     from geocore.settings import TilingSettings
@@ -44,33 +43,43 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
-    from geocore.evaluation import Evaluation, bootstrap_interval
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+    from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
     from snowpack_sam2.config import TrainSettings
-    from snowpack_sam2.data import Photos
+    from snowpack_sam2.data import Photos, load_dataset
     from snowpack_sam2.model import build_model, restore_model
     from snowpack_sam2.scores import PRIMARY, TOLERANCE_PX, f1_of_state, named, total
 
-    checkpoint = load_checkpoint(settings.run / "checkpoints", "best")
+    checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
-    dataset = _dataset(settings, trained, checkpoint.card["data_hash"])
+    _, dataset = datasets_of_run(
+        settings.run,
+        trained_with=trained.data,
+        trained_on=checkpoint.card["data_hash"],
+        given=settings.data,
+        load=load_dataset,
+        needs_own=False,
+    )
     held_out, photos = Photos(dataset, "val"), Photos(dataset, settings.split)
     with open_place(settings.device) as place:
         network = restore_model(checkpoint)
         threshold, counts = _model_counts(network, trained, held_out, photos, place)
         panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
         seed_everything(trained.training.seed)
-        untrained = None
-        try:
-            fresh = build_model(dataset, trained.model).eval()
-        except WeightsError as error:
-            logger.warning("no untrained scores: %s", error)
-        else:
-            untrained = named(total(_model_counts(fresh, trained, held_out, photos, place)[1]))
-    baseline = _baseline_counts(held_out, photos)
+        untrained, baselines = None, {}
+        if settings.baselines:
+            try:
+                fresh = build_model(dataset, trained.model).eval()
+            except WeightsError as error:
+                logger.warning("no untrained scores: %s", error)
+            else:
+                untrained = named(total(_model_counts(fresh, trained, held_out, photos, place)[1]))
+            baselines["change_points"] = named(total(_baseline_counts(held_out, photos)))
     protocol = {
         **dataset.protocol,
+        **baselines_in(settings),
         "tolerance_px": TOLERANCE_PX,
         "threshold": "best F1 on val",
         "notes": "; ".join(dataset.notes),
@@ -85,7 +94,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         primary=PRIMARY,
         model=named(total(counts)),
         untrained=untrained,
-        baselines={"change_points": named(total(baseline))},
+        baselines=baselines,
         per_group={
             pit: named(total(part for part, of in zip(counts, pits, strict=True) if of == pit))
             for pit in sorted(set(pits))
@@ -95,26 +104,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    # Scores on other data stand beside those of the run's own split.
-    other = "" if dataset.hash == checkpoint.card["data_hash"] else f"-{dataset.hash[:8]}"
-    evaluation.save(settings.run / f"evaluation-{settings.split}{other}.json")
+    evaluation.save(
+        evaluation_path(
+            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
+        )
+    )
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
-
-
-def _dataset(settings: EvaluateSettings, trained: TrainSettings, trained_on: str) -> Dataset:
-    from geocore.errors import DataError
-    from snowpack_sam2.data import load_dataset
-
-    dataset = load_dataset(settings.data or trained.data)
-    if settings.data is None and dataset.hash != trained_on:
-        raise DataError(
-            f"{dataset.root} has changed since {settings.run} was trained on it: "
-            "train again, or name the data set to score on as --data"
-        )
-    return dataset
 
 
 def _model_counts(

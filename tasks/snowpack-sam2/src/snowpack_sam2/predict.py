@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from geocore.devices import Place
-    from geocore.networks import Trained
+    from geocore.networks import Origin, Trained
     from geocore.scenes import Scene
     from geocore.settings import TilingSettings
     from snowpack_sam2.data import Photos
@@ -45,7 +45,7 @@ FAR = 4.0
 
 def main() -> NoReturn:
     """Entry point of `snowpack-predict`."""
-    command(predict, PredictSettings, prog="snowpack-predict")
+    command(predict, PredictSettings, prog="snowpack-predict", resumes=True)
 
 
 @in_shares
@@ -56,12 +56,15 @@ def predict(settings: PredictSettings) -> None:
         DataError: some photographs failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
-    from geocore.files import sha256_file
+    from geocore.contents import content_hash
+    from geocore.networks import chosen_network
     from geocore.surveys import Survey, scene_tasks
     from snowpack_sam2.data import find_photos
+    from snowpack_sam2.model import restore_model
 
-    checkpoint = _network(settings.run).checkpoint
-    threshold = settings.threshold or checkpoint.progress["scores"]["threshold"]
+    trained = chosen_network(settings.run, settings.checkpoint, restore_model)
+    checkpoint = trained.checkpoint
+    threshold = settings.threshold or checkpoint.validated("threshold")
     photos = find_photos(settings.input)
     context = {
         "weights": checkpoint.weights_hash,
@@ -75,8 +78,8 @@ def predict(settings: PredictSettings) -> None:
     survey = Survey(settings.output, checkpoint, context)
     traced = survey.map(
         "photographs",
-        scene_tasks({photo.stem: photo for photo in photos}, sha256_file),
-        TracePhoto(settings, threshold),
+        scene_tasks({photo.stem: photo for photo in photos}, content_hash),
+        TracePhoto(settings, trained.origin, threshold),
         products=partial(products, settings.output),
         workers=settings,
     )
@@ -100,6 +103,7 @@ class TracePhoto:
     """The job of one photograph; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
+    origin: Origin
     threshold: float
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
@@ -112,7 +116,7 @@ class TracePhoto:
         from geocore.devices import open_place
         from snowpack_sam2.data import PHOTO, open_photo
 
-        trained = _network(self.settings.run)
+        trained = _network(self.origin)
         network = trained.network
         with (
             open_place(self.settings.device) as place,
@@ -237,8 +241,8 @@ def check_brightness(network: BoundaryNet, scene: Scene) -> None:
     compare_with_training(scene.name, together, network.trained_on, far=FAR, dtype=dtype)
 
 
-def _network(run: Path) -> Trained[BoundaryNet]:
-    from geocore.networks import best_network
+def _network(origin: Origin) -> Trained[BoundaryNet]:
+    from geocore.networks import same_network
     from snowpack_sam2.model import restore_model
 
-    return best_network(run, restore_model)
+    return same_network(origin, restore_model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from geocore.commands import command
-from snowpack_sam2.config import PrepareSettings
+from snowpack_sam2.config import TASK, PrepareSettings
 
 
 def main() -> NoReturn:
@@ -24,13 +24,18 @@ def prepare(settings: PrepareSettings) -> None:
     """
     from collections import Counter
 
-    from snowpack_sam2.data import describe
+    from geocore.prepared import check_out, save_prepared
+    from geocore.validation import told_by_prepare
+    from snowpack_sam2.data import describe, no_choice
 
+    check_out(settings, TASK)
     dataset = describe(settings)
-    path = dataset.save(settings.out)
+    path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
     for leak in dataset.leaks():
         print(f"warning: {leak}")
+    for line in told_by_prepare(no_choice(dataset), "snowpack-train"):
+        print(line)
     photos = Counter(sample.split for sample in dataset.samples)
     print(f"{path}: " + ", ".join(f"{photos[split]} {split}" for split in ("train", "val", "test")) + " photographs")

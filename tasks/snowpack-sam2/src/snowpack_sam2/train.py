@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> NoReturn:
     """Entry point of `snowpack-train`."""
-    command(train, TrainSettings, prog="snowpack-train", recipes="snowpack_sam2", sample_recipe="sample")
+    command(train, TrainSettings, prog="snowpack-train", recipes="snowpack_sam2", sample_recipe="sample", resumes=True)
 
 
 def train(settings: TrainSettings) -> None:
@@ -36,7 +36,9 @@ def train(settings: TrainSettings) -> None:
     from geocore.devices import open_place
     from geocore.report import write_report
     from geocore.runs import Run, default_run_name
-    from snowpack_sam2.data import load_dataset
+    from geocore.validation import require_choice
+    from snowpack_sam2.data import load_dataset, no_choice
+    from snowpack_sam2.scores import PRIMARY
 
     with open_place(settings.device) as place:
         if settings.data is None:
@@ -45,6 +47,7 @@ def train(settings: TrainSettings) -> None:
             load_dataset(settings.data)  # makes the sample once, for all processes
         place.barrier()
         dataset = load_dataset(settings.data)
+        require_choice(no_choice(dataset), root=dataset.root, primary=PRIMARY, training=settings.training)
         folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
         with Run.open(
             folder,
