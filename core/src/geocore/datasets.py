@@ -153,6 +153,34 @@ class Dataset:
             raise DataError(f"split {name!r} has no sample: {self.root} holds {known}; choose one of these")
         return found
 
+    def read_as(self, name: str, layer: Layer) -> Self:
+        """The same samples, a layer of which is to be read in the numbers of another one, such as a network's.
+
+        What the layer of this data set says of missing pixels still counts where files say nothing. Its statistics, of
+        other numbers, are left out where the two differ.
+
+        Args:
+            name: of the layer.
+            layer: as the network takes it; with the same bands.
+
+        Raises:
+            DataError: the bands differ.
+        """
+        own = self.layers[name]
+        if own.bands.names != layer.bands.names:
+            raise DataError(
+                f"{self.root}: holds the bands {', '.join(own.bands.names)}, but the network takes "
+                f"{', '.join(layer.bands.names)}: prepare it with these bands"
+            )
+        numbers = [(band.scale, band.offset, band.unit) for band in own.bands]
+        if numbers == [(band.scale, band.offset, band.unit) for band in layer.bands] and own.dtype == layer.dtype:
+            return self
+        bands = tuple(
+            dataclasses.replace(theirs, nodata=mine.nodata) for mine, theirs in zip(own.bands, layer.bands, strict=True)
+        )
+        held = dataclasses.replace(layer, bands=dataclasses.replace(layer.bands, bands=bands), times=own.times)
+        return dataclasses.replace(self, layers={**self.layers, name: held}, statistics=None)
+
     def leaks(self) -> list[str]:
         """What two splits share, one line each: groups, and inputs that are identical where they overlap.
 

@@ -157,6 +157,31 @@ def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
     assert paths[1].read_bytes() == content
 
 
+def test_scenes_in_another_unit_are_neither_mapped_nor_scored(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reflectance for whole numbers: zero lies within four standard deviations of theirs."""
+    shutil.copytree(trained / "raw", tmp_path / "raw")
+    for scene in scenes_of(tmp_path):
+        with rasterio.open(scene) as file:
+            values, profile, names = file.read(), file.profile, file.descriptions
+        with rasterio.open(scene, "w", **profile | {"dtype": "float32", "nodata": 0}) as file:
+            file.write(values.astype("float32") / 10000)
+            file.descriptions = names
+    first = scenes_of(tmp_path)[0]
+    words = ["--run", trained / "run", "--output", tmp_path / "maps", "--device.device", "cpu", "--input", first]
+    assert run_command(predict, *words) == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "its numbers are about 1/" in line and "reflectance 0-1" in line and "--scale 10000" in line
+    # Brought to the unit of training it is the scene that it was, but for what float32 rounds.
+    assert run_command(predict, *words, "--scale", "10000") == 0
+    data = ["--data", tmp_path / "raw/pairs.csv", "--label-kind", "instances", "--ignore", "4294967295", *CUT]
+    assert run_command(prepare, *data, "--out", tmp_path / "dataset") == 0
+    assert run_command(evaluate, "--run", trained / "run", "--data", tmp_path / "dataset", "--no-baselines") == 2
+    (line,) = errors_of(capsys.readouterr().err)
+    assert "its numbers are about 1/" in line and "reflectance 0-1" in line
+
+
 def test_any_checkpoint_is_scored_without_baselines_and_mapped_with(
     trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

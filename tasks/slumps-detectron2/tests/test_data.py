@@ -765,3 +765,30 @@ def test_the_missing_value_that_was_given_is_also_that_of_training(raw: Path) ->
     areas = Areas(load_dataset(dataset.root), "train")
     patch = areas.scene(0).read(areas.window(0))[IMAGE]
     assert np.array_equal(patch.valid, patch.values != 1234) and not patch.valid.all()
+
+
+def test_a_data_set_is_read_in_the_numbers_of_a_network(raw: Path, tmp_path: Path) -> None:
+    """Physical reflectance in one data set, ten thousand times as much in the other, both with tags."""
+    for number in range(8):
+        with rasterio.open(raw / f"s{number}.tif", "r+") as file:
+            file.scales, file.units = (1e-4,) * 4, ("1",) * 4
+    whole = describe(_settings(raw))
+    shutil.copytree(raw, tmp_path / "other")
+    for number in range(8):
+        with rasterio.open(raw / f"s{number}.tif") as file:
+            values, profile, names = file.read(), file.profile, file.descriptions
+        path = tmp_path / f"other/s{number}.tif"
+        with rasterio.open(path, "w", **profile | {"dtype": "float32", "nodata": -1}) as file:
+            file.write(np.where(values == 0, -1, values / 1e4).astype("float32"))
+            file.descriptions, file.units = names, ("1",) * 4
+    shares = describe(_settings(tmp_path / "other", out=tmp_path / "shares"))
+    assert whole.read_as(IMAGE, whole.layers[IMAGE]) is whole
+    seen = shares.read_as(IMAGE, whole.layers[IMAGE])
+    assert seen.statistics is None and seen.layers[IMAGE].bands["red"].nodata == -1
+    mine, theirs = (Areas(dataset, "train").scene(0).read(Window(0, 0, 40, 50))[IMAGE] for dataset in (seen, whole))
+    assert np.array_equal(mine.valid, theirs.valid)
+    # Two roundings of float32.
+    np.testing.assert_allclose(mine.values, theirs.values, rtol=2e-7)
+    fewer = dataclasses.replace(whole.layers[IMAGE], bands=whole.layers[IMAGE].bands.select(["red", "nir"]))
+    with pytest.raises(DataError, match="holds the bands blue, green, red, nir, but the network takes red, nir"):
+        shares.read_as(IMAGE, fewer)

@@ -47,10 +47,12 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
+    from geocore.shifts import look_over
     from slumps_detectron2.config import TrainSettings
     from slumps_detectron2.cuts import CutRule
-    from slumps_detectron2.data import Areas, class_values, load_dataset
+    from slumps_detectron2.data import IMAGE, Areas, class_values, load_dataset
     from slumps_detectron2.model import build_model, restore_model
+    from slumps_detectron2.predict import FAR
     from slumps_detectron2.scores import CHOOSING, PRIMARY, all_scores, resampled
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
@@ -64,9 +66,14 @@ def evaluate(settings: EvaluateSettings) -> None:
         needs_own=settings.baselines,
     )
     labels = class_values(dataset)
-    held_out, areas = Areas(dataset, "val"), Areas(dataset, settings.split)
+    network = restore_model(checkpoint)
+    # Other data may hold their numbers in another way.
+    seen = dataset.read_as(IMAGE, network.layer)
+    held_out, areas = Areas(seen, "val"), Areas(seen, settings.split)
+    if dataset.hash != checkpoint.card["data_hash"]:
+        for index in {sample.inputs[IMAGE]: index for index, sample in enumerate(areas.samples)}.values():
+            look_over(areas.scene(index), IMAGE, network.trained_on, far=FAR, size_px=trained.tiling.size)
     with open_place(settings.device) as place:
-        network = restore_model(checkpoint)
         warn_of_sizes(dataset, settings.split, network.layer)
         threshold, mapped = _mapped(network, trained, held_out, areas, place)
         untrained, baselines = None, {}
@@ -75,7 +82,7 @@ def evaluate(settings: EvaluateSettings) -> None:
             baselines["u-net"] = all_scores(baseline, baseline_threshold, labels)
             seed_everything(trained.training.seed)
             try:
-                fresh = build_model(dataset, trained.model, tile_px=CutRule.of(dataset).tile_px).eval()
+                fresh = build_model(home, trained.model, tile_px=CutRule.of(home).tile_px).eval()
             except WeightsError as error:
                 logger.warning("no untrained scores: %s", error)
             else:

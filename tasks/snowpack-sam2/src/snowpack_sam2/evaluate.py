@@ -48,8 +48,9 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.provenance import installed_versions
     from geocore.report import write_report
     from snowpack_sam2.config import TrainSettings
-    from snowpack_sam2.data import Photos, load_dataset
+    from snowpack_sam2.data import PHOTO, Photos, load_dataset
     from snowpack_sam2.model import build_model, restore_model
+    from snowpack_sam2.predict import check_brightness
     from snowpack_sam2.scores import PRIMARY, TOLERANCE_PX, f1_of_state, named, total
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
@@ -62,15 +63,22 @@ def evaluate(settings: EvaluateSettings) -> None:
         load=load_dataset,
         needs_own=False,
     )
-    held_out, photos = Photos(dataset, "val"), Photos(dataset, settings.split)
+    network = restore_model(checkpoint)
+    # Other data may hold their numbers in another way.
+    seen = dataset.read_as(PHOTO, network.layer)
+    held_out, photos = Photos(seen, "val"), Photos(seen, settings.split)
+    if dataset.hash != checkpoint.card["data_hash"]:
+        for index in range(len(photos.samples)):
+            check_brightness(network, photos.scene(index))
     with open_place(settings.device) as place:
-        network = restore_model(checkpoint)
         threshold, counts = _model_counts(network, trained, held_out, photos, place)
         panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
         seed_everything(trained.training.seed)
         untrained, baselines = None, {}
         if settings.baselines:
             try:
+                if seen is not dataset:
+                    raise WeightsError("its own statistics are of other numbers than those of the run")
                 fresh = build_model(dataset, trained.model).eval()
             except WeightsError as error:
                 logger.warning("no untrained scores: %s", error)
