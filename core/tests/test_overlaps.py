@@ -149,7 +149,7 @@ def test_copies_without_georeference_are_found_by_their_pixels() -> None:
     assert groups == ["1 and 2 more", "1 and 2 more", "3", "1 and 2 more"]
     assert notes == ["1, 2, 4 show the same pixels: they stay in one split"]
     (line,) = shared_by_splits(views[:3], ["val", "train", "train"])
-    assert line == "1 pair of samples of val and train show the same pixels: scene and crop"
+    assert line == "1 pair of samples of train and val show the same pixels: crop and scene"
 
 
 def test_many_dates_of_many_blocks_are_compared_in_seconds() -> None:

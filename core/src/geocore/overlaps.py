@@ -179,7 +179,7 @@ def shared_by_splits(views: Sequence[View], splits: Sequence[str]) -> list[str]:
         splits: split of each sample.
     """
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
-    order = {split: place for place, split in enumerate(dict.fromkeys(splits))}
+    order = {split: place for place, split in enumerate(dict.fromkeys(["train", "val", "test", *splits]))}
     for what, first, second in _pairs(views, np.array([order[split] for split in splits], np.intp)):
         one, other = sorted((first, second), key=lambda index: order[splits[index]])
         found[what, splits[one], splits[other]].append((views[one].name, views[other].name))

@@ -361,6 +361,8 @@ def test_centre_is_latitude_and_longitude() -> None:
     metres = Grid(10, 10, (10, 0, 500_000 - 50, 0, -10, 4_427_757 + 50), "EPSG:32630", length_unit="m")
     assert centre_of(metres) == pytest.approx((40.0, -3.0), abs=1e-4)
     assert centre_of(Grid(10, 10)) is None
+    beyond = Grid(100, 200, (0.01, 0, 179.5, 0, -0.01, 50.0), "EPSG:4326", length_unit="degree")
+    assert centre_of(beyond) == pytest.approx((49.5, -179.5))
 
 
 # --- labels ---

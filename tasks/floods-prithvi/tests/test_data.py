@@ -152,18 +152,45 @@ def test_remarks_name_chips_that_scores_trip_over(dataset: Dataset) -> None:
     assert "leak" not in notes
 
 
-def test_copies_in_several_splits_are_told(raw: Path) -> None:
+def test_copies_in_several_splits_are_refused_and_told_where_accepted(raw: Path) -> None:
     train, other = (next(raw.rglob(f"{name}_1000*_S2Hand.tif")) for name in ("Ghana", "Spain"))
     for copy in (other, next(raw.rglob("Bolivia_*_S2Hand.tif"))):  # one within train
         for part in ("S2Hand", "LabelHand"):
             pair = [Path(str(path).replace("S2Hand", part)) for path in (train, copy)]
             shutil.copyfile(*pair)
-    dataset = describe(settings(raw))
-    leaks = [note for note in dataset.notes if note.startswith("leak: identical input")]
-    assert len(leaks) == 1
-    assert "(bolivia)" in leaks[0]
+    names = sorted(path.name.removesuffix("_S2Hand.tif") for path in (train, other))
+    bolivia = next(raw.rglob("Bolivia_*_S2Hand.tif")).name.removesuffix("_S2Hand.tif")
+    told = f"2 pairs of samples of train and bolivia show the same pixels: {names[0]} and {bolivia}, {names[1]} and"
+    with pytest.raises(DataError, match=f"{told}.*--split.allow-leaks true"):
+        describe(settings(raw))
+    dataset = describe(settings(raw, split={"allow_leaks": True}))
+    leaks = [note for note in dataset.notes if note.startswith("leak: ")]
+    # The copy has the georeference of the other as well.
+    assert [told in leak for leak in leaks] == [True, False]
+    assert "show the same ground" in leaks[1]
     dataset.save()
     assert load_dataset(dataset.root).hash == dataset.hash  # told once, not refused for ever
+
+
+def test_chips_of_one_ground_stay_in_one_split_where_they_are_dealt_out(tmp_path: Path) -> None:
+    """Three dates of one place are three tiles by their names; a chip cut from another one is a tile of its own."""
+    write_burn_sample(tmp_path / "raw", size=SIZE, training=6, validation=3)
+    images = sorted((tmp_path / "raw").rglob("*_merged.tif"))
+    for path in (tmp_path / "raw").rglob("*.tif"):
+        path.rename(tmp_path / "raw" / path.name)
+    images = sorted((tmp_path / "raw").glob("*_merged.tif"))
+    with rasterio.open(images[0]) as first:
+        place = {"crs": first.crs, "transform": first.transform}
+    for path in images[1:3]:
+        for file in (path, Path(str(path).replace("_merged.tif", ".mask.tif"))):
+            with rasterio.open(file, "r+") as moved:
+                moved.crs, moved.transform = place["crs"], place["transform"]
+    dataset = describe(settings(tmp_path / "raw", format="burn-scars"))
+    ids = [path.name.removesuffix("_merged.tif") for path in images]
+    split_of = {sample.id: sample.split for sample in dataset.samples}
+    assert len({split_of[name] for name in ids[:3]}) == 1
+    assert any("show the same ground: they stay in one split" in note for note in dataset.notes)
+    assert set(split_of.values()) == {"train", "val", "test"}
 
 
 def test_data_set_is_the_same_wherever_it_is_written_and_found_again(raw: Path) -> None:
@@ -556,14 +583,14 @@ def test_published_chip_leaves_out_exactly_what_nobody_labelled(tmp_path: Path) 
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(chip / f"Spain_7370579_{part}.tif", target)
         (tmp_path / "raw" / f"flood_{split}_data.csv").write_text(f"Spain_{number}_S1Hand.tif,x\n")
-    dataset = describe(settings(tmp_path / "raw"))
+    dataset = describe(settings(tmp_path / "raw", split={"allow_leaks": True}))
     sample = dataset.split("test")[0]
     assert (sample.attributes["class_0_px"], sample.attributes["class_1_px"]) == (192_010, 70_035)
     target = Chips(dataset, "test").target(0)
     with rasterio.open(chip / "Spain_7370579_LabelHand.tif") as file:
         assert np.array_equal(target == 255, file.read(1) == -1)
     assert (target == 255).sum() == 99
-    assert sum(note.startswith("leak: identical input") for note in dataset.notes) == 1
+    assert sum(note.startswith("leak: ") and "the same pixels" in note for note in dataset.notes) == 3
     assert dataset.statistics is not None
     # From the file itself: green and the first short-wave infrared band.
     green, swir = dataset.statistics.layers[IMAGE][1], dataset.statistics.layers[IMAGE][4]

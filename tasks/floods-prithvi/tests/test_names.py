@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from floods_prithvi.lists import assign_splits, find_lists, read_list
 from floods_prithvi.names import (
     FORMATS,
     METADATA,
+    ChipFiles,
     chip_id,
     date_of_event,
     find_chips,
@@ -44,9 +46,14 @@ def settings(folder: Path, **changes: Any) -> PrepareSettings:
     return PrepareSettings(**{"data": folder, "out": folder / "out"} | changes)
 
 
+def by_name(chips: Sequence[ChipFiles]) -> tuple[list[str], list[str]]:
+    """Groups as the names say, whatever the chips show."""
+    return [chip.group for chip in chips], []
+
+
 def divided(folder: Path, **changes: Any) -> tuple[dict[str, str], list[str]]:
     chosen = settings(folder, **changes)
-    return assign_splits(find_chips(folder, chosen.format)[0], chosen)
+    return assign_splits(find_chips(folder, chosen.format)[0], chosen, by_name)
 
 
 # --- chips ---
@@ -291,7 +298,7 @@ def test_without_lists_events_are_dealt_out_whole(tmp_path: Path) -> None:
     assert divided(tmp_path)[0] == splits
     with pytest.raises(DataError, match="2 groups"):
         chips = [chip for chip in find_chips(tmp_path, "sen1floods11")[0] if chip.group in ("Ghana", "USA")]
-        assign_splits(chips, settings(tmp_path))
+        assign_splits(chips, settings(tmp_path), by_name)
 
 
 # --- scenes ---

@@ -17,7 +17,8 @@ from geocore.bands import Band, Bands
 from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError
 from geocore.extents import misfit
-from geocore.grid import Grid, Window, parse_crs
+from geocore.grid import Grid, Window
+from geocore.ground import to_degrees
 from geocore.images import ImageSource, image_name, open_image
 from geocore.labels import Census, check_mask
 from geocore.locations import Location
@@ -138,15 +139,12 @@ class _Reflectance:
 
 
 def centre_of(grid: Grid) -> tuple[float, float] | None:
-    """Latitude and longitude of the middle of a grid, degrees; None where it is not known."""
+    """Latitude and longitude (-180 to 180) of the middle of a grid, degrees; None where it is not known."""
     if grid.transform is None or grid.crs is None:
         return None
-    import pyproj
-
     a, b, c, d, e, f = grid.transform
     col, row = grid.width / 2, grid.height / 2
-    transformer = pyproj.Transformer.from_crs(parse_crs(grid.crs), parse_crs("EPSG:4326"), always_xy=True)
-    longitude, latitude = transformer.transform(a * col + b * row + c, d * col + e * row + f)
+    longitude, latitude = to_degrees(grid.crs, a * col + b * row + c, d * col + e * row + f)
     return (float(latitude), float(longitude)) if np.isfinite([latitude, longitude]).all() else None
 
 

@@ -27,6 +27,7 @@ from geocore.files import sha256_file, storage_errors
 from geocore.labels import Census, check_varied, missing_note
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
+from geocore.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.quantities import QuantityCheck
@@ -51,7 +52,8 @@ def describe(settings: PrepareSettings) -> Dataset:
     protocol = _protocol(settings, frames)
     reader = Reader(layer, protocol)
     found, notes = find_chips(settings.data, settings.format)
-    splits, split_notes = assign_splits(found, settings)
+    views = _Views(reader, len(found))
+    splits, split_notes = assign_splits(found, settings, views.together if not settings.split.allow_leaks else _apart)
     dates, date_notes = _dates(found, settings)
     used = [chip for chip in found if chip.id in splits]
     readings = Readings()
@@ -59,6 +61,9 @@ def describe(settings: PrepareSettings) -> Dataset:
     samples = [
         _sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out, readings, censuses) for chip in used
     ]
+    leaks = shared_by_splits([views.of(chip) for chip in used], [splits[chip.id] for chip in used])
+    if not settings.split.allow_leaks:
+        refuse_leaks(leaks, remedy="put chips of one ground on one list")
     class_names = _classes(settings)
     called = list(class_names.values())
     present = {sample.id: {called[i] for i, count in enumerate(pixels_of(sample)) if count} for sample in samples}
@@ -80,15 +85,15 @@ def describe(settings: PrepareSettings) -> Dataset:
         ],
     )
     dataset = with_pixel_sizes(dataset, IMAGE)
-    torn, copies = _leaks(dataset)
-    if torn:
-        copies.insert(0, f"{torn} {form.groups} lie in several splits, so that these tell nothing of unseen ones")
+    remarks = [f"leak: {leak}" for leak in leaks]
+    if torn := _torn_groups(dataset):
+        remarks.insert(0, f"{torn} {form.groups} lie in several splits, so that these tell nothing of unseen ones")
     with storage_errors():
         settings.out.mkdir(parents=True, exist_ok=True)  # paths of the data set lead through it
     # A data set to score on alone is normalised as the network's own was.
     trains = any(sample.split == "train" for sample in samples)
     statistics = measure(_opened(Windows(dataset, "train")), [IMAGE]) if trains else None
-    return dataclasses.replace(dataset, statistics=statistics, notes=[*dataset.notes, *copies])
+    return dataclasses.replace(dataset, statistics=statistics, notes=[*dataset.notes, *remarks])
 
 
 def load_dataset(path: Path | None) -> Dataset:
@@ -208,13 +213,37 @@ def _remarks(samples: Sequence[Sample], class_names: Sequence[str]) -> list[str]
     return notes
 
 
-def _leaks(dataset: Dataset) -> tuple[int, list[str]]:
-    """Number of groups that lie in several splits, which may be as published, and what else splits share."""
+def _torn_groups(dataset: Dataset) -> int:
+    """Number of groups that lie in several splits, which may be as published."""
     splits: dict[str, set[str]] = {}
     for sample in dataset.samples:
         splits.setdefault(sample.group, set()).add(sample.split)
-    copies = [f"leak: {line}" for line in dataset.leaks() if not line.startswith("group ")]
-    return sum(len(found) > 1 for found in splits.values()), copies
+    return sum(len(found) > 1 for found in splits.values())
+
+
+class _Views:
+    """What chips show, each looked at once."""
+
+    def __init__(self, reader: Reader, chips: int) -> None:
+        self._reader, self._chips = reader, chips
+        self._views: dict[str, View] = {}
+
+    def of(self, chip: ChipFiles) -> View:
+        """What a chip shows; missing pixels do not count."""
+        if chip.id not in self._views:
+            with self._reader.open(chip.image) as scene:
+                grid = scene.grid
+                valid = np.asarray(scene.read(grid.window)[IMAGE].valid.reshape(-1, *grid.shape).all(axis=0))
+                self._views[chip.id] = view_of(chip.id, scene, IMAGE, counts=valid, samples=self._chips)
+        return self._views[chip.id]
+
+    def together(self, chips: Sequence[ChipFiles]) -> tuple[list[str], list[str]]:
+        """Groups by which no ground lies in two of them, and remarks."""
+        return kept_together([self.of(chip) for chip in chips], [chip.group for chip in chips])
+
+
+def _apart(chips: Sequence[ChipFiles]) -> tuple[list[str], list[str]]:
+    return [chip.group for chip in chips], []
 
 
 def class_shares(samples: Sequence[Sample]) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +24,24 @@ _HALVES: Final = ("training", "validation")
 """Two parts as HLS Burn Scars and the crop chips are published in: the second was what models were tested on."""
 
 
-def assign_splits(chips: Sequence[ChipFiles], settings: PrepareSettings) -> tuple[dict[str, str], list[str]]:
+Together = Callable[[Sequence[ChipFiles]], tuple[list[str], list[str]]]
+"""Group of each chip, and remarks: what shows the same ground or the same pixels is in one."""
+
+
+def assign_splits(
+    chips: Sequence[ChipFiles], settings: PrepareSettings, together: Together
+) -> tuple[dict[str, str], list[str]]:
     """Divide chips.
 
     Lists decide where there are any, and chips on none are left out. Data that come as training and validation alone
     are divided as published models were scored: validation tests, and training is divided by groups into train and val.
     Without lists and such folders groups are dealt out by their shares. Lists without one of train and val make a data
     set to score on alone.
+
+    Args:
+        chips: all that there are.
+        settings: of the preparation.
+        together: asked for the groups of chips that are dealt out.
 
     Returns:
         Id -> split, of the chips that are used, and remarks.
@@ -43,12 +54,14 @@ def assign_splits(chips: Sequence[ChipFiles], settings: PrepareSettings) -> tupl
     notes: list[str] = []
     splits = _listed_splits(chips, paths, notes) if paths else _halves_of_folders(chips, settings.data)
     if splits and set(splits.values()) <= set(_HALVES):
-        splits = _halved(chips, splits, settings.split)
+        splits = _halved(chips, splits, settings.split, together, notes)
         notes.append(f"validation is test, and training is divided into train and val by {_groups(settings)}")
     elif not splits:
         share = settings.split
         shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
-        drawn = split_by_group([chip.group for chip in chips], shares, share.seed)
+        groups, remarks = together(chips)
+        notes += remarks
+        drawn = split_by_group(groups, shares, share.seed)
         splits = dict(zip([chip.id for chip in chips], drawn, strict=True))
         notes.append(f"no lists: {_groups(settings)} are dealt out whole")
     there = {"train", "val"} & set(splits.values())
@@ -145,10 +158,15 @@ def _halves_of_folders(chips: Sequence[ChipFiles], root: Path) -> dict[str, str]
     return found if len(found) == len(chips) and set(found.values()) == set(_HALVES) else {}
 
 
-def _halved(chips: Sequence[ChipFiles], halves: Mapping[str, str], share: SplitSettings) -> dict[str, str]:
+def _halved(
+    chips: Sequence[ChipFiles], halves: Mapping[str, str], share: SplitSettings, together: Together, notes: list[str]
+) -> dict[str, str]:
+    """Id -> split; remarks are added."""
     inner = [chip for chip in chips if halves.get(chip.id) == "training"]
     shares = {"train": share.train, "val": share.val}
-    drawn = split_by_group([chip.group for chip in inner], shares, share.seed)
+    groups, remarks = together(inner)
+    notes += remarks
+    drawn = split_by_group(groups, shares, share.seed)
     tested = {name: "test" for name, half in halves.items() if half == "validation"}
     return dict(zip([chip.id for chip in inner], drawn, strict=True)) | tested
 

@@ -99,7 +99,8 @@ def write_sample(
             chip = f"{event.name}_{1000 * (100 + key[1]) + 7 * key[3] + int(rng.integers(7))}"
             kind, stripes = _kind(number), number % 6 == 2
             values, label = sample_flood.draw_chip(event.look, kind, size, rng, stripes=stripes, easy=easy)
-            _write_flood_chip(folder / _FOLDER, chip, event, values, label, rng)
+            corner = _corner(event, key[1], key[3], rng)
+            _write_flood_chip(folder / _FOLDER, chip, corner, values, label)
             rows.append(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
         path = folder / _LISTS / f"flood_{name}_data.csv"
         path.write_text("".join(rows), encoding="utf-8", newline="\n")
@@ -184,15 +185,20 @@ def _kind(number: int) -> Kind:
     return "drowned" if number % 9 == 5 else "usual"
 
 
+def _corner(event: Event, of_list: int, number: int, rng: np.random.Generator) -> tuple[float, float]:
+    """Longitude and latitude of the upper left corner of a chip: each has ground of its own, up to 512 pixels wide."""
+    right, down = 0.08 * (number % 10), 0.08 * (number // 10) + 0.2 * of_list
+    return event.longitude - 0.4 + right + rng.uniform(0, 0.03), event.latitude + 0.4 - down - rng.uniform(0, 0.03)
+
+
 def _write_flood_chip(
     folder: Path,
     chip: str,
-    event: Event,
+    corner: tuple[float, float],
     values: npt.NDArray[np.int16],
     label: npt.NDArray[np.int16],
-    rng: np.random.Generator,
 ) -> None:
-    west, north = event.longitude + rng.uniform(-0.4, 0.4), event.latitude + rng.uniform(-0.4, 0.4)
+    west, north = corner
     image, mask = (folder / part / f"{chip}_{part}.tif" for part in ("S2Hand", "LabelHand"))
     crs = CRS.from_epsg(4326)
     _write(
