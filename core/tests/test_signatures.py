@@ -69,11 +69,14 @@ def test_copies_with_loss_of_another_size_or_scale_are_known(tmp_path: Path) -> 
     photo.save(tmp_path / "lossy.jpg", quality=30)
     photo.resize((480, 360), Image.Resampling.BILINEAR).save(tmp_path / "half.png")
     Image.fromarray(np.asarray(photo)[:, :700]).save(tmp_path / "narrow.png")
-    coarse.transpose(Image.Transpose.FLIP_TOP_BOTTOM).resize((960, 720)).save(tmp_path / "other.png")
+    other = Image.fromarray(rng.integers(0, 255, (9, 12), np.uint8))
+    other.resize((960, 720), Image.Resampling.BICUBIC).save(tmp_path / "other.png")
     found = []
     for name in ("lossless.png", "lossy.jpg", "half.png", "other.png"):
         with open_raster(tmp_path / name) as scene:
             found.append(signature_of(scene, "image", scene.grid.window))
+    for turned in (np.asarray(photo)[:, ::-1], np.asarray(photo)[::-1], np.rot90(photo), np.asarray(photo).T):
+        assert sorted(alike([found[0], signed(np.ascontiguousarray(turned))])) == [(0, 1)]
     brighter = signed(3.5 * np.asarray(photo, np.float32) + 7)
     assert sorted(alike([*found, brighter])) == [(0, 1), (0, 2), (0, 4), (1, 2), (1, 4), (2, 4)]
 

@@ -32,8 +32,9 @@ Float64 = npt.NDArray[np.float64]
 _NODES: Final = 33
 _SMALL: Final = 0.005
 """Radii of the Earth, 32 km: as flat as a map."""
-_GROUND: Final = "the same ground"
-_PIXELS: Final = "the same pixels"
+GROUND: Final = "the same ground"
+"""What lines of `shared_by_splits` call it."""
+PIXELS: Final = "the same pixels"
 _EXAMPLES: Final = 5
 
 
@@ -171,16 +172,17 @@ def kept_together(views: Sequence[View], groups: Sequence[str]) -> tuple[list[st
     return [names[root(group)] for group in groups], notes
 
 
-def shared_by_splits(views: Sequence[View], splits: Sequence[str]) -> list[str]:
+def shared_by_splits(views: Sequence[View], splits: Sequence[str], *, places: Sequence[str] | None = None) -> list[str]:
     """What two splits share, one line for each two of them and each kind.
 
     Args:
         views: of all samples.
         splits: split of each sample.
+        places: of each sample; which samples of one place share ground is known already, and not said again.
     """
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = defaultdict(list)
     order = {split: place for place, split in enumerate(dict.fromkeys(["train", "val", "test", *splits]))}
-    for what, first, second in _pairs(views, np.array([order[split] for split in splits], np.intp)):
+    for what, first, second in _pairs(views, np.array([order[split] for split in splits], np.intp), places):
         one, other = sorted((first, second), key=lambda index: order[splits[index]])
         found[what, splits[one], splits[other]].append((views[one].name, views[other].name))
     return [
@@ -208,11 +210,13 @@ def refuse_leaks(leaks: Sequence[str], *, remedy: str) -> None:
         )
 
 
-def _pairs(views: Sequence[View], kinds: npt.NDArray[np.intp]) -> Iterator[tuple[str, int, int]]:
+def _pairs(
+    views: Sequence[View], kinds: npt.NDArray[np.intp], places: Sequence[str] | None = None
+) -> Iterator[tuple[str, int, int]]:
     """What is shared, and by which two samples of different kinds, which may be changed meanwhile."""
     for first, second in alike([view.signature for view in views]):
         if kinds[first] != kinds[second]:
-            yield _PIXELS, first, second
+            yield PIXELS, first, second
     placed = np.array([index for index, view in enumerate(views) if view.footprint is not None], np.intp)
     footprints = [footprint for view in views if (footprint := view.footprint) is not None]
     if not footprints:
@@ -222,8 +226,9 @@ def _pairs(views: Sequence[View], kinds: npt.NDArray[np.intp]) -> Iterator[tuple
         others = index + 1 + np.flatnonzero(kinds[placed[index + 1 :]] != kinds[first])
         for other in others[_may_meet(footprint, corners[others])].tolist():
             second = int(placed[other])
-            if kinds[first] != kinds[second] and footprint.meets(footprints[other]):
-                yield _GROUND, first, second
+            is_known = places is not None and places[first] == places[second]
+            if not is_known and kinds[first] != kinds[second] and footprint.meets(footprints[other]):
+                yield GROUND, first, second
 
 
 def _may_meet(footprint: Footprint, corners: Float64) -> npt.NDArray[np.bool_]:

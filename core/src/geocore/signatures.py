@@ -4,8 +4,8 @@
   zero bits: one of 256, chosen by what is in it and not by where it lies. So a crop has marks of the image that
   it was cut from, as long as its numbers are the same (winnowing, as copied text is found: Schleimer et al., SIGMOD
   2003). From about 64 x 64 common pixels on it is found.
-* **Thumbnails** of 16 x 16 means find whole images that were compressed anew with loss, resized, or brought to another
-  scale.
+* **Thumbnails** of 16 x 16 means find whole images that were compressed anew with loss, resized, mirrored, turned by
+  right angles, or brought to another scale.
 
 Not found are parts of images that were compressed with loss, resized or turned after they were cut. A sample of more
 than 16.8 million pixels is looked at in 64 windows of 512 x 512, where a small crop may be missed, without a thumbnail;
@@ -122,14 +122,28 @@ def _resembling(signatures: Sequence[Signature]) -> Iterator[tuple[int, int]]:
     thumbnails = np.stack([signatures[index].thumbnail for index in known])  # type: ignore[misc]
     aspects = np.array([np.divide(*signatures[index].shape) for index in known])
     step = max(1, (1 << 22) // len(known))
-    for start in range(0, len(known), step):
-        own = thumbnails[start : start + step]
-        close = np.abs(aspects[start : start + step, None] / aspects - 1) < 0.01
-        for kind, least in enumerate(_ALIKE):
-            close &= _correlations(own[:, kind], own[:, 2], thumbnails[:, kind], thumbnails[:, 2]) > least
-        for row, col in zip(*np.nonzero(close), strict=True):
-            if start + row < col:
-                yield known[start + int(row)], known[int(col)]
+    for turned, own_aspects in _turned(thumbnails, aspects):
+        for start in range(0, len(known), step):
+            own = turned[start : start + step]
+            close = np.abs(own_aspects[start : start + step, None] / aspects - 1) < 0.01
+            for kind, least in enumerate(_ALIKE):
+                close &= _correlations(own[:, kind], own[:, 2], thumbnails[:, kind], thumbnails[:, 2]) > least
+            for row, col in zip(*np.nonzero(close), strict=True):
+                if start + row < col:
+                    yield known[start + int(row)], known[int(col)]
+
+
+def _turned(
+    thumbnails: npt.NDArray[np.float32], aspects: npt.NDArray[np.float64]
+) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]]:
+    """Thumbnails as they are, mirrored and turned by right angles, with the aspects that the images then have."""
+    square = thumbnails.reshape(-1, 3, _THUMBNAIL, _THUMBNAIL)
+    for swapped in (False, True):
+        upright = square.swapaxes(2, 3) if swapped else square
+        for down in (1, -1):
+            for across in (1, -1):
+                turned = upright[:, :, ::down, ::across]
+                yield turned.reshape(thumbnails.shape), 1 / aspects if swapped else aspects
 
 
 def _correlations(

@@ -348,4 +348,24 @@ def test_leaks_are_those_of_the_ground(raw: Path, tmp_path: Path) -> None:
     lines = leaks_of(made)
     # Tiles lie in several splits, which says little; patches are also copies of one another here.
     assert lines[0].startswith("1 pairs of patches of train and test touch")
-    assert all("identical input" in line for line in lines[1:]) and len(lines) > 1
+    assert all("show the same pixels" in line for line in lines[1:4])
+    # One lies in another tile, on the ground of the others.
+    assert len(lines) == 6
+    assert all("2020_31TCJ_patch_21_00" in line and "the same ground" in line for line in lines[4:])
+
+
+def test_patches_of_tiles_that_overlap_are_told(tmp_path: Path) -> None:
+    """Tiles of Sentinel-2 share a strip of ten kilometres; a patch there has two names."""
+    for name, seed in ((PatchName(2019, "31TCG", 0, 0), 0), (PatchName(2019, "31TDG", 20, 20), 1)):
+        rng = np.random.default_rng(seed)
+        days = np.array(["2019-01-09", "2019-03-03"], "datetime64[D]")
+        series = {band: (rng.integers(1, 4000, (2, SIZE, SIZE)).astype(np.uint16), days) for band in ("B02", "B03")}
+        labels = np.full((SIZE, SIZE), 110, np.uint32)
+        corner = (300_000.0 + 200 * seed, 4_700_040.0)
+        write_patch(tmp_path / "raw", NewPatch(name, corner, "EPSG:32631", series, labels, labels, {}))
+    composites = CompositeSettings(bands=["B02", "B03"], frequency="1MS")
+    made = describe(settings(tmp_path / "raw", tmp_path / "out", composites=composites))
+    (line,) = leaks_of(made)
+    assert line == (
+        "1 pair of samples of train and test show the same ground: 2019_31TCG_patch_00_00 and 2019_31TDG_patch_20_20"
+    )

@@ -11,7 +11,7 @@ import pytest
 
 from geocore.datasets import Dataset
 from geocore.errors import DataError, SettingsError
-from seaice_multitask.config import PrepareSettings, WorkingSettings
+from seaice_multitask.config import PrepareSettings, SplitSettings, WorkingSettings
 from seaice_multitask.data import load_dataset, scene_id
 from seaice_multitask.prepare import prepare
 from seaice_multitask.sample import write_raw_sample, write_sample
@@ -129,10 +129,27 @@ def test_notes_and_leaks_are_printed(folder: Path, tmp_path: Path, capsys: pytes
     prepare(_settings(scenes, tmp_path / "out", train_list=tmp_path / "train.json", test_list=tmp_path / "test.json"))
     lines = _lines(capsys)
     assert lines[0] == "note: 1 scenes of train_list are not there: 20150101T000000_cis"
-    assert lines[1].startswith("warning: ")
+    assert lines[1].startswith("note: leak: group ")
     assert first.name[:8] in lines[1]
     # Told once, not refused for ever.
     assert load_dataset(tmp_path / "out").leaks()
+
+
+def test_a_copy_under_another_name_is_refused_in_another_split(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenes = tmp_path / "scenes"
+    shutil.copytree(folder, scenes)
+    first = sorted(scenes.iterdir())[0]
+    copy = first.with_name(f"20300101{first.name[8:]}")
+    shutil.copyfile(first, copy)
+    (tmp_path / "test.json").write_text(json.dumps([copy.name]))
+    with pytest.raises(DataError, match="show the same pixels: .*2030.*--split.allow-leaks true"):
+        prepare(_settings(scenes, tmp_path / "out", test_list=tmp_path / "test.json"))
+    capsys.readouterr()
+    split = SplitSettings(allow_leaks=True)
+    prepare(_settings(scenes, tmp_path / "out", test_list=tmp_path / "test.json", split=split))
+    assert any(line.startswith("note: leak: 1 pair of samples") for line in _lines(capsys))
 
 
 def test_an_unknown_channel_is_refused_before_any_scene_is_read(folder: Path, tmp_path: Path) -> None:

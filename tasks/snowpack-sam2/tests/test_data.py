@@ -357,3 +357,29 @@ def test_photographs_of_two_types_are_refused(raw: Path) -> None:
     _write(raw / "pit1_3.tif", (_photo(3) // 257).astype(np.uint8))
     with pytest.raises(DataError, match=r"^pit1_3.tif: uint8, but pit0_0.tif is uint16, and neither says"):
         describe(_settings(raw))
+
+
+def test_copies_and_crops_stay_with_their_photograph(raw: Path) -> None:
+    """A copy as JPEG, and a crop of 64 x 64 pixels, called as if they were of pits of their own."""
+    rng = np.random.default_rng(1)
+    coarse = rng.integers(60, 200, (12, 16), np.uint8)
+    grain = rng.integers(0, 12, (192, 256), np.uint8)
+    photo = coarse.repeat(16, axis=0).repeat(16, axis=1) + grain
+    for path in raw.iterdir():
+        path.unlink()
+    for number in range(5):
+        _write(raw / f"pit{number}_0.tif", photo if number == 0 else rng.integers(0, 255, photo.shape, np.uint8))
+    Image.fromarray(photo).save(raw / "copy_0.jpg", quality=60)
+    _write(raw / "crop_0.tif", photo[30:110, 50:140])
+    for path in list(raw.iterdir()):
+        with open_photo(path) as scene:
+            _write(
+                raw / f"{path.stem}_mask.tif", np.ascontiguousarray(np.indices(scene.grid.shape)[0] // 20 + 1, np.uint8)
+            )
+    dataset = describe(_settings(raw))
+    split_of = {sample.id: sample.split for sample in dataset.samples}
+    assert split_of["copy_0"] == split_of["crop_0"] == split_of["pit0_0"]
+    assert "copy, crop, pit0 show the same pixels: they stay in one split" in dataset.notes
+    told = describe(_settings(raw, split={"allow_leaks": True}))
+    assert {sample.group for sample in told.samples} == {"copy", "crop", *(f"pit{number}" for number in range(5))}
+    assert any(note.startswith("leak: ") for note in told.notes)

@@ -53,6 +53,7 @@ class SplitSettings(Settings):
     seed: int = deciding(0, "seed of the draws and of the fractions", ge=0)
     fractions: dict[str, float] = deciding({}, "split -> share of its patches that is kept")
     swap: bool = deciding(False, "train and val change places, as a hold-out model needs it")
+    allow_leaks: bool = deciding(False, "splits may hold copies of the same patch, which is then a warning")
 
     @field_validator("fractions")
     @classmethod

@@ -30,10 +30,11 @@ from geocore.files import sha256_file, sha256_json
 from geocore.jobs import Outcome
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
+from geocore.overlaps import View, shared_by_splits, view_of
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
-from geocore.scenes import Layer, Scene
+from geocore.scenes import ArraySource, Layer, Scene
 from geocore.validation import cannot_choose
 
 __all__ = [
@@ -157,12 +158,27 @@ def no_choice(dataset: Dataset, split: str = "val", *, by_loss: bool = False) ->
 
 
 def leaks_of(dataset: Dataset) -> list[str]:
-    """What splits share, one line each: ground, and identical inputs.
+    """What splits share, one line each: ground, and the same pixels.
 
-    Tiles are groups but are torn apart by most rules; what matters of it are patches that touch.
+    Tiles are groups but are torn apart by most rules, the published ones among them: whoever chooses a rule asks for
+    what it tears. What matters of it are patches that touch, by their names, and those of neighbouring tiles, which
+    overlap by ten kilometres.
     """
-    copies = [line for line in dataset.leaks() if not line.startswith("group ")]
-    return [*leaks({PatchName.of(sample.id): sample.split for sample in dataset.samples}), *copies]
+    names = [PatchName.of(sample.id) for sample in dataset.samples]
+    splits = [sample.split for sample in dataset.samples]
+    shared = shared_by_splits(
+        [_view(dataset, sample) for sample in dataset.samples], splits, places=[name.tile for name in names]
+    )
+    return [*leaks(dict(zip(names, splits, strict=True))), *shared]
+
+
+def _view(dataset: Dataset, sample: Sample) -> View:
+    """The sum of a patch's first band over the year: a period may be empty."""
+    medians = dataset.path(sample.inputs[MEDIANS])
+    plane = map_array(medians)[:, 0].sum(axis=0, dtype=np.float64)
+    grid = grid_of_entry(read_entry(medians.parents[1], medians.parent.name).facts, *plane.shape)
+    scene = Scene(sample.id, grid, {MEDIANS: ArraySource(Layer(MEDIANS, Bands.named("1"), "float64"), plane)})
+    return view_of(sample.id, scene, MEDIANS, samples=len(dataset.samples))
 
 
 def load_dataset(path: Path | None) -> Dataset:

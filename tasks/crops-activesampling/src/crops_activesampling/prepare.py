@@ -35,6 +35,7 @@ def prepare(settings: PrepareSettings) -> None:
     from crops_activesampling.layout import PatchName
     from crops_activesampling.splits import summary_lines
     from geocore.errors import DataError
+    from geocore.overlaps import PIXELS, refuse_leaks
     from geocore.prepared import check_out, save_prepared
     from geocore.progress import progress
     from geocore.validation import told_by_prepare
@@ -56,10 +57,13 @@ def prepare(settings: PrepareSettings) -> None:
     for outcome in failed:
         print(f"failed: {outcome.message}")
     dataset = describe(settings, outcomes)
+    leaks = leaks_of(dataset)
+    if not settings.split.allow_leaks:
+        refuse_leaks([leak for leak in leaks if PIXELS in leak], remedy="remove the copies")
     path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
-    for leak in leaks_of(dataset):
+    for leak in leaks:
         print(f"warning: {leak}")
     splits = {PatchName.of(sample.id): sample.split for sample in dataset.samples}
     for line in summary_lines(splits, class_px(dataset), encoder.names):

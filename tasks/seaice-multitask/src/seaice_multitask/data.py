@@ -7,20 +7,25 @@ the scenes, untouched.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from geocore.cache import Entry, read_entry
+from geocore.bands import Bands
+from geocore.cache import Entry, map_array, read_entry
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file
+from geocore.grid import Grid
 from geocore.jobs import Outcome
 from geocore.manifests import Scalar
+from geocore.overlaps import View, refuse_leaks, shared_by_splits, view_of
 from geocore.pixel_sizes import PIXEL_M, with_pixel_sizes
 from geocore.prepared import load_prepared
 from geocore.samples import built_in_sample
+from geocore.scenes import ArraySource, Layer, Scene
 from geocore.splits import split_by_group
 from seaice_multitask import caching, channels, charts, lattice, names, scenes, truth, working
 from seaice_multitask.caching import FOLDER, cache_scenes
@@ -115,7 +120,12 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         },
         notes=notes,
     )
-    return with_pixel_sizes(dataset, PLANES)
+    dataset = with_pixel_sizes(dataset, PLANES)
+    leaks = shared_by_splits([_view(dataset, sample) for sample in samples], [sample.split for sample in samples])
+    if not settings.split.allow_leaks:
+        refuse_leaks(leaks, remedy="remove the copies")
+    leaks += [line for line in dataset.leaks() if line.startswith("group ")]
+    return dataclasses.replace(dataset, notes=[*dataset.notes, *(f"leak: {leak}" for leak in leaks)])
 
 
 def assign_splits(found: Sequence[Path], settings: PrepareSettings) -> tuple[dict[str, str], list[str]]:
@@ -247,6 +257,14 @@ def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
         },
         hashes={planes: entry.hashes[PLANES], **{relative(path): digest for path, digest in facts["hashes"].items()}},
     )
+
+
+def _view(dataset: Dataset, sample: Sample) -> View:
+    """The first plane of a scene. Where it lies does not count: ice moves, and scenes of a day stay together."""
+    plane = map_array(dataset.path(sample.inputs[PLANES]))[0]
+    source = ArraySource(Layer(PLANES, Bands.named("1"), plane.dtype.name), plane)
+    scene = Scene(sample.id, Grid(*plane.shape), {PLANES: source})
+    return view_of(sample.id, scene, PLANES, samples=len(dataset.samples))
 
 
 def _changes(dataset: Dataset) -> Iterator[str]:

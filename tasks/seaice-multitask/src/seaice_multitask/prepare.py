@@ -65,8 +65,6 @@ def prepare(settings: PrepareSettings) -> None:
     path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
-    for leak in dataset.leaks():
-        print(f"warning: {leak}")
     counts = Counter(sample.split for sample in dataset.samples)
     if counts["train"] and counts["val"]:
         for line in told_by_prepare(no_choice(dataset, AUTOICE_OUTPUTS), "seaice-train"):

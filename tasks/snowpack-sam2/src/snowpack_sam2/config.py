@@ -29,6 +29,7 @@ class SplitSettings(Settings):
     train: float = deciding(0.6, "share of the pits to train on", gt=0, lt=1)
     val: float = deciding(0.2, "share of the pits to choose checkpoint and threshold on", gt=0, lt=1)
     seed: int = deciding(0, "seed of the assignment", ge=0)
+    allow_leaks: bool = deciding(False, "splits may show the same pixels, which is then a note")
 
     @model_validator(mode="after")
     def _leave_some_for_test(self) -> SplitSettings:

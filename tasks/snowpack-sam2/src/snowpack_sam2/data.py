@@ -23,6 +23,7 @@ from geocore.grid import Window
 from geocore.labels import Census, check_mask, check_varied, missing_note, open_label
 from geocore.loading import Draw
 from geocore.normalisation import BandCounts, Statistics
+from geocore.overlaps import View, kept_together, shared_by_splits, view_of
 from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
 from geocore.prepared import load_prepared
 from geocore.radiometry import common_layer, matched
@@ -136,15 +137,19 @@ def describe(settings: PrepareSettings) -> Dataset:
     """
     pairs = find_pairs(settings)
     pits = [_pit_of(pair.stem, settings.pit) for pair in pairs]
-    share = settings.split
-    shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
-    splits = split_by_group(pits, shares, share.seed)
+    views: list[View] = []
     readings = Readings()
     layers: dict[str, Layer] = {}
     for pair in pairs:
         with open_photo(pair.image, nodata=settings.nodata) as scene:
             layers[pair.image.name] = scene.layers[PHOTO]
             readings.add(pair.image.name, decisions_of(scene.sources[PHOTO]), scene.notes)
+            views.append(view_of(pair.stem, scene, PHOTO, samples=len(pairs)))
+    share = settings.split
+    shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
+    pits, copies = (pits, []) if share.allow_leaks else kept_together(views, pits)
+    splits = split_by_group(pits, shares, share.seed)
+    copies += [f"leak: {leak}" for leak in shared_by_splits(views, splits)]
     layer = common_layer(layers, remedy="save all as grey, or all in colour")
     counts: BandCounts | None = None
     samples = []
@@ -184,7 +189,7 @@ def describe(settings: PrepareSettings) -> Dataset:
             "split_seed": share.seed,
             **({} if settings.nodata is None else {"nodata": settings.nodata}),
         },
-        notes=[*readings.lines("photographs"), *mask_notes, *([] if settings.pit else [NOT_INDEPENDENT])],
+        notes=[*readings.lines("photographs"), *mask_notes, *copies, *([] if settings.pit else [NOT_INDEPENDENT])],
     )
 
 

@@ -33,8 +33,6 @@ def prepare(settings: PrepareSettings) -> None:
     path = save_prepared(dataset, settings)
     for note in dataset.notes:
         print(f"note: {note}")
-    for leak in dataset.leaks():
-        print(f"warning: {leak}")
     for line in told_by_prepare(no_choice(dataset), "snowpack-train"):
         print(line)
     photos = Counter(sample.split for sample in dataset.samples)
