@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from geocore.errors import WeightsError
+
 
 class Settings(BaseModel):
     """Base of every group of settings: unknown keys are refused, values do not change once loaded.
@@ -366,6 +368,21 @@ class EvaluationSettings(Settings):
     )
     resamples: int = deciding(1000, "bootstrap resamples behind each interval", ge=0)
     device: DeviceSettings = DeviceSettings()
+
+
+def check_weights(weights: str) -> None:
+    """Refuse a file of pretrained weights that is not there, before data are read and torch is loaded.
+
+    A command calls it and no settings class does: a finished run is used long after its weights have gone.
+
+    Args:
+        weights: `none`, `official` or a path.
+
+    Raises:
+        WeightsError: nothing is there.
+    """
+    if weights not in ("none", "official") and not Path(weights).exists():
+        raise WeightsError(f"weights {weights}: no such file; check the path (model.weights)")
 
 
 class CacheSettings(Settings):

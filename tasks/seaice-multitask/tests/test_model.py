@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 import seaice_multitask
@@ -341,9 +342,8 @@ def test_outputs_that_do_not_fit_the_charts_are_refused(outputs: dict[str, Outpu
 
 
 def test_weights_for_the_unet_are_refused() -> None:
-    settings = TrainSettings(model=ModelSettings(weights="resnet.pth"))
-    with pytest.raises(SettingsError, match="the U-Net takes none"):
-        build_model(_dataset(), settings)
+    with pytest.raises(ValidationError, match="the U-Net takes none"):
+        ModelSettings(weights="resnet.pth")
 
 
 def test_data_set_without_its_working_grid_is_refused() -> None:

@@ -143,6 +143,11 @@ class TrainSettings(CacheSettings, RunSettings):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TrainSettings:
+        from floods_prithvi.variants import VARIANTS
+
+        if self.model.weights == "official":
+            file = VARIANTS[self.model.variant].official_file
+            raise ValueError(f"model.weights official: nothing is downloaded here; get {file} and give its path")
         if self.model.auxiliary and self.model.head != "fcn":
             raise ValueError("model.auxiliary belongs to model.head fcn: set it to 0")
         if self.loss.class_weights is not None and self.loss.kind == "dice":

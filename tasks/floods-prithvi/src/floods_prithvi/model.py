@@ -242,9 +242,6 @@ def build_model(dataset: Dataset, settings: TrainSettings) -> tuple[FloodNet, Lo
     network = FloodNet(preprocessing, layer, names, settings.model, Stored.of(dataset))
     if settings.model.weights == "none":
         return network, None
-    if settings.model.weights == "official":
-        file = VARIANTS[settings.model.variant].official_file
-        raise SettingsError(f"model.weights official: nothing is downloaded here; get {file} and give its path")
     return network, import_weights(Path(settings.model.weights), network)
 
 

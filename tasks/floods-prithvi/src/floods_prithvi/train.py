@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from floods_prithvi.config import TASK, TrainSettings
 from geocore.commands import command
+from geocore.settings import check_weights
 
 if TYPE_CHECKING:
     from geocore.datasets import Dataset
@@ -34,6 +35,7 @@ def train(settings: TrainSettings) -> None:
         SettingsError: the parts of the network do not fit the data.
         WeightsError: the weights cannot be read safely or do not fit.
     """
+    check_weights(settings.model.weights)
     from floods_prithvi.data import class_pixels, load_dataset, no_choice
     from floods_prithvi.model import class_names
     from floods_prithvi.scores import primary

@@ -132,6 +132,8 @@ class ModelSettings(Settings):
             raise ValueError(
                 "kind mmseg needs backbone and decode_head, each with its type, as in the recipe segformer-b2"
             )
+        if self.kind == "unet" and self.weights != "none":
+            raise ValueError(f"weights {self.weights}: the U-Net takes none; remove it, or take model.kind mmseg")
         return self
 
 

@@ -211,8 +211,6 @@ def build_model(dataset: Dataset, settings: TrainSettings) -> SeaIceNet:
         raise DataError(f"{dataset.root}: its protocol lacks the working grid: prepare the data again") from error
     chosen_weights = settings.model.weights
     weights = None if chosen_weights == "none" else Path(chosen_weights)
-    if weights is not None and settings.model.kind == "unet":
-        raise SettingsError(f"model.weights {weights}: the U-Net takes none; remove it, or take model.kind mmseg")
     return SeaIceNet(dataset.layers[PLANES], settings.outputs, settings.model, working, weights=weights)
 
 

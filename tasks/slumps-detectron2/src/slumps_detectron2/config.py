@@ -134,6 +134,16 @@ class ModelSettings(Settings):
     nms_iou: float = deciding(0.5, "of detections of a tile whose boxes overlap more, the best stays", gt=0, lt=1)
     detections_per_tile: int = deciding(100, "best detections of a tile that are kept", ge=1)
 
+    @model_validator(mode="after")
+    def _official_weights_fit(self) -> ModelSettings:
+        official = self.weights == "official" and self.backend == "torchvision"
+        if official and (self.depth != 50 or self.norm == "group"):
+            raise ValueError(
+                f"weights official with depth {self.depth} and norm {self.norm}: official weights are of depth 50 with "
+                "batch statistics; set model.depth to 50 and model.norm to frozen-batch"
+            )
+        return self
+
     @field_validator("width")
     @classmethod
     def _whole_groups(cls, width: int) -> int:

@@ -26,7 +26,6 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
-from geocore.errors import SettingsError
 from slumps_detectron2.detections import Effort, Found
 from slumps_detectron2.pretrained import Anatomy, is_official, load_pretrained, official_weights, read_pretrained
 
@@ -157,17 +156,11 @@ def build_detector(settings: ModelSettings, *, bands: int, classes: int, tile_px
         tile_px: edge of a training tile.
 
     Raises:
-        SettingsError: there are no official weights for the settings.
         WeightsError: the weights cannot be read safely, do not fit, or cannot be fetched.
     """
     detector = TorchvisionDetector(settings, bands=bands, classes=classes, tile_px=tile_px)
     if settings.weights == "none":
         return detector
-    if settings.weights == "official" and (settings.depth != 50 or settings.norm == "group"):
-        raise SettingsError(
-            f"model.weights = official with model.depth = {settings.depth} and model.norm = {settings.norm}: official "
-            "weights are of depth 50 with batch statistics; set model.depth to 50 and model.norm to frozen-batch"
-        )
     path = official_weights() if settings.weights == "official" else Path(settings.weights)
     state = {_present_name(name): value for name, value in read_pretrained(path).state.items()}
     if settings.norm == "frozen-batch" and is_official(path):

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from geocore.commands import command
+from geocore.settings import check_weights
 from snowpack_sam2.config import TASK, TrainSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def train(settings: TrainSettings) -> None:
         RunError: the run folder belongs to other settings or other data.
         WeightsError: the pretrained weights do not fit.
     """
+    check_weights(settings.model.weights)
     from geocore.devices import open_place
     from geocore.report import write_report
     from geocore.runs import Run, default_run_name
