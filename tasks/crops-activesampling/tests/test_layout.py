@@ -276,6 +276,52 @@ def test_texts_of_a_fixed_length_are_read(path: Path) -> None:
         assert patch.grid == expected[1]
 
 
+def replace_plane(path: Path, group: str, values: np.ndarray) -> None:
+    with h5py.File(path, "a") as file:
+        del file[group][group]
+        file[group].create_dataset(group, data=values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "none", "fill"),
+    [
+        ("int32", -1, None),
+        ("int16", -32768, None),
+        ("uint32", 4294967295, 0),
+        ("uint64", 18446744073709551615, 0),
+        ("int64", 9999, 9999),
+        ("uint16", 65535, 65535),
+        ("float64", np.nan, None),
+        ("float32", -9999.0, -9999.0),
+    ],
+)
+@pytest.mark.parametrize("group", ["labels", "parcels"])
+def test_where_there_is_none_is_neither_label_nor_parcel(
+    path: Path, group: str, dtype: str, none: float, fill: float | None
+) -> None:
+    expected = np.arange(SIZE * SIZE, dtype=np.uint32).reshape(SIZE, SIZE)
+    values = expected.astype(dtype)
+    values[:3] = none
+    replace_plane(path, group, values)
+    if fill is not None:
+        with h5py.File(path, "a") as file:
+            file[group][group].attrs["_FillValue"] = np.dtype(dtype).type(fill)
+    with open_patch(path) as patch:
+        found = patch.labels() if group == "labels" else patch.parcels()
+    expected[:3] = 0
+    assert found.dtype == np.uint32
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_numbers_that_do_not_fit_are_refused_instead_of_wrapped(path: Path) -> None:
+    plane = np.zeros((SIZE, SIZE))
+    for number, message in ((2.0**33, "holds 8589934592: numbers up to 4294967294"), (1.5, "holds 1.5")):
+        plane[4, 4] = number
+        replace_plane(path, "parcels", plane)
+        with open_patch(path) as patch, pytest.raises(DataError, match=f"parcels {message}"):
+            patch.parcels()
+
+
 def test_true_labels_lie_beside_the_patch(path: Path) -> None:
     assert true_labels(path) is None
     codes = np.arange(4, dtype=np.uint32).reshape(2, 2)

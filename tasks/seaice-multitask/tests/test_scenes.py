@@ -309,6 +309,35 @@ def test_a_class_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         read_charts(_write(tmp_path / "other_prep.nc", charts))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "fill", "key"),
+    [(np.uint8, 99, "_FillValue"), (np.int16, -1, "_FillValue"), (np.int8, -128, "missing_value"),
+     (np.uint8, 200, "chart_fill_value"), (np.float32, np.nan, "_FillValue")],
+)  # fmt: skip
+def test_what_a_chart_calls_missing_is_masked(tmp_path: Path, dtype: type, fill: float, key: str) -> None:
+    charts = {name: np.ones((53, 76), dtype) for name in ("SIC", "SOD", "FLOE")}
+    charts["SOD"][3, :4] = fill
+    attributes: dict[str, dict[str, object]] = {name: {key: dtype(fill)} for name in charts}
+    for name, chart in read_charts(_write(tmp_path / READY, charts, attributes)).items():
+        assert chart.dtype == np.uint8
+        assert (chart == MASKED).sum() == (4 if name == "SOD" else 0) and set(np.unique(chart)) <= {1, MASKED}
+
+
+def test_a_class_is_a_class_whatever_the_chart_calls_it(tmp_path: Path) -> None:
+    charts = {name: np.zeros((53, 76), np.uint8) for name in ("SIC", "SOD", "FLOE")}
+    attributes: dict[str, dict[str, object]] = {name: {"_FillValue": np.uint8(0)} for name in charts}
+    assert not read_charts(_write(tmp_path / READY, charts, attributes))["SIC"].any()
+
+
+def test_polygons_that_a_raw_file_calls_missing_are_masked(tmp_path: Path) -> None:
+    planes = _raw() | {"polygon_icechart": np.full((100, 150), 1, np.int32)}
+    planes["polygon_icechart"][:4, :4] = -999
+    path = _write(tmp_path / RAW, planes, {"polygon_icechart": {"_FillValue": np.int32(-999)}})
+    _put_codes(path, ["1;20;-9;93;05;-9;-9;-9;-9;-9;-9;-9;-9;-9;I"])
+    sic = read_charts(path)["SIC"]
+    assert (sic == MASKED).sum() == 4 and (sic[:2, :2] == MASKED).all() and (sic[2:] == 2).all()
+
+
 def test_a_scene_without_charts_takes_those_of_its_reference(tmp_path: Path) -> None:
     path = _write(tmp_path / READY, _ready())
     reference = {name: np.full((53, 76), value, np.uint8) for value, name in enumerate(("SIC", "SOD", "FLOE"))}

@@ -27,6 +27,7 @@ from crops_activesampling.hdf5 import read_attributes, read_dataset
 from geocore.declarations import CfDeclaration, stated_by_cf
 from geocore.errors import DataError
 from geocore.grid import Grid, Transform, length_unit_of
+from geocore.labels import valid_codes
 from geocore.netcdf import open_netcdf
 
 RATIOS: Final[Mapping[str, int]] = {
@@ -41,6 +42,9 @@ _DN_SCALE: Final = 1e-4
 
 _NAME: Final = re.compile(r"(\d{4})_(\d{2}[A-Z]{3})_patch_(\d{1,3})_(\d{1,3})")
 _TRUTH: Final = "codes"
+_LARGEST: Final = 4_294_967_294
+_NONE_UNSIGNED: Final = (4_294_967_295, 18_446_744_073_709_551_615)
+"""-1 as unsigned numbers of 32 and 64 bits."""
 # What h5py raises on damaged content, beside OSError.
 _DAMAGE: Final = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
 
@@ -238,15 +242,26 @@ class Patch:
         return self._file[group][group]
 
     def _plane(self, group: str) -> NDArray[np.uint32]:
+        """Whole numbers on the pixels of 10 m; 0 where there is none: a fill value, below 0, or -1 made unsigned."""
         with self._damage(group):
-            values = read_dataset(self._variable(group))
-        if values.shape != self.grid.shape or values.dtype.kind not in "iu":
+            variable = self._variable(group)
+            values, attributes = read_dataset(variable), read_attributes(variable)
+        if values.shape != self.grid.shape or values.dtype.kind not in "iuf":
             rows, cols = self.grid.shape
             raise DataError(
                 f"{self.path}: {group} is {values.shape} of {values.dtype}: must be {rows} x {cols} whole numbers; "
                 "write the file again"
             )
-        return values.astype(np.uint32)
+        try:
+            codes, _ = valid_codes(values, attributes)
+        except DataError as error:
+            raise DataError(f"{self.path}: {group} {error}") from None
+        codes = np.where(np.isin(codes, _NONE_UNSIGNED), 0, codes)
+        if (largest := int(codes.max())) > _LARGEST:
+            raise DataError(
+                f"{self.path}: {group} holds {largest}: numbers up to {_LARGEST} are read; number them anew"
+            )
+        return codes.astype(np.uint32)
 
     def _ordered_times(self, band: str) -> tuple[NDArray[np.datetime64], NDArray[np.int64]]:
         """Sorted dates, and where each stands in the file."""

@@ -21,6 +21,7 @@ from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from geocore.commands import command
 from geocore.errors import DataError
+from geocore.labels import valid_codes
 from geocore.netcdf import NetcdfFile, open_netcdf
 from geocore.settings import Settings, deciding, operational
 
@@ -98,8 +99,8 @@ def site_patch(site: Path, *, year: int | None, mask_clouds: bool) -> NewPatch:
         DataError: a cube is missing or does not hold what it should, or no image is of that year.
     """
     with open_netcdf(_only(site, _LABELS)) as file:
-        types = np.nan_to_num(file.read("CT")).astype(np.uint32)
         attributes = file.variable("CT").attributes
+        types = valid_codes(file.read("CT"), attributes)[0].astype(np.uint32)
         corner = (float(file.read("x")[0]) - PIXEL_M / 2, float(file.read("y")[0]) + PIXEL_M / 2)
         crs, tile = f"EPSG:{attributes['epsg']}", str(attributes["tile"])
     files = {ratio: path for pattern, ratio in _CUBES.items() for path in [_only(site, pattern, needed=False)] if path}

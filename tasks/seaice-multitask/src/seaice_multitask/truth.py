@@ -7,18 +7,22 @@ that made those.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from geocore.declarations import stated_by_cf
 from geocore.errors import DataError, SceneError
 from geocore.grid import Window
+from geocore.labels import valid_codes
 from geocore.netcdf import NetcdfFile, open_netcdf
 from seaice_multitask.charts import CLASS_NAMES, MASKED, polygons_to_charts
 from seaice_multitask.scenes import RAW_RATIO, plane_shape
 
 _POLYGONS: Final = "polygon_icechart"
+_FILL: Final = "chart_fill_value"
+"""What the ready-to-train data call the attribute of their fill value."""
 # Lines of 80 m for which polygons are looked up at once.
 _RAW_ROWS: Final = 256
 
@@ -73,7 +77,7 @@ def _charts_of_polygons(file: NetcdfFile, window: Window | None) -> dict[str, Ch
         rows = min(_RAW_ROWS, window.height - row)
         part = Window(window.row + row, window.col, rows, window.width).finer(RAW_RATIO)
         try:
-            fine = polygons_to_charts(file.read(_POLYGONS, part), codes)
+            fine = polygons_to_charts(_polygon_ids(file, part), codes)
         except SceneError:
             raise
         except DataError as error:
@@ -84,16 +88,36 @@ def _charts_of_polygons(file: NetcdfFile, window: Window | None) -> dict[str, Ch
     return charts
 
 
+def _polygon_ids(file: NetcdfFile, window: Window) -> npt.NDArray[np.floating[Any]]:
+    """Ids of polygons, NaN where the file calls them missing; shape (row, col)."""
+    values = file.read(_POLYGONS, window)
+    missing = ~stated_by_cf(file.variable(_POLYGONS).attributes, values.dtype).valid(values)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
+    values[missing] = np.nan
+    return values
+
+
 def _checked(file: NetcdfFile, name: str, window: Window | None) -> Chart:
     plane_shape(file, name)
-    values = file.read(name, window)
-    if values.dtype.kind not in "ui":
+    values, last = file.read(name, window), len(CLASS_NAMES[name]) - 1
+    if values.dtype.kind not in "uif":
         raise DataError(f"{file.path}: chart {name} is {values.dtype}: must be whole numbers; get the file again")
-    last = len(CLASS_NAMES[name]) - 1
-    strange = (values < 0) | ((values > last) & (values != MASKED))
+    # What a chart calls missing is masked, unless it is a class: some programs call any number so.
+    attributes = file.variable(name).attributes
+    if _FILL in attributes:
+        attributes = {"missing_value": attributes[_FILL], **attributes}
+    try:
+        codes, valid = valid_codes(values, attributes, classes=range(last + 1))
+    except DataError as error:
+        raise DataError(f"{file.path}: chart {name} {error}") from None
+    # Below 0 is no class, and is missing only where the file says so.
+    strange = (codes > last) & (codes != MASKED) | ((values < 0) & stated_by_cf(attributes, values.dtype).valid(values))
     if strange.any():
         raise DataError(
             f"{file.path}: chart {name} holds {values[strange][0]}: classes are 0 to {last}, and {MASKED} for none; "
             "correct the chart"
         )
-    return values.astype(np.uint8, copy=False)
+    chart = codes.astype(np.uint8, copy=False)
+    chart[~valid] = MASKED
+    return chart
