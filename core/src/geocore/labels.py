@@ -234,7 +234,9 @@ def check_mask(
     return census
 
 
-def check_varied(what: str, values: Mapping[str, Collection[int | str]], *, names: bool) -> tuple[str, ...]:
+def check_varied(
+    what: str, values: Mapping[str, Collection[int | str]], *, names: bool, called: str = "masks"
+) -> tuple[str, ...]:
     """Refuse a data set in whose masks there is nothing to tell apart.
 
     Args:
@@ -242,6 +244,7 @@ def check_varied(what: str, values: Mapping[str, Collection[int | str]], *, name
         values: mask -> values that count in it.
         names: values are names within a mask, as ids of layers are: each mask needs two. Otherwise they are classes,
             and two are needed in all masks together.
+        called: what masks are called, in the plural.
 
     Returns:
         A note on masks of one value, or none.
@@ -257,10 +260,10 @@ def check_varied(what: str, values: Mapping[str, Collection[int | str]], *, name
     if not varied:
         examples = ", ".join(f"{mask} ({', '.join(map(str, held)) or 'none'})" for mask, held in [*values.items()][:3])
         raise DataError(
-            f"{what}: all {len(values)} masks hold one value: {examples}: there is nothing to tell apart; check that "
-            "these are the masks"
+            f"{what}: all {len(values)} {called} hold one value: {examples}: there is nothing to tell apart; check "
+            "that these are the labels that are meant"
         )
-    return (f"{len(alone)} of {len(values)} masks hold one value only: {_listed(alone)}",) if alone else ()
+    return (f"{len(alone)} of {len(values)} {called} hold one value only: {_listed(alone)}",) if alone else ()
 
 
 def missing_note(censuses: Mapping[str, Census]) -> tuple[str, ...]:

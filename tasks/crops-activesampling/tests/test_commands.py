@@ -548,7 +548,7 @@ def test_other_run_and_other_data_are_refused(
         (line,) = errors_of(capsys.readouterr().err)
         return line
 
-    assert "its crops are" in evaluated_on("classes", *PREPARED, "--encoder", "no-wheat")
+    assert "its crops are" in evaluated_on("classes", *PREPARED, "--encoder", "with-grassland")
     assert "6 periods of" in evaluated_on("periods", *PREPARED, "--composites.frequency", "2MS")
     assert "composites.fill is linear" in evaluated_on("fill", *PREPARED, "--composites.fill", "linear")
     later = ["--limit", "3", "--composites.start", "2019-02-01", "--composites.end", "2020-01-31"]

@@ -227,12 +227,13 @@ def test_windows_that_cannot_be_cut_are_refused(raw: Path, dataset: Dataset) -> 
         describe(settings(raw, dataset.root, subpatch=37))
 
 
-def test_a_split_without_a_label_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_patches_of_one_crop_or_none_are_refused(raw: Path, tmp_path: Path) -> None:
     encoder = tmp_path / "rye.yaml"
     encoder.write_text("labels: [{name: none, id: 0}, {name: rye, id: 160}, {name: oats, id: 170}]")
-    made = describe(settings(raw, tmp_path / "out", encoder=str(encoder)))
-    with pytest.raises(DataError, match="no window of split 'train' has a labelled pixel: check the label encoder"):
-        Windows(made, "train", periods=[1], skip_empty=True)
+    with pytest.raises(DataError, match=r"encoder rye: all 4 patches hold one value: 2019_31TCG_patch_00_00 \(none\)"):
+        describe(settings(raw, tmp_path / "out", encoder=str(encoder)))
+    with pytest.raises(DataError, match=r"all 4 patches hold one value: 2019_31TCG_patch_00_00 \(barley\)"):
+        describe(settings(raw, tmp_path / "out", encoder="no-wheat"))
 
 
 def test_a_patch_is_a_scene_with_its_place_labels_and_parcels(dataset: Dataset) -> None:
@@ -280,7 +281,7 @@ def test_a_data_set_comes_back_wherever_it_lies(raw: Path, dataset: Dataset, tmp
 @pytest.mark.parametrize(
     "changes",
     [
-        {"encoder": "no-wheat"},
+        {"encoder": "with-grassland"},
         {"subpatch": 12},
         {"edge": "drop"},
         {"split": SplitSettings(rules="sample", swap=True)},

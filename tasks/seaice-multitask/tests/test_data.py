@@ -12,7 +12,7 @@ import h5netcdf
 import numpy as np
 import pytest
 
-from geocore.datasets import Dataset
+from geocore.datasets import Dataset, Sample
 from geocore.errors import DataError, SceneError
 from geocore.grid import Window
 from geocore.loading import Draw
@@ -468,3 +468,13 @@ def test_the_built_in_sample_is_made_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert first.protocol["patch"] == 64
     assert load_dataset(first.root).hash == first.hash
     assert Windows(first, "train", CHARTS).shapes[0] == (22, 26)
+
+
+def test_charts_of_one_class_are_refused() -> None:
+    def sample(name: str, **classes: str) -> Sample:
+        return Sample(name, "day", "train", {}, {}, {f"{chart}_classes": held for chart, held in classes.items()})
+
+    water = [sample("a", SIC="0", SOD="0", FLOE="0"), sample("b", SIC="0", SOD="", FLOE="0")]
+    with pytest.raises(DataError, match=r"raw: all 2 charts .*: a \(open water\), b \(open water\): there is nothing"):
+        data._check_charts(Path("raw"), water)
+    data._check_charts(Path("raw"), [*water, sample("c", SIC="0 9", SOD="0", FLOE="0")])

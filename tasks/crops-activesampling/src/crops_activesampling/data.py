@@ -28,6 +28,7 @@ from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
 from geocore.files import sha256_file, sha256_json
 from geocore.jobs import Outcome
+from geocore.labels import check_varied
 from geocore.manifests import Scalar
 from geocore.normalisation import measure
 from geocore.overlaps import View, shared_by_splits, view_of
@@ -79,7 +80,8 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         A sample for each patch, with the pixels of each class as attributes `class_0_px`... Its group is the tile.
 
     Raises:
-        DataError: no patch is left, patches have different numbers of periods, or windows are larger than a patch.
+        DataError: no patch is left, all are labelled with one crop or none, patches have different numbers of periods,
+            or windows are larger than a patch.
         SettingsError: rules, encoder, bands or periods cannot be understood.
         StorageError: the disk is full or closed.
     """
@@ -99,6 +101,11 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
     if not entries:
         raise DataError(f"{settings.data}: no patch could be read; the lines above say why")
     samples = [_sample(path, chosen[path], entry, settings, encoder) for path, entry in entries.items()]
+    crops = {
+        sample.id: {name for i, name in enumerate(encoder.names) if i and sample.attributes[f"class_{i}_px"]}
+        for sample in samples
+    }
+    check_varied(f"{settings.data} with encoder {encoder.name}", crops, names=False, called="patches")
     dataset = Dataset(
         root=settings.out,
         task=TASK,

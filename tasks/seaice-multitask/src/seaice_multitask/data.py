@@ -20,6 +20,7 @@ from geocore.errors import DataError
 from geocore.files import sha256_file
 from geocore.grid import Grid
 from geocore.jobs import Outcome
+from geocore.labels import check_varied
 from geocore.manifests import Scalar
 from geocore.overlaps import View, refuse_leaks, shared_by_splits, view_of
 from geocore.pixel_sizes import PIXEL_M, with_pixel_sizes
@@ -77,7 +78,8 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         group is day and ice service, so that neighbouring frames of a pass stay together.
 
     Raises:
-        DataError: no scene is left, a list cannot be used, or there are too few days for three splits.
+        DataError: no scene is left, every chart holds one class, a list cannot be used, or there are too few days for
+            three splits.
     """
     found = find_scenes([settings.data])
     if outcomes is None:
@@ -100,6 +102,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         empty = [name for name in CLASS_NAMES if entry.facts[f"{name}_px"] == 0]
         if empty:
             notes.append(f"{scene_id(path)}: nothing is charted in {', '.join(empty)}: it does not train them")
+    _check_charts(settings.data, samples)
     if packed:
         variables = _listed(sorted({name for names in packed.values() for name in names}))
         notes.append(f"{len(packed)} of {len(taken)} scenes hold packed variables, which were unpacked: {variables}")
@@ -126,6 +129,21 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         refuse_leaks(leaks, remedy="remove the copies")
     leaks += [line for line in dataset.leaks() if line.startswith("group ")]
     return dataclasses.replace(dataset, notes=[*dataset.notes, *(f"leak: {leak}" for leak in leaks)])
+
+
+def _check_charts(folder: Path, samples: Sequence[Sample]) -> None:
+    """Refuse scenes whose charts hold one class each, or none.
+
+    Raises:
+        DataError: so it is.
+    """
+    for name, classes in CLASS_NAMES.items():
+        held = {sample.id: str(sample.attributes[f"{name}_classes"]).split() for sample in samples}
+        called = {scene: [classes[int(value)] for value in values] for scene, values in held.items()}
+        if len(set().union(*called.values())) > 1:
+            return
+    # Of the last chart, as none has more.
+    check_varied(str(folder), called, names=False, called=f"charts of {', '.join(CLASS_NAMES)}")
 
 
 def assign_splits(found: Sequence[Path], settings: PrepareSettings) -> tuple[dict[str, str], list[str]]:
