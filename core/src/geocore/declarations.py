@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geocore.bands import Band
+from geocore.errors import DataError
 
 COMMAND_LINE: Final = "command line"
 FILE: Final = "file"
@@ -181,6 +182,33 @@ def stated_by_cf(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> CfDecla
         limits = [next(iter(_numbers(attributes.get(key))), default) for key, default in _LIMITS]
     said = stated(first, scale, offset, None if unit is None else str(unit))
     return CfDeclaration(said, tuple(missing), *limits)
+
+
+def valid_codes(
+    values: NDArray[Any], attributes: Mapping[str, Any], *, classes: Collection[int] = ()
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Labels of a netCDF variable, and where there are any: not where its attributes call them missing, nor below 0.
+
+    Args:
+        values: as stored, of any shape; floats hold whole numbers, as programs leave them that decode fill values.
+        attributes: of the variable.
+        classes: values that mean something even where the attributes call one of them missing.
+
+    Returns:
+        Integers, 0 where there is no label, and where there is one; both of the shape of `values`.
+
+    Raises:
+        DataError: a label is no whole number.
+    """
+    declared = np.isin(values, list(classes)) if classes else np.zeros(values.shape, np.bool_)
+    valid = (stated_by_cf(attributes, values.dtype).valid(values) | declared) & (values >= 0)
+    codes = np.where(valid, values, values.dtype.type(0))
+    if values.dtype.kind == "f":
+        fractions = codes != np.rint(codes)
+        if fractions.any():
+            raise DataError(f"holds {codes[fractions][0]:g}: labels are whole numbers; write the file again")
+        codes = codes.astype(np.int64)
+    return codes, valid
 
 
 class Readings:

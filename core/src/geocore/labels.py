@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.declarations import NOTHING, Declaration, stated_by_cf
+from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError
 from geocore.grid import Window
 from geocore.handles import lossy_compression, open_handle
@@ -102,33 +102,6 @@ class _WholeNumbers:
 
     def close(self) -> None:
         self._source.close()
-
-
-def valid_codes(
-    values: npt.NDArray[Any], attributes: Mapping[str, Any], *, classes: Collection[int] = ()
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Labels of a netCDF variable, and where there are any: not where its attributes call them missing, nor below 0.
-
-    Args:
-        values: as stored, of any shape; floats hold whole numbers, as programs leave them that decode fill values.
-        attributes: of the variable.
-        classes: values that mean something even where the attributes call one of them missing.
-
-    Returns:
-        Integers, 0 where there is no label, and where there is one; both of the shape of `values`.
-
-    Raises:
-        DataError: a label is no whole number.
-    """
-    declared = np.isin(values, list(classes)) if classes else np.zeros(values.shape, np.bool_)
-    valid = (stated_by_cf(attributes, values.dtype).valid(values) | declared) & (values >= 0)
-    codes = np.where(valid, values, values.dtype.type(0))
-    if values.dtype.kind == "f":
-        fractions = codes != np.rint(codes)
-        if fractions.any():
-            raise DataError(f"holds {codes[fractions][0]:g}: labels are whole numbers; write the file again")
-        codes = codes.astype(np.int64)
-    return codes, valid
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
 from crops_activesampling.hdf5 import read_attributes, read_dataset
-from geocore.declarations import CfDeclaration, stated_by_cf
+from geocore.declarations import CfDeclaration, stated_by_cf, valid_codes
 from geocore.errors import DataError
 from geocore.grid import Grid, Transform, length_unit_of
-from geocore.labels import valid_codes
 from geocore.netcdf import open_netcdf
 
 RATIOS: Final[Mapping[str, int]] = {

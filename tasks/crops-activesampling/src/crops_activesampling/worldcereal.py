@@ -20,8 +20,8 @@ from crops_activesampling.cf_times import decode_times
 from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from geocore.commands import command
+from geocore.declarations import valid_codes
 from geocore.errors import DataError
-from geocore.labels import valid_codes
 from geocore.netcdf import NetcdfFile, open_netcdf
 from geocore.settings import Settings, deciding, operational
 

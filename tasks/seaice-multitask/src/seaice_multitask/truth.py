@@ -12,10 +12,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.declarations import stated_by_cf
+from geocore.declarations import stated_by_cf, valid_codes
 from geocore.errors import DataError, SceneError
 from geocore.grid import Window
-from geocore.labels import valid_codes
 from geocore.netcdf import NetcdfFile, open_netcdf
 from seaice_multitask.charts import CLASS_NAMES, MASKED, polygons_to_charts
 from seaice_multitask.scenes import RAW_RATIO, plane_shape
