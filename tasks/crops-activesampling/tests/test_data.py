@@ -361,7 +361,7 @@ def test_patches_of_tiles_that_overlap_are_told(tmp_path: Path) -> None:
         rng = np.random.default_rng(seed)
         days = np.array(["2019-01-09", "2019-03-03"], "datetime64[D]")
         series = {band: (rng.integers(1, 4000, (2, SIZE, SIZE)).astype(np.uint16), days) for band in ("B02", "B03")}
-        labels = np.full((SIZE, SIZE), 110, np.uint32)
+        labels = np.full((SIZE, SIZE), 110 + 40 * seed, np.uint32)
         corner = (300_000.0 + 200 * seed, 4_700_040.0)
         write_patch(tmp_path / "raw", NewPatch(name, corner, "EPSG:32631", series, labels, labels, {}))
     composites = CompositeSettings(bands=["B02", "B03"], frequency="1MS")
