@@ -38,7 +38,7 @@ def test_classes_that_are_trained_but_not_validated_are_named():
 def test_prepare_tells_of_it_in_one_line():
     assert told_by_prepare(None, "floods-train") == []
     (line,) = told_by_prepare("val has no water", "floods-train")
-    assert line.startswith("warning: val has no water, so that") and "--split.seed" in line and "floods-train" in line
+    assert line.startswith("val has no water, so that") and "--split.seed" in line and "floods-train" in line
 
 
 def test_train_refuses_it_unless_the_last_checkpoint_is_asked_for(caplog):

@@ -21,7 +21,13 @@ _ATTEMPTS = 32
 _FAR = 2**62
 
 
-def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int) -> list[str]:
+def split_by_group(
+    groups: Sequence[str],
+    shares: Mapping[str, float],
+    seed: int,
+    *,
+    remedy: str = "add data, ask for fewer splits or define smaller groups",
+) -> list[str]:
     """Assign whole groups to splits so that the numbers of samples come close to the shares.
 
     Groups are taken in an order drawn from the seed, each goes to the split that lacks most samples, and every split
@@ -31,6 +37,7 @@ def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int
         groups: group of each sample.
         shares: split name to wanted share of the samples, above 0; shares are relative and need not sum to one.
         seed: chooses among assignments that are equally good.
+        remedy: what a user can do where there are too few groups; ends the message.
 
     Returns:
         Split of each sample.
@@ -43,8 +50,8 @@ def split_by_group(groups: Sequence[str], shares: Mapping[str, float], seed: int
     sizes = Counter(groups)
     if len(sizes) < len(shares):
         raise DataError(
-            f"{len(sizes)} groups ({_listed(sorted(sizes))}): {len(shares)} splits ({', '.join(shares)}) need at least"
-            " as many groups; add data, ask for fewer splits or define smaller groups"
+            f"{len(sizes)} group{'s' if len(sizes) > 1 else ''} ({_listed(sorted(sizes))}): {len(shares)} splits"
+            f" ({', '.join(shares)}) need at least as many groups; {remedy}"
         )
     total_share = sum(shares.values())
     targets = {split: len(groups) * share / total_share for split, share in shares.items()}

@@ -55,7 +55,7 @@ def unseen(split: str, counts: Mapping[str, int], trained: Mapping[str, int]) ->
 
 
 def told_by_prepare(reason: str | None, command: str) -> list[str]:
-    """The line of a prepare command about a data set that cannot be validated on.
+    """What a prepare command warns of about a data set that cannot be validated on.
 
     Args:
         reason: from `cannot_choose`.
@@ -64,7 +64,7 @@ def told_by_prepare(reason: str | None, command: str) -> list[str]:
     if reason is None:
         return []
     return [
-        f"warning: {reason}, so that no score there can choose a checkpoint: divide otherwise, such as with another "
+        f"{reason}, so that no score there can choose a checkpoint: divide otherwise, such as with another "
         f"--split.seed, or have {command} take the last one (training.choose = last)"
     ]
 

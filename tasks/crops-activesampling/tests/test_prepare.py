@@ -52,14 +52,21 @@ def inodes(folder: Path) -> dict[Path, int]:
 
 def test_a_data_set_is_written_and_summed_up(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(settings(raw, tmp_path / "out"))
-    said = lines(capsys)
-    assert said[:2] == [
+    said, out = lines(capsys), tmp_path / "out"
+    assert said[0].split() == ["patches", "tiles", "parcels", "labelled", "wheat", "maize"]
+    assert [line.split()[:4] for line in said[1:4]] == [
+        ["train", "2", "1", "4"],
+        ["val", "1", "1", "2"],
+        ["test", "1", "1", "2"],
+    ]
+    assert said[-4:] == [
         "note: period 2 has no image with data in 4 of 4 patches",
         "warning: 1 pairs of patches of train and val touch, such as 2019_31TCG_patch_09_00 and 2019_31TCG_patch_10_00",
+        f"written to {out}: dataset.yaml, medians/ (composites of 4 patches), and preview.png: look at it before "
+        "training",
+        f"next: crops-train --data {out}",
     ]
-    assert [line.split(":")[0] for line in said[2:5]] == ["train", "val", "test"]
-    assert said[2].startswith("train: 2 patches, ") and "wheat" in said[2] and "barley" not in said[2]
-    assert said[5:] == [f"{tmp_path / 'out' / 'dataset.yaml'}: 4 patches"]
+    assert (out / "preview.png").read_bytes()[:4] == b"\x89PNG"
     dataset = load_dataset(tmp_path / "out")
     assert [sample.split for sample in dataset.samples] == ["train", "train", "val", "test"]
     assert dataset.statistics is not None
@@ -86,6 +93,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(raw: Path, tmp_path: Path
 def test_another_split_leaves_the_cache_alone(raw: Path, tmp_path: Path) -> None:
     prepare(settings(raw, tmp_path))
     before, first = inodes(tmp_path), load_dataset(tmp_path).hash
+    (tmp_path / "dataset.yaml").unlink()
     prepare(settings(raw, tmp_path, split=SplitSettings(rules="sample", swap=True), edge="drop"))
     assert inodes(tmp_path) == before
     dataset = load_dataset(tmp_path)

@@ -18,7 +18,7 @@ import torch
 
 from floods_prithvi.chips import IMAGE
 from floods_prithvi.config import PrepareSettings
-from floods_prithvi.data import Chips, Windows, class_shares, describe, load_dataset
+from floods_prithvi.data import Chips, Windows, describe, load_dataset
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
 from geocore.datasets import Dataset
 from geocore.errors import DataError, SceneError, UserError
@@ -354,14 +354,6 @@ def test_data_set_to_score_on_alone_has_no_statistics(raw: Path) -> None:
     assert {sample.split for sample in dataset.samples} == {"test", "bolivia"}
     assert load_dataset(dataset.root).statistics is None
     assert len(Chips(dataset, "bolivia").samples) == 3
-
-
-def test_shares_of_classes(dataset: Dataset) -> None:
-    shares = class_shares(dataset.split("train"))
-    assert sum(shares) == pytest.approx(1)
-    assert 0.05 < shares[1] < 0.7
-    overcast = [s for s in dataset.samples if not s.attributes["class_0_px"] and not s.attributes["class_1_px"]]
-    assert np.isnan(class_shares(overcast)).all()
 
 
 # --- other formats ---

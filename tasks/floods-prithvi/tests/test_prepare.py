@@ -36,13 +36,22 @@ def test_flood_chips_are_described_and_told(raw: Path) -> None:
     done = run("--data", raw, "--out", raw.parent / "out")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[-1] == str(raw.parent / "out/dataset.yaml")
-    assert [line.partition(":")[0] for line in lines[-5:-1]] == ["train", "val", "test", "bolivia"]
-    assert lines[-5].startswith("train: 5 chips of 5 groups; land ")
-    assert lines[-2].startswith("bolivia: 2 chips of 1 group; land ")
+    assert lines[0].split() == ["chips", "groups", "labelled", "land", "water"]
+    assert [line.split()[:3] for line in lines[1:5]] == [
+        ["train", "5", "5"],
+        ["val", "5", "5"],
+        ["test", "5", "5"],
+        ["bolivia", "2", "1"],
+    ]
+    for line in lines[1:5]:
+        land, water = (float(word) for word in line.split()[-4::2])
+        assert land + water == pytest.approx(100, abs=1)
     assert any(line.startswith("note: ") and "chips have no water" in line for line in lines)
-    shares = [float(word) for word in lines[-2].replace(",", "").split() if word.replace(".", "").isdigit()][2:]
-    assert sum(shares) == pytest.approx(100, abs=0.11)
+    assert lines[-2:] == [
+        f"written to {raw.parent / 'out'}: dataset.yaml, and preview.png: look at it before training",
+        f"next: floods-train --data {raw.parent / 'out'}",
+    ]
+    assert (raw.parent / "out/preview.png").read_bytes()[:4] == b"\x89PNG"
     assert Windows(load_dataset(raw.parent / "out"), "train").shapes == [(48, 48)] * 5
 
 
@@ -53,7 +62,13 @@ def test_chips_of_several_dates_and_flags(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     dataset = load_dataset(tmp_path / "out")
     assert dataset.protocol["file_bands"] == "1, 2, 3, 4, 5, 6"
-    assert "test: 4 chips of 1 group; natural vegetation " in done.stdout
+    assert [line.split() for line in done.stdout.splitlines()[:4]] == [
+        ["chips", "groups"],
+        ["train", "8", "2"],
+        ["val", "4", "1"],
+        ["test", "4", "1"],
+    ]
+    words[3] = tmp_path / "other"
     again = run(*words, "--frames", 2)
     assert again.returncode == 2
     assert "six are needed at 2 dates" in again.stderr

@@ -39,7 +39,19 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_a_data_set_is_written_and_summed_up(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(_settings(folder, tmp_path / "out"))
-    assert _lines(capsys) == [f"{tmp_path / 'out' / 'dataset.yaml'}: 5 train, 1 val, 1 test scenes"]
+    said, out = _lines(capsys), tmp_path / "out"
+    assert [line.split() for line in said[:4]] == [
+        ["scenes", "days"],
+        ["train", "5", "5"],
+        ["val", "1", "1"],
+        ["test", "1", "1"],
+    ]
+    assert said[-2:] == [
+        f"written to {out}: dataset.yaml, cache/ (planes and charts of 7 scenes), and preview.png: look at it before "
+        "training",
+        f"next: seaice-train --data {out}",
+    ]
+    assert (out / "preview.png").read_bytes()[:4] == b"\x89PNG"
     assert len(load_dataset(tmp_path / "out").samples) == 7
 
 
@@ -128,9 +140,8 @@ def test_notes_and_leaks_are_printed(folder: Path, tmp_path: Path, capsys: pytes
     (tmp_path / "test.json").write_text(json.dumps([twin.name]))
     prepare(_settings(scenes, tmp_path / "out", train_list=tmp_path / "train.json", test_list=tmp_path / "test.json"))
     lines = _lines(capsys)
-    assert lines[0] == "note: 1 scenes of train_list are not there: 20150101T000000_cis"
-    assert lines[1].startswith("note: leak: group ")
-    assert first.name[:8] in lines[1]
+    assert lines[-4].startswith("note: leak: group ") and first.name[:8] in lines[-4]
+    assert lines[-3] == "note: 1 scenes of train_list are not there: 20150101T000000_cis"
     # Told once, not refused for ever.
     assert load_dataset(tmp_path / "out").leaks()
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from geocore.drawings import save_picture
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import AUTOICE_OUTPUTS, OutputSettings
-from seaice_multitask.quicklook import Sheet, draw_confusion, save_picture, thinning
+from seaice_multitask.quicklook import Sheet, draw_confusion, thinning
 from seaice_multitask.scores import ChartCounts
 
 SHAPE = (120, 130)

@@ -528,7 +528,7 @@ def _spoil(raw: Path, kind: str) -> PrepareSettings:
         ("unknown split", r"split 'holdout': must be one of train, val, test"),
         ("no validation", r"split 'val' has no scene"),
         ("two regions", r"2 regions \(region0, region1\): .*--split.by block"),
-        ("few blocks", r"1 blocks .*lower --split.block-px 64"),
+        ("few blocks", r"1 blocks .* --split.by block --split.block-px 21 --split.buffer-px 2"),
         ("band", r"has no band 'swir': its bands are blue, green, red, nir"),
         ("other bands", r"s5.tif: bands blue, green, red, but s0.tif has blue, green, red, nir"),
         ("other type", r"s5.tif: float32, but s0.tif is uint16"),

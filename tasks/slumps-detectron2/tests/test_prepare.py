@@ -57,14 +57,19 @@ def test_one_pair_by_short_flags(pair: Path) -> None:
     dataset = load_dataset(pair / "out")
     assert dataset.layers["image"].bands.names == ("nir", "red")
     lines = done.stdout.splitlines()
-    assert lines[-1] == str(pair / "out/dataset.yaml")
+    assert lines[-2:] == [
+        f"written to {pair / 'out'}: dataset.yaml, labels/ (1 label rasters), and preview.png: look at it before "
+        "training",
+        f"next: slumps-train --data {pair / 'out'}",
+    ]
     count = {split: len(dataset.split(split)) for split in ("train", "val", "test")}
     assert sum(count.values()) == 9
-    tiles = dataset.protocol["training_tiles"]
-    assert lines[-4].startswith(f"train: {count['train']} areas with ") and lines[-4].endswith(
-        f"{tiles} training tiles"
-    )
-    assert lines[-3].startswith(f"val: {count['val']} areas with ")
+    slumps = {split: sum(s.attributes["slumps"] for s in dataset.split(split)) for split in count}
+    assert lines[0].split() == ["areas", "blocks", "slumps", "labelled", "background", "slump"]
+    assert [line.split()[:4] for line in lines[1:4]] == [
+        [split, str(count[split]), str(count[split]), str(slumps[split])] for split in count
+    ]
+    assert f"training tiles: {dataset.protocol['training_tiles']}" in lines
 
 
 def test_notes_are_printed(pair: Path) -> None:

@@ -34,6 +34,7 @@ from geocore.normalisation import measure
 from geocore.overlaps import View, shared_by_splits, view_of
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
+from geocore.progress import progress
 from geocore.samples import built_in_sample
 from geocore.scenes import ArraySource, Layer, Scene
 from geocore.validation import cannot_choose
@@ -42,7 +43,6 @@ __all__ = [
     "Patches",
     "Windows",
     "chosen_patches",
-    "class_px",
     "describe",
     "leaks_of",
     "load_dataset",
@@ -122,15 +122,6 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         return dataset
     # Training needs statistics, scoring goes by those of the network.
     return dataclasses.replace(dataset, statistics=measure(_scenes(Patches(dataset, "train")), [MEDIANS]))
-
-
-def class_px(dataset: Dataset) -> dict[PatchName, list[int]]:
-    """Pixels of each class of every patch, the ignored class first."""
-    indices = sorted(dataset.labels[CROPS].classes)
-    return {
-        PatchName.of(sample.id): [int(sample.attributes[f"class_{index}_px"]) for index in indices]
-        for sample in dataset.samples
-    }
 
 
 def pixels_of_split(dataset: Dataset, split: str) -> dict[str, int]:
@@ -312,4 +303,4 @@ def _changes(dataset: Dataset) -> Sequence[str]:
 
 
 def _scenes(patches: Patches) -> Iterator[Scene]:
-    return (patches.scene(index) for index in range(len(patches.samples)))
+    return (patches.scene(index) for index in progress(len(patches.samples), "measuring bands"))

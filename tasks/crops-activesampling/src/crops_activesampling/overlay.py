@@ -11,6 +11,7 @@ import numpy.typing as npt
 from crops_activesampling.products import class_colours
 from crops_activesampling.scores import Classes, Counts
 from crops_activesampling.windows import MEDIANS
+from geocore.drawings import OUTSIDE, Picture, new_figure, rendered, stretched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,15 +19,10 @@ if TYPE_CHECKING:
     from geocore.legends import Colour
     from geocore.scenes import Scene
 
-Picture = npt.NDArray[np.uint8]
-"""Shape (row, col, 3), uint8, sRGB."""
-
 _CHANNELS: Final = (("B08", "B8A", "B07", "B06"), ("B04", "B05", "B11"), ("B03", "B02", "B12"))
 """For red, green and blue, the first band that there is: plants are red, bare soil is grey or green."""
-_OUTSIDE: Final[Colour] = (72, 76, 84)
 _RIGHT: Final[Colour] = (222, 222, 218)
 _WRONG: Final[Colour] = (204, 51, 17)
-_DPI: Final = 100
 _SIDE_IN: Final = 3.2
 
 
@@ -44,7 +40,7 @@ def draw_patch(
     """
     image, date = false_colour(scene, periods)
     colours = class_colours(class_names)
-    figure = _figure(4 * _SIDE_IN, _SIDE_IN + 0.9)
+    figure = new_figure(4 * _SIDE_IN, _SIDE_IN + 0.9)
     axes = figure.subplots(1, 4)
     panes = (
         (image, f"period from {date}"),
@@ -58,7 +54,7 @@ def draw_patch(
         ax.set_axis_off()
     there = set(np.unique(truth)) | set(np.unique(found))
     _legend(figure, {class_names[number]: colours[number] for number in sorted(class_names) if number in there})
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def draw_confusion(matrix: Counts, class_names: Mapping[int, str]) -> Picture:
@@ -70,7 +66,7 @@ def draw_confusion(matrix: Counts, class_names: Mapping[int, str]) -> Picture:
     """
     names = [class_names[number] for number in sorted(class_names)]
     side = 2.4 + 0.42 * len(names)
-    figure = _figure(side + 0.6, side)
+    figure = new_figure(side + 0.6, side)
     ax = figure.subplots()
     shares = 100.0 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -82,11 +78,11 @@ def draw_confusion(matrix: Counts, class_names: Mapping[int, str]) -> Picture:
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.set_xlabel("mapped")
     ax.set_ylabel("label")
-    return _rendered(figure)
+    return rendered(figure)
 
 
 def false_colour(scene: Scene, periods: Sequence[int]) -> tuple[Picture, str]:
-    """The composite that has the most data, of several that nearest the middle of the series, in false colour.
+    """The composite of `composite`, in false colour.
 
     Bands are stretched from percentile 2 to 98.
 
@@ -97,19 +93,30 @@ def false_colour(scene: Scene, periods: Sequence[int]) -> tuple[Picture, str]:
     Returns:
         (picture, first day of the period).
     """
+    values, valid, period = composite(scene, periods)
+    return stretched(values, valid), scene.layers[MEDIANS].times[period - 1]
+
+
+def composite(scene: Scene, periods: Sequence[int]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], int]:
+    """The composite that has the most data, of several that nearest the middle of the series.
+
+    Args:
+        scene: with the layer `medians`.
+        periods: to choose from, from 1.
+
+    Returns:
+        (bands of `false_colour_bands`, shape (3, row, col), native dtype; valid, shape (row, col), bool; the period).
+    """
     patch, layer = scene.read(scene.grid.window, [MEDIANS])[MEDIANS], scene.layers[MEDIANS]
     seen: npt.NDArray[np.bool_] = np.logical_and.reduce(patch.valid, axis=1)
     middle = (min(periods) + max(periods)) / 2
     best = max(periods, key=lambda period: (int(seen[period - 1].sum()), -abs(period - middle))) - 1
-    names, mask = layer.bands.names, seen[best]
-    image = np.empty((*mask.shape, 3))
-    for channel, candidates in enumerate(_CHANNELS):
-        band = names.index(next((name for name in candidates if name in names), names[0]))
-        values = patch.values[best, band].astype(np.float64)
-        low, high = np.percentile(values[mask], (2, 98)) if mask.any() else (0.0, 1.0)
-        image[..., channel] = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255
-    image[~mask] = _OUTSIDE
-    return np.rint(image).astype(np.uint8), layer.times[best]
+    return patch.values[best][false_colour_bands(layer.bands.names)], seen[best], best + 1
+
+
+def false_colour_bands(names: Sequence[str]) -> list[int]:
+    """Positions of the bands that are shown as red, green and blue; the first one where there is none for a colour."""
+    return [names.index(next((name for name in its if name in names), names[0])) for its in _CHANNELS]
 
 
 def differences(truth: Classes, found: Classes) -> Picture:
@@ -121,12 +128,12 @@ def differences(truth: Classes, found: Classes) -> Picture:
     """
     counted = (truth != 0) & (found != 0)
     kinds = np.where(counted, np.where(truth == found, 1, 2), 0)
-    return np.array([_OUTSIDE, _RIGHT, _WRONG], np.uint8)[kinds]
+    return np.array([OUTSIDE, _RIGHT, _WRONG], np.uint8)[kinds]
 
 
 def _coloured(classes: Classes, colours: Mapping[int, Colour]) -> Picture:
     table = np.empty((256, 3), np.uint8)
-    table[:] = _OUTSIDE
+    table[:] = OUTSIDE
     for number, colour in colours.items():
         table[number] = colour
     return table[classes]
@@ -141,19 +148,3 @@ def _legend(figure: Figure, colours: Mapping[str, Colour]) -> None:
     ]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
-
-
-def _figure(width_in: float, height_in: float) -> Figure:
-    """A figure that belongs to no window and to no list of open figures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), dpi=_DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _rendered(figure: Figure) -> Picture:
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -22,20 +22,20 @@ def main() -> NoReturn:
 
 @in_shares
 def prepare(settings: PrepareSettings) -> None:
-    """Fill the cache, write dataset.yaml and say what is in it; the same command goes on where it was stopped.
+    """Fill the cache, write dataset.yaml and preview.png, say what is there; the same command goes on where it stopped.
 
     Raises:
         DataError: some patches cannot be used: the others are done, and each of these has had its line.
         SettingsError: rules, encoder, bands or periods cannot be understood.
         StorageError: the disk is full or closed.
     """
-    from crops_activesampling.caching import cache_patches
-    from crops_activesampling.data import chosen_patches, class_px, describe, leaks_of, no_choice
+    from crops_activesampling.caching import FOLDER, cache_patches
+    from crops_activesampling.data import chosen_patches, describe, leaks_of, no_choice
     from crops_activesampling.encoders import read_encoder
-    from crops_activesampling.layout import PatchName
-    from crops_activesampling.splits import summary_lines
+    from crops_activesampling.overview import overview_of
     from geocore.errors import DataError
     from geocore.overlaps import PIXELS, refuse_leaks
+    from geocore.overviews import can_train, present
     from geocore.prepared import check_out, save_prepared
     from geocore.progress import progress
     from geocore.validation import told_by_prepare
@@ -61,16 +61,9 @@ def prepare(settings: PrepareSettings) -> None:
     if not settings.split.allow_leaks:
         refuse_leaks([leak for leak in leaks if PIXELS in leak], remedy="remove the copies")
     path = save_prepared(dataset, settings)
-    for note in dataset.notes:
-        print(f"note: {note}")
-    for leak in leaks:
-        print(f"warning: {leak}")
-    splits = {PatchName.of(sample.id): sample.split for sample in dataset.samples}
-    for line in summary_lines(splits, class_px(dataset), encoder.names):
-        print(line)
-    for line in told_by_prepare(no_choice(dataset), "crops-train") if {"train", "val"} <= {*splits.values()} else ():
-        print(line)
-    print(f"{path}: {len(dataset.samples)} patches")
+    useless = told_by_prepare(no_choice(dataset), "crops-train") if can_train(dataset) else []
+    written = f"{FOLDER}/ (composites of {len(dataset.samples)} patches)"
+    present(overview_of(dataset), settings.out, unvalidated=useless, warnings=leaks, written=[written])
     if failed:
         raise DataError(
             f"{len(failed)} of {len(chosen)} patches cannot be used and are not in {path}: the lines above say why; "

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,12 +29,13 @@ from geocore.normalisation import measure
 from geocore.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
+from geocore.progress import progress
 from geocore.quantities import QuantityCheck
 from geocore.samples import built_in_sample
 from geocore.scenes import Scene, decisions_of
 from geocore.validation import cannot_choose
 
-__all__ = ["Chips", "Windows", "class_pixels", "class_shares", "describe", "load_dataset", "no_choice"]
+__all__ = ["Chips", "Windows", "class_pixels", "describe", "load_dataset", "no_choice"]
 
 
 def describe(settings: PrepareSettings) -> Dataset:
@@ -59,7 +59,8 @@ def describe(settings: PrepareSettings) -> Dataset:
     readings = Readings()
     censuses: dict[str, Census] = {}
     samples = [
-        _sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out, readings, censuses) for chip in used
+        _sample(chip, splits[chip.id], dates.get(chip.id), reader, settings.out, readings, censuses)
+        for chip in progress(used, "reading chips")
     ]
     leaks = shared_by_splits([views.of(chip) for chip in used], [splits[chip.id] for chip in used])
     if not settings.split.allow_leaks:
@@ -198,7 +199,7 @@ def _sample(
 
 def _opened(chips: Chips) -> Iterator[Scene]:
     """Chips one after the other."""
-    for index in range(len(chips.samples)):
+    for index in progress(len(chips.samples), "measuring bands"):
         with chips.scene(index) as scene:
             yield scene
 
@@ -244,15 +245,6 @@ class _Views:
 
 def _apart(chips: Sequence[ChipFiles]) -> tuple[list[str], list[str]]:
     return [chip.group for chip in chips], []
-
-
-def class_shares(samples: Sequence[Sample]) -> list[float]:
-    """Share of each class among the labelled pixels of some samples, 0-1; NaN where there is none."""
-    counts: Counter[int] = Counter()
-    for sample in samples:
-        counts.update(dict(enumerate(pixels_of(sample))))
-    total = sum(counts.values())
-    return [count / total if total else float("nan") for count in counts.values()]
 
 
 def class_pixels(dataset: Dataset, split: str) -> dict[str, int]:

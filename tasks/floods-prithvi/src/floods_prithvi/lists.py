@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from floods_prithvi.config import PrepareSettings, SplitSettings
+from floods_prithvi.config import PrepareSettings
 from floods_prithvi.names import FORMATS, ChipFiles, chip_id, listed
 from geocore.errors import DataError
 from geocore.splits import split_by_group
@@ -54,14 +54,14 @@ def assign_splits(
     notes: list[str] = []
     splits = _listed_splits(chips, paths, notes) if paths else _halves_of_folders(chips, settings.data)
     if splits and set(splits.values()) <= set(_HALVES):
-        splits = _halved(chips, splits, settings.split, together, notes)
+        splits = _halved(chips, splits, settings, together, notes)
         notes.append(f"validation is test, and training is divided into train and val by {_groups(settings)}")
     elif not splits:
         share = settings.split
         shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
         groups, remarks = together(chips)
         notes += remarks
-        drawn = split_by_group(groups, shares, share.seed)
+        drawn = split_by_group(groups, shares, share.seed, remedy=_remedy(settings))
         splits = dict(zip([chip.id for chip in chips], drawn, strict=True))
         notes.append(f"no lists: {_groups(settings)} are dealt out whole")
     there = {"train", "val"} & set(splits.values())
@@ -159,16 +159,29 @@ def _halves_of_folders(chips: Sequence[ChipFiles], root: Path) -> dict[str, str]
 
 
 def _halved(
-    chips: Sequence[ChipFiles], halves: Mapping[str, str], share: SplitSettings, together: Together, notes: list[str]
+    chips: Sequence[ChipFiles],
+    halves: Mapping[str, str],
+    settings: PrepareSettings,
+    together: Together,
+    notes: list[str],
 ) -> dict[str, str]:
     """Id -> split; remarks are added."""
     inner = [chip for chip in chips if halves.get(chip.id) == "training"]
+    share = settings.split
     shares = {"train": share.train, "val": share.val}
     groups, remarks = together(inner)
     notes += remarks
-    drawn = split_by_group(groups, shares, share.seed)
+    drawn = split_by_group(groups, shares, share.seed, remedy=_remedy(settings))
     tested = {name: "test" for name, half in halves.items() if half == "validation"}
     return dict(zip([chip.id for chip in inner], drawn, strict=True)) | tested
+
+
+def _remedy(settings: PrepareSettings) -> str:
+    """What helps where there are fewer groups than splits."""
+    return (
+        f"add chips of other {_groups(settings)}, or give lists of chips with --lists FOLDER (train.txt, val.txt and "
+        "test.txt; test.txt alone makes a data set to score on)"
+    )
 
 
 def _groups(settings: PrepareSettings) -> str:

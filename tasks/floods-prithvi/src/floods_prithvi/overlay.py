@@ -8,19 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from floods_prithvi.chips import IMAGE
+from geocore.drawings import Picture, stretched
 from geocore.scenes import Scene
 
 _SIDE_PX = 512
 """Longer side of one of the two pictures, about."""
-_SHOWN: Final = ("swir_2", "nir_narrow", "red")
+SHOWN: Final = ("swir_2", "nir_narrow", "red")
 """As red, green and blue: water is dark, scars are red, clouds white."""
-_AGREED, _MISSED, _WRONG, _OUTSIDE = (0, 114, 178), (230, 159, 0), (204, 51, 17), (72, 76, 84)
+_AGREED, _MISSED, _WRONG = (0, 114, 178), (230, 159, 0), (204, 51, 17)
 COLOURS: Final = "found and true blue, missed orange, wrong red, not labelled as it is"
 """What the colours of a comparison mean."""
 _IGNORED = 255
 
 
-def draw_comparison(scene: Scene, target: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def draw_comparison(scene: Scene, target: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8]) -> Picture:
     """Draw a chip beside itself with the classes above 0 laid over it.
 
     Args:
@@ -34,21 +35,16 @@ def draw_comparison(scene: Scene, target: npt.NDArray[np.uint8], found: npt.NDAr
     layer = scene.layers[IMAGE]
     patch = scene.read(scene.grid.window)[IMAGE]
     values, valid = (patch.values[-1], patch.valid[-1]) if layer.times else (patch.values, patch.valid)
-    mask = valid.all(axis=0)
-    image = np.zeros((*mask.shape, 3))
-    for channel, band in enumerate(layer.bands.indices(_SHOWN)):
-        low, high = np.percentile(values[band][mask], (1, 99)) if mask.any() else (0.0, 1.0)
-        image[..., channel] = np.clip((values[band] - low) / max(high - low, 1e-9), 0, 1) * 255
-    image[~mask] = _OUTSIDE
+    mask: npt.NDArray[np.bool_] = np.logical_and.reduce(valid, axis=0)
+    image = stretched(values[list(layer.bands.indices(SHOWN))], mask, percentiles=(1, 99))
     marked = image.copy()
     labelled = (target != _IGNORED) & (found != _IGNORED)
     right = labelled & (target == found) & (target > 0)
     missed = labelled & (target != found) & (target > 0)
     wrong = labelled & (target != found) & (target == 0)
     for chosen, colour in ((right, _AGREED), (missed, _MISSED), (wrong, _WRONG)):
-        marked[chosen] = 0.35 * marked[chosen] + 0.65 * np.asarray(colour, np.float64)
-    both = np.concatenate([image, np.full((len(image), 4, 3), 255.0), marked], axis=1)
+        marked[chosen] = np.rint(0.35 * marked[chosen] + 0.65 * np.asarray(colour, np.float64))
+    both = np.concatenate([image, np.full((len(image), 4, 3), 255, np.uint8), marked], axis=1)
     side = max(mask.shape)
     shrink, grow = -(-side // _SIDE_PX), max(1, round(_SIDE_PX / side))
-    drawn: npt.NDArray[np.uint8] = np.rint(both[::shrink, ::shrink].repeat(grow, 0).repeat(grow, 1)).astype(np.uint8)
-    return drawn
+    return both[::shrink, ::shrink].repeat(grow, 0).repeat(grow, 1)

@@ -188,7 +188,11 @@ def assign_splits(found: Sequence[Path], settings: PrepareSettings) -> tuple[dic
         open_splits = ["train", *(name for name in open_splits if name == "val")]
     if rest:
         wanted = {name: shares[name] for name in open_splits}
-        drawn = split_by_group([scene_group(name) for name in rest], wanted, share.seed)
+        remedy = (
+            "add scenes of other days, or say which scene is for what with --train-list, --val-list and --test-list "
+            "(the last one alone makes a data set to score on)"
+        )
+        drawn = split_by_group([scene_group(name) for name in rest], wanted, share.seed, remedy=remedy)
         splits |= dict(zip(rest, drawn, strict=True))
     return {name: splits[name] for name in present if name in splits}, notes
 

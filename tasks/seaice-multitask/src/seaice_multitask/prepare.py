@@ -22,18 +22,18 @@ def main() -> NoReturn:
 
 @in_shares
 def prepare(settings: PrepareSettings) -> None:
-    """Fill the cache, write dataset.yaml and say what is in it; the same command goes on where it was stopped.
+    """Fill the cache, write dataset.yaml and preview.png, say what is there; the same command goes on where it stopped.
 
     Raises:
         DataError: some scenes cannot be used: the others are done, and each of these has had its line.
         SettingsError: a channel is unknown.
     """
-    from collections import Counter
-
     from geocore.errors import DataError
+    from geocore.overviews import can_train, present
     from geocore.prepared import check_out, save_prepared
     from geocore.progress import progress
     from geocore.validation import told_by_prepare
+    from seaice_multitask.caching import FOLDER
     from seaice_multitask.config import AUTOICE_OUTPUTS
     from seaice_multitask.data import (
         assign_splits,
@@ -44,6 +44,7 @@ def prepare(settings: PrepareSettings) -> None:
         planes_layer,
         scene_id,
     )
+    from seaice_multitask.overview import overview_of
 
     check_out(settings, TASK)
     planes_layer(settings.channels)  # an unknown channel would else fail every scene
@@ -63,13 +64,9 @@ def prepare(settings: PrepareSettings) -> None:
         print(f"failed: {outcome.message}")
     dataset = describe(settings, outcomes)
     path = save_prepared(dataset, settings)
-    for note in dataset.notes:
-        print(f"note: {note}")
-    counts = Counter(sample.split for sample in dataset.samples)
-    if counts["train"] and counts["val"]:
-        for line in told_by_prepare(no_choice(dataset, AUTOICE_OUTPUTS), "seaice-train"):
-            print(line)
-    print(f"{path}: " + ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test")) + " scenes")
+    useless = told_by_prepare(no_choice(dataset, AUTOICE_OUTPUTS), "seaice-train") if can_train(dataset) else []
+    written = f"{FOLDER}/ (planes and charts of {len(dataset.samples)} scenes)"
+    present(overview_of(dataset), settings.out, unvalidated=useless, written=[written])
     if failed:
         raise DataError(
             f"{len(failed)} of {len(wanted)} scenes cannot be used and are not in {path}: the lines above say why; "

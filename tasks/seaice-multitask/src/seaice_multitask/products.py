@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.cogs import BLOCK_PX, RasterWriter
+from geocore.drawings import save_picture
 from geocore.files import atomic_path
 from geocore.grid import Window
 from geocore.planes import read_plane
@@ -34,7 +35,7 @@ from seaice_multitask.mapping import (
     submitted,
 )
 from seaice_multitask.polar import write_polar_map
-from seaice_multitask.quicklook import Sheet, save_picture, thinned, thinning
+from seaice_multitask.quicklook import Sheet, thinned, thinning
 
 Chart = npt.NDArray[np.uint8]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from geocore.files import atomic_path
+from geocore.drawings import OUTSIDE, Picture, new_figure, rendered, stretched
 from seaice_multitask.channels import RADAR
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import OutputSettings
@@ -18,19 +17,13 @@ from seaice_multitask.model import PLANES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from geocore.scenes import Scene
     from seaice_multitask.scores import ChartCounts
 
-Picture = npt.NDArray[np.uint8]
-"""Shape (row, col, 3), uint8, sRGB."""
-
 SIDE_PX: Final = 520
 """About the longer side of a plane of a sheet."""
 _POLARISATIONS: Final = dict(zip(RADAR, ("HH", "HV"), strict=True))
-_OUTSIDE: Final = (72, 76, 84)
-_DPI: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +47,7 @@ class Sheet:
         side = 3.4
         # Room for the titles of a row, and for four lines of legend below the last one.
         row_in = side * min(1.0, height / width) + 0.5
-        figure = _figure(columns * side * min(1.0, width / height), rows * row_in + 1.1)
+        figure = new_figure(columns * side * min(1.0, width / height), rows * row_in + 1.1)
         figure.suptitle(self.title, fontsize=10)
         axes = figure.subplots(rows, columns, squeeze=False)
         places = [(0, 0), (1, 0)] if self.truth else [(0, number) for number in range(len(self.radar))]
@@ -69,7 +62,7 @@ class Sheet:
             _legend(axes[rows - 1][col], name, chosen)
         for ax in axes.flat:
             ax.set_axis_off()
-        return _rendered(figure)
+        return rendered(figure)
 
 
 def radar_of(scene: Scene) -> dict[str, npt.NDArray[np.float32]]:
@@ -96,7 +89,7 @@ def thinning(shape: tuple[int, int]) -> int:
 
 def draw_confusion(counts: ChartCounts) -> Picture:
     """Confusion matrices: of each true class, the percentage that was taken for each class."""
-    figure = _figure(max(len(counts.outputs), 1) * 4.6, 4.9)
+    figure = new_figure(max(len(counts.outputs), 1) * 4.6, 4.9)
     for position, (name, chosen) in enumerate(counts.outputs.items(), start=1):
         ax = figure.add_subplot(1, len(counts.outputs), position)
         matrix = counts.matrix(name)
@@ -113,35 +106,7 @@ def draw_confusion(counts: ChartCounts) -> Picture:
         ax.set_yticks(numbers, [names[number] for number in numbers], fontsize=6)
         ax.set_title(f"{name}, % of the true class", fontsize=9)
         ax.set_xlabel("mapped class", fontsize=8)
-    return _rendered(figure)
-
-
-def save_picture(path: Path, picture: Picture) -> None:
-    """Write a PNG at once or not at all.
-
-    Raises:
-        StorageError: the disk is full or closed.
-    """
-    from matplotlib.image import imsave
-
-    with atomic_path(path) as temporary:
-        imsave(temporary, picture, format="png")
-
-
-def _figure(width_in: float, height_in: float) -> Figure:
-    """A figure that belongs to no window and to no list of open figures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), dpi=_DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _rendered(figure: Figure) -> Picture:
-    canvas: Any = figure.canvas
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return rendered(figure)
 
 
 def _show(ax: Axes, picture: Picture, title: str) -> None:
@@ -150,18 +115,12 @@ def _show(ax: Axes, picture: Picture, title: str) -> None:
 
 
 def _grey(values: npt.NDArray[np.float32]) -> Picture:
-    """Stretched to percentiles 2 to 98."""
-    known = np.isfinite(values)
-    low, high = np.percentile(values[known], (2, 98)) if known.any() else (0.0, 1.0)
-    stretched = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-6), 0, 1)
-    picture: Picture = np.rint(255 * stretched).astype(np.uint8)[..., np.newaxis].repeat(3, axis=2)
-    picture[~known] = _OUTSIDE
-    return picture
+    return stretched(values[np.newaxis], np.isfinite(values))
 
 
 def _coloured(classes: npt.NDArray[np.uint8], name: str, chosen: OutputSettings) -> Picture:
     table = np.empty((256, 3), np.uint8)
-    table[:] = _OUTSIDE
+    table[:] = OUTSIDE
     for number, colour in class_colours(name, chosen).items():
         table[number] = colour
     return table[classes]

@@ -20,6 +20,7 @@ from geocore.normalisation import BandCounts, Statistics
 from geocore.overlaps import View
 from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
 from geocore.prepared import load_prepared
+from geocore.progress import progress
 from geocore.quantities import QuantityCheck
 from geocore.radiometry import common_layer
 from geocore.samples import built_in_sample
@@ -85,7 +86,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     notes: list[str] = []
     kinds: set[str] = set()
     slumps = background = False
-    for pair in pairs:
+    for pair in progress(pairs, "reading labels"):
         with _opened(pair, settings) as scene:
             _check_quantities(scene)
 
@@ -195,7 +196,7 @@ def _protocol(settings: PrepareSettings, kinds: Iterable[str]) -> dict[str, Scal
 def _statistics(areas: Areas) -> Statistics:
     """Of the valid pixels of some areas, read part by part."""
     counts = BandCounts(areas.layer)
-    for index in range(len(areas.samples)):
+    for index in progress(len(areas.samples), "measuring bands"):
         for part in parts_of(areas.window(index)):
             patch = areas.scene(index).read(part)[IMAGE]
             counts.update(patch.values, patch.valid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from slumps_detectron2.config import SplitSettings
 from slumps_detectron2.label_rasters import SceneLabels
 from slumps_detectron2.labels import IGNORED
 from slumps_detectron2.pairs import SPLITS, ScenePair
+
+_LEAST_BLOCK_PX: Final = 16
+"""As the setting has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,21 +126,28 @@ def assign(plots: Sequence[Plot], views: Sequence[View], settings: SplitSettings
     return plots, notes + [f"leak: {leak}" for leak in leaks]
 
 
+def _blocks_that_fit(plots: Sequence[Plot]) -> str:
+    """Flags that cut the labelled ground of these plots into nine blocks or more."""
+    windows = [plot.window for plot in plots]
+    height = max(window.row_stop for window in windows) - min(window.row for window in windows)
+    width = max(window.col_stop for window in windows) - min(window.col for window in windows)
+    # A third of the shorter side leaves three blocks at least along either; blocks have 16 pixels at least.
+    block = max(_LEAST_BLOCK_PX, min(SplitSettings().block_px, min(height, width) // 3))
+    return f"--split.by block --split.block-px {block} --split.buffer-px {min(SplitSettings().buffer_px, block // 8)}"
+
+
 def _drawn(plots: Sequence[Plot], settings: SplitSettings, notes: Sequence[str]) -> list[str]:
     shares = {"train": settings.train, "val": settings.val, "test": 1 - settings.train - settings.val}
     groups = [plot.group for plot in plots]
     names = sorted(set(groups))
     if len(names) < len(SPLITS):
-        by_region = settings.by == "region"
-        what, remedy = (
-            ("regions", "add scenes, cut these into blocks with --split.by block, or fix splits in the column split")
-            if by_region
-            else ("blocks with pixels that count", f"lower --split.block-px {settings.block_px}")
-        )
+        what = "regions" if settings.by == "region" else "blocks with pixels that count"
+        remedy = f"cut scenes into blocks: {_blocks_that_fit(plots)}"
         if notes:
             what = f"groups of {what}"
-            remedy = "cut them into blocks with --split.by block" if by_region else remedy
             remedy = f"{notes[0]}; {remedy}, add other ground, or accept it with --split.allow-leaks true"
+        else:
+            remedy = f"add scenes, fix splits in the column split of --data, or {remedy}"
         raise DataError(f"{len(names)} {what} ({', '.join(names)}): train, val and test need one each; {remedy}")
     rich = {plot.group for plot in plots if plot.slumps}
     poor = set(names) - rich

@@ -18,25 +18,21 @@ def main() -> NoReturn:
 
 
 def prepare(settings: PrepareSettings) -> None:
-    """Write dataset.yaml and the label rasters, and say what is in them.
+    """Write dataset.yaml, label rasters and preview.png, and say what is in the data set.
 
     Raises:
         DataError: scenes and labels do not fit together; the message names them.
     """
+    from geocore.overviews import present
     from geocore.prepared import check_out, save_prepared
     from geocore.validation import told_by_prepare
     from slumps_detectron2.data import describe, no_choice
+    from slumps_detectron2.overview import overview_of
 
     check_out(settings, TASK)
     dataset = describe(settings)
-    path = save_prepared(dataset, settings)
-    for note in dataset.notes:
-        print(f"note: {note}")
-    for split in ("train", "val", "test"):
-        samples = [sample for sample in dataset.samples if sample.split == split]
-        slumps = sum(int(sample.attributes["slumps"]) for sample in samples)
-        tiles = f", {dataset.protocol['training_tiles']} training tiles" if split == "train" else ""
-        print(f"{split}: {len(samples)} areas with {slumps} slumps{tiles}")
-    for line in told_by_prepare(no_choice(dataset), "slumps-train"):
-        print(line)
-    print(path)
+    save_prepared(dataset, settings)
+    useless = told_by_prepare(no_choice(dataset), "slumps-train")
+    rasters = {path for sample in dataset.samples for path in sample.labels.values()}
+    written = f"labels/ ({len(rasters)} label rasters)"
+    present(overview_of(dataset), settings.out, unvalidated=useless, written=[written])

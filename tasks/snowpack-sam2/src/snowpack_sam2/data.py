@@ -26,6 +26,7 @@ from geocore.normalisation import BandCounts, Statistics
 from geocore.overlaps import View, kept_together, shared_by_splits, view_of
 from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
 from geocore.prepared import load_prepared
+from geocore.progress import progress
 from geocore.radiometry import common_layer, matched
 from geocore.rasters import open_raster
 from geocore.samples import built_in_sample
@@ -140,7 +141,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     views: list[View] = []
     readings = Readings()
     layers: dict[str, Layer] = {}
-    for pair in pairs:
+    for pair in progress(pairs, "looking at photographs"):
         with open_photo(pair.image, nodata=settings.nodata) as scene:
             layers[pair.image.name] = scene.layers[PHOTO]
             readings.add(pair.image.name, decisions_of(scene.sources[PHOTO]), scene.notes)
@@ -148,13 +149,15 @@ def describe(settings: PrepareSettings) -> Dataset:
     share = settings.split
     shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
     pits, copies = (pits, []) if share.allow_leaks else kept_together(views, pits)
-    splits = split_by_group(pits, shares, share.seed)
+    own = ", or leave out --pit, which lets photographs of one pit lie in several splits" if settings.pit else ""
+    remedy = f"add photographs of other pits, three pits at least{own if len(pairs) >= len(shares) else ''}"
+    splits = split_by_group(pits, shares, share.seed, remedy=remedy)
     copies += [f"leak: {leak}" for leak in shared_by_splits(views, splits)]
     layer = common_layer(layers, remedy="save all as grey, or all in colour")
     counts: BandCounts | None = None
     samples = []
     censuses: dict[str, Census] = {}
-    for pair, pit, split in zip(pairs, pits, splits, strict=True):
+    for pair, pit, split in progress(list(zip(pairs, pits, splits, strict=True)), "reading photographs"):
         with open_photo(pair.image, layer=layer, nodata=settings.nodata) as scene:
             census, ids = _checked_mask(pair, scene, settings.ignore)
             censuses[pair.label.name] = census

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.drawings import OUTSIDE
+
 if TYPE_CHECKING:
     from snowpack_sam2.crests import Boundary
 
@@ -28,7 +30,7 @@ _TINT = 0.16
 """Opacity of the layer colours: strong enough to tell neighbours apart, weak enough to see the snow."""
 _SIDE_PX = 640
 """Longer side of a comparison, about: large enough for thin layers, small enough for several in one file."""
-_TRUE, _PREDICTED, _OUTSIDE = (86, 180, 233), (255, 120, 20), (72, 76, 84)
+_TRUE, _PREDICTED = (86, 180, 233), (255, 120, 20)
 """RGB, 0-255; blue and orange are told apart by the colour-blind too."""
 COLOURS: Final = "true boundaries blue, predicted ones orange"
 """What the colours of a comparison mean."""
@@ -107,7 +109,7 @@ def draw_comparison(
     side = max(photo.shape)
     shrink, grow = -(-side // _SIDE_PX), max(1, round(_SIDE_PX / side))
     image = np.repeat(_blocks(np.where(valid, grey, 0), shrink).mean(axis=(1, 3))[..., None], 3, axis=2)
-    image[~_blocks(valid, shrink).any(axis=(1, 3))] = _OUTSIDE
+    image[~_blocks(valid, shrink).any(axis=(1, 3))] = OUTSIDE
     image = image.repeat(grow, axis=0).repeat(grow, axis=1)
     for lines, colour, reach in ((truth, _TRUE, 3), (predicted, _PREDICTED, 1)):
         reduced = _blocks(lines & valid, shrink).any(axis=(1, 3))

@@ -17,23 +17,19 @@ def main() -> NoReturn:
 
 
 def prepare(settings: PrepareSettings) -> None:
-    """Write dataset.yaml and say what is in it.
+    """Write dataset.yaml and preview.png, and say what is in the data set.
 
     Raises:
         DataError: photographs and masks do not fit together; the message names them.
     """
-    from collections import Counter
-
+    from geocore.overviews import present
     from geocore.prepared import check_out, save_prepared
     from geocore.validation import told_by_prepare
     from snowpack_sam2.data import describe, no_choice
+    from snowpack_sam2.overview import overview_of
 
     check_out(settings, TASK)
     dataset = describe(settings)
-    path = save_prepared(dataset, settings)
-    for note in dataset.notes:
-        print(f"note: {note}")
-    for line in told_by_prepare(no_choice(dataset), "snowpack-train"):
-        print(line)
-    photos = Counter(sample.split for sample in dataset.samples)
-    print(f"{path}: " + ", ".join(f"{photos[split]} {split}" for split in ("train", "val", "test")) + " photographs")
+    save_prepared(dataset, settings)
+    useless = told_by_prepare(no_choice(dataset), "snowpack-train")
+    present(overview_of(dataset), settings.out, unvalidated=useless)
