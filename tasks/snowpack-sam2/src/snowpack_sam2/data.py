@@ -151,6 +151,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     pits, copies = (pits, []) if share.allow_leaks else kept_together(views, pits)
     own = ", or leave out --pit, which lets photographs of one pit lie in several splits" if settings.pit else ""
     remedy = f"add photographs of other pits, three pits at least{own if len(pairs) >= len(shares) else ''}"
+    remedy = f"{copies[0]}; {remedy}" if copies else remedy
     splits = split_by_group(pits, shares, share.seed, remedy=remedy)
     copies += [f"leak: {leak}" for leak in shared_by_splits(views, splits)]
     layer = common_layer(layers, remedy="save all as grey, or all in colour")
