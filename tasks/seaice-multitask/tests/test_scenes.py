@@ -383,3 +383,17 @@ def test_packed_variables_are_what_they_stand_for(tmp_path: Path, packed: tuple[
             np.testing.assert_array_equal(mine.valid, theirs.valid)
             np.testing.assert_array_equal(mine.values[mine.valid], theirs.values[theirs.valid])
         assert not plain.read(Window(0, 0, 50, 75), [SAR])[SAR].valid[0, 3, 4:9].any()
+
+
+def test_control_points_go_on_beyond_180_degrees(tmp_path: Path) -> None:
+    """A GIS draws a map by them, and would draw it around the Earth."""
+    planes = _ready()
+    longitude = np.meshgrid(np.linspace(70, 75, 21), np.linspace(170, 190, 21), indexing="ij")[1]
+    planes["sar_grid2d_longitude"] = (longitude + 180) % 360 - 180
+    with open_scene(_write(tmp_path / "20200716T030405_cis_prep.nc", planes)) as scene:
+        assert [point.x for point in scene.grid.gcps] == pytest.approx(longitude.ravel().tolist())
+    # Around a pole no way goes on.
+    angles = np.linspace(-1, 1, 21)
+    planes["sar_grid2d_longitude"] = np.degrees(np.arctan2(*np.meshgrid(angles, angles - 0.02)))
+    with open_scene(_write(tmp_path / "20200717T030405_cis_prep.nc", planes)) as scene:
+        assert [point.x for point in scene.grid.gcps] == planes["sar_grid2d_longitude"].ravel().tolist()

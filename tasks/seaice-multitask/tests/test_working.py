@@ -178,12 +178,15 @@ def test_places_are_those_of_the_middle_of_a_working_pixel() -> None:
 
 
 def test_longitudes_go_on_across_the_antimeridian() -> None:
-    _, longitude = _degrees(_scene(west=177.0), 10)
-    assert longitude.min() > -180.001
-    assert longitude.max() < 180.001
-    expected = 177 + 0.02 * (np.arange(33) * 10 + 5) + 0.05
-    np.testing.assert_allclose((longitude[0, :33] - expected + 180) % 360 - 180, 0, atol=2e-5)
-    assert longitude[0, 0] > 177 and longitude[0, 32] < -170
+    # The middle lies east of it, at -178.5 degrees, then west of it, at 178.5: beyond Alaska, seen from Greenland.
+    for west, first in ((177.0, -183.0), (174.0, -186.0), (20.0, 20.0)):
+        _, longitude = _degrees(_scene(west=west), 10)
+        expected = first + 0.02 * (np.arange(33) * 10 + 5) + 0.05
+        np.testing.assert_allclose(longitude[0, :33], expected, atol=2e-5)
+        assert np.abs(np.diff(longitude, axis=1)).max() < 0.21
+    # However a file counts them.
+    _, plain = _degrees(_scene(), 10)
+    assert plain.min() >= -180 and plain.max() <= 180
 
 
 def test_what_a_scene_lacks_is_named() -> None:

@@ -72,10 +72,21 @@ class Places:
             x = np.unwrap(x, period=360, axis=axis)
         return cls(Lattice(rows.mean(axis=1), cols.mean(axis=0)), y, x)
 
-    def at(self, rows: Float64, cols: Float64) -> dict[str, Float64]:
-        """`latitude` and `longitude` (-180 to 180) at positions of the grid, degrees, each of shape (row, col)."""
+    def at(self, rows: Float64, cols: Float64, *, around: float) -> dict[str, Float64]:
+        """`latitude` and `longitude` at positions of the grid, degrees, each of shape (row, col).
+
+        Args:
+            rows: positions, shape (row,).
+            cols: positions, shape (col,).
+            around: a longitude, from which that in the middle of the grid lies at most 180 degrees. The others go on
+                from there: a network sees -179 degrees beside -181, never beside 179.
+        """
         longitude = self.lattice.at(self.longitude, rows, cols)
-        return {"latitude": self.lattice.at(self.latitude, rows, cols), "longitude": (longitude + 180) % 360 - 180}
+        middle = float(self.longitude[len(self.longitude) // 2, self.longitude.shape[1] // 2])
+        wrapped = (longitude + 180) % 360 - 180
+        # Where nothing is to be undone, 0 is added, which changes no bit.
+        turns = np.round((longitude - wrapped) / 360) - np.round((middle - around) / 360)
+        return {"latitude": self.lattice.at(self.latitude, rows, cols), "longitude": wrapped + 360 * turns}
 
 
 def _between(known: Float64, wanted: Float64) -> tuple[npt.NDArray[Any], Float64]:

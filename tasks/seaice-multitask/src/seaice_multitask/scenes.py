@@ -121,8 +121,22 @@ def _grid(file: NetcdfFile, raw: bool) -> Grid:
         raise SceneError(f"{file.path}: its control points are no square grid, as 21 x 21 are; get the file again")
     if not all(np.isfinite(array).all() for array in points):
         raise SceneError(f"{file.path}: a control point is not a number; get the file again")
+    points[2] = _going_on(points[2].reshape(side, side)).ravel()
     gcps = tuple(ControlPoint(*(float(value) for value in values)) for values in zip(*points, strict=True))
     return Grid(lines, samples, crs="EPSG:4326", gcps=gcps)
+
+
+def _going_on(longitude: Array) -> Array:
+    """Longitudes of control points, which go on beyond 180 degrees in a scene across the antimeridian.
+
+    What draws a map by them in degrees, a GIS among them, would else draw it around the Earth. Around a pole there is
+    no such way, and they stay as they are.
+    """
+    unwrapped = longitude
+    for axis in (0, 1):
+        unwrapped = np.unwrap(unwrapped, period=360, axis=axis)
+    steps = [np.abs(np.diff(unwrapped, axis=axis)).max() for axis in (0, 1)]
+    return unwrapped if max(steps) < 180 else longitude
 
 
 def plane_shape(file: NetcdfFile, name: str) -> tuple[int, int]:

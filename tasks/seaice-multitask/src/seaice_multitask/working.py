@@ -151,7 +151,8 @@ class WorkingSource:
             np.minimum((np.arange(start, start + length) + 0.5) * self._working.downscale, edge)
             for start, length, edge in zip((window.row, window.col), window.shape, self._scene.grid.shape, strict=True)
         )
-        degrees = places.at(rows, cols)
+        # Off Alaska longitudes go on to the west, where the scenes of the challenge lie.
+        degrees = places.at(rows, cols, around=PLACE_STANDARD["longitude"].mean)
         return {
             name: ((degrees[name] - standard.mean) / standard.std).astype(np.float32)
             for name, standard in PLACE_STANDARD.items()
