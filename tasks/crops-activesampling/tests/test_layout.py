@@ -10,6 +10,7 @@ from typing import Any
 import h5netcdf
 import h5py
 import numpy as np
+import pyproj
 import pytest
 
 from crops_activesampling import layout
@@ -114,7 +115,9 @@ def test_opening_reads_no_images(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
     monkeypatch.setattr(layout, "read_dataset", lambda variable: read.append(variable.name))
     with open_patch(path) as patch:
-        assert read == []
+        # The coordinates alone, to compare the transform with.
+        assert read == ["/labels/x", "/labels/y"]
+        read.clear()
         patch.times("B02")
         assert read == ["/B02/time"]
 
@@ -396,3 +399,30 @@ def test_numbers_that_are_no_dn_are_one_line(path: Path, attributes: dict[str, f
     changed(path, _declare(**attributes))
     with open_patch(path) as patch, pytest.raises(DataError, match="B02 has scale_factor .*write the file again"):
         patch.series("B02")
+
+
+@pytest.mark.parametrize("how", ["centres", "corners", "transform of the tile", "north", "grid mapping"])
+def test_a_patch_lies_where_its_file_says_it_in_each_way(tmp_path: Path, how: str) -> None:
+    path = write_patch(tmp_path, new_patch(("B02", "B8A")))
+    with h5py.File(path, "r+") as file:
+        for name in ("B02", "B8A", "labels", "parcels"):
+            group = file[name]
+            stated = group[name].attrs["transform"]
+            if how != "transform of the tile":
+                del group[name].attrs["transform"]
+            else:
+                group[name].attrs["transform"] = stated + np.array([0, 0, -stated[0] * 900, 0, 0, stated[0] * 300])
+            if how in ("centres", "north"):
+                group["x"][...] += stated[0] / 2
+                group["y"][...] -= stated[0] / 2
+            if how == "north":
+                group["y"][...] = group["y"][...][::-1]
+            if how == "grid mapping":
+                del group[name].attrs["crs"]
+                group[name].attrs["grid_mapping"] = "utm"
+                group.create_dataset("utm", data=0).attrs["crs_wkt"] = pyproj.CRS("EPSG:32630").to_wkt()
+    with open_patch(path) as patch:
+        north = 4_700_040.0 - 10 * SIZE
+        expected = (10.0, 0.0, 300_000.0, 0.0, *((10.0, north) if how == "north" else (-10.0, 4_700_040.0)))
+        assert patch.grid.transform == expected
+        assert pyproj.CRS(patch.grid.crs).to_epsg() == (32630 if how == "grid mapping" else 32631)

@@ -8,6 +8,7 @@ from typing import Any
 
 import h5netcdf
 import numpy as np
+import pyproj
 import pytest
 
 from crops_activesampling.composites import patch_composites
@@ -160,3 +161,33 @@ def test_both_real_sites_become_patches_whose_crops_follow_the_season(tmp_path: 
         times = patch.times("B8A")
         # Two granules of one day, seconds apart, are two images.
         assert (times[1:] == times[:-1]).any()
+
+
+def test_rows_that_run_to_the_north_and_a_crs_as_text_make_the_same_patch(site: Path, tmp_path: Path) -> None:
+    """The same site written from south to north, its CRS in the variable of the grid mapping alone."""
+    worldcereal(WorldcerealSettings(data=site.parent, out=tmp_path / "out"))
+    turned = tmp_path / "turned" / "site"
+    turned.mkdir(parents=True)
+    for path in site.iterdir():
+        with h5netcdf.File(path) as source, h5netcdf.File(turned / path.name, "w") as file:
+            file.dimensions = {name: len(dimension) for name, dimension in source.dimensions.items()}
+            for name, variable in source.variables.items():
+                values = variable[...]
+                values = np.flip(values, variable.dimensions.index("y")) if "y" in variable.dimensions else values
+                file.create_variable(name, variable.dimensions, data=values).attrs.update(dict(variable.attrs))
+            if "y" not in file.variables:
+                size, ratio = file.dimensions["y"].size, 12 // file.dimensions["y"].size
+                file.create_variable("y", ("y",), data=5_622_440.0 - 120 + 10.0 * ratio * (np.arange(size) + 0.5))
+            if "CT" in file.variables:
+                del file["CT"].attrs["epsg"]
+                file["CT"].attrs["grid_mapping"] = "spatial_ref"
+                mapping = file.create_variable("spatial_ref", (), data=np.int32(0))
+                mapping.attrs["crs_wkt"] = pyproj.CRS("EPSG:32631").to_wkt()
+    worldcereal(WorldcerealSettings(data=turned.parent, out=tmp_path / "again"))
+    ((first,), (second,)) = (find_patches(tmp_path / name) for name in ("out", "again"))
+    with open_patch(first) as one, open_patch(second) as other:
+        assert one.grid.transform == other.grid.transform
+        assert pyproj.CRS(one.grid.crs).equals(pyproj.CRS(other.grid.crs), ignore_axis_order=True)
+        assert np.array_equal(one.labels(), other.labels())
+        for band in one.bands:
+            assert np.array_equal(one.series(band)[0], other.series(band)[0])

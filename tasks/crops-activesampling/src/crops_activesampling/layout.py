@@ -28,6 +28,7 @@ from geocore.declarations import CfDeclaration, stated_by_cf, valid_codes
 from geocore.errors import DataError
 from geocore.grid import Grid, Transform, length_unit_of
 from geocore.netcdf import open_netcdf
+from geocore.netcdf_grids import gdal_transform, netcdf_crs, netcdf_transform
 
 RATIOS: Final[Mapping[str, int]] = {
     "B01": 6, "B02": 1, "B03": 1, "B04": 1, "B05": 2, "B06": 2, "B07": 2, "B08": 1, "B8A": 2, "B09": 6, "B10": 6,
@@ -293,19 +294,33 @@ class Patch:
                     f"{RATIOS[band] * PIXEL_M:g} m, but {reference} covers {rows} x {cols} of 10 m; write it again"
                 )
         attributes = read_attributes(self._variable(reference))
+        mapping = self._mapping(reference, attributes)
+        crs = netcdf_crs(attributes, mapping)
         # The zone of a tile is that of its coordinates, north of the equator from letter N on.
-        crs = re.sub(r"^\+init=epsg:", "EPSG:", str(attributes.get("crs", "")).strip(), flags=re.IGNORECASE)
         crs = crs or f"EPSG:{(32700 if self.name.tile[2] < 'N' else 32600) + int(self.name.tile[:2])}"
-        return Grid(rows, cols, self._transform(reference, ratio), crs, length_unit=length_unit_of(crs))
+        return Grid(rows, cols, self._transform(reference, ratio, mapping), crs, length_unit=length_unit_of(crs))
 
-    def _transform(self, group: str, ratio: int) -> Transform:
+    def _mapping(self, group: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Attributes of the variable that holds the CRS, beside the group's or at the root; of Sen4AgriNet, none."""
+        name = str(attributes.get("grid_mapping", "spatial_ref"))
+        for place in (self._file[group], self._file):
+            if name in place:
+                return dict(read_attributes(place[name]))
+        return {}
+
+    def _transform(self, group: str, ratio: int, mapping: Mapping[str, Any]) -> Transform:
         given = np.ravel(read_attributes(self._variable(group)).get("transform", ())).astype(float)
-        if given.size >= 6 and np.isfinite(given[:6]).all():
-            a, b, c, d, e, f = given[:6].tolist()
-            return a / ratio, b / ratio, c, d / ratio, e / ratio, f
-        # Coordinates are those of upper left corners.
-        x, y = (np.asarray(self._file[group][axis][...], float) for axis in "xy")
-        return float(x[1] - x[0]) / ratio, 0.0, float(x[0]), 0.0, float(y[1] - y[0]) / ratio, float(y[0])
+        stated = given.tolist() if given.size >= 6 else gdal_transform(mapping)
+        places = self._file[group]
+        if "x" not in places or "y" not in places:
+            if stated is None or not np.isfinite(stated).all():
+                raise DataError(f"{self.path}: {group} has neither x and y nor a transform: write the file again")
+            a, b, c, d, e, f = stated[:6]
+        else:
+            x, y = (np.asarray(places[axis][...], float) for axis in "xy")
+            # Sen4AgriNet's coordinates are corners, others' the middle of pixels; which, Sentinel-2's grid tells.
+            a, b, c, d, e, f = netcdf_transform(str(self.path), x, y, stated=stated, from_zero=True)
+        return a / ratio, b / ratio, c, d / ratio, e / ratio, f
 
 
 def open_patch(path: Path) -> Patch:

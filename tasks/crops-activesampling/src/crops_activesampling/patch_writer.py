@@ -94,7 +94,8 @@ def _write_plane(group: Any, name: str, values: NDArray[Any], patch: NewPatch, r
     )
     variable.attrs["coordinates"] = "band"
     variable.attrs["transform"] = np.array([size, 0.0, left, 0.0, -size, top])
-    variable.attrs["crs"] = f"+init={patch.crs.lower()}"
+    # As Sen4AgriNet writes a code; a text is one by itself.
+    variable.attrs["crs"] = f"+init={patch.crs.lower()}" if patch.crs.startswith("EPSG:") else patch.crs
     variable.attrs["res"] = np.array([size, size])
     variable.attrs["is_tiled"] = np.int64(0)
     variable.attrs["nodatavals"] = np.float64(np.nan)

@@ -23,6 +23,7 @@ from geocore.commands import command
 from geocore.declarations import valid_codes
 from geocore.errors import DataError
 from geocore.netcdf import NetcdfFile, open_netcdf
+from geocore.netcdf_grids import netcdf_crs, netcdf_transform
 from geocore.settings import Settings, deciding, operational
 
 _CUBES: Final[Mapping[str, int]] = {"S2_L2A_10m_*.nc": 1, "S2_L2A_20m_*.nc": 2}
@@ -101,8 +102,9 @@ def site_patch(site: Path, *, year: int | None, mask_clouds: bool) -> NewPatch:
     with open_netcdf(_only(site, _LABELS)) as file:
         attributes = file.variable("CT").attributes
         types = valid_codes(file.read("CT"), attributes)[0].astype(np.uint32)
-        corner = (float(file.read("x")[0]) - PIXEL_M / 2, float(file.read("y")[0]) + PIXEL_M / 2)
-        crs, tile = f"EPSG:{attributes['epsg']}", str(attributes["tile"])
+        corner, is_south_up = _corner(file)
+        crs, tile = _crs(file), str(attributes["tile"])
+        types = types[::-1] if is_south_up else types
     files = {ratio: path for pattern, ratio in _CUBES.items() for path in [_only(site, pattern, needed=False)] if path}
     if not files:
         raise DataError(f"{site}: has none of {', '.join(_CUBES)}; get the cubes of the site")
@@ -164,6 +166,27 @@ def connected_parcels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
         parcels[areas > 0] = areas[areas > 0] + count
         count += found
     return parcels
+
+
+def _corner(file: NetcdfFile) -> tuple[tuple[float, float], bool]:
+    """X and y of the upper left corner, and whether rows run to the north; coordinates are the middle of pixels."""
+    rows = file.read("y")
+    a, _, left, _, e, first = netcdf_transform(str(file.path), file.read("x"), rows)
+    if not np.allclose((a, abs(e)), PIXEL_M):
+        raise DataError(f"{file.path}: pixels are of {a:g} x {abs(e):g} m: needs {PIXEL_M:g} m; get the site again")
+    return (left, first + e * len(rows) if e > 0 else first), e > 0
+
+
+def _crs(file: NetcdfFile) -> str:
+    attributes = file.variable("CT").attributes
+    name = str(attributes.get("grid_mapping", "spatial_ref"))
+    mapping = file.variables[name].attributes if name in file.variables else None
+    # Its code is shorter than the text that says the same.
+    code = {key: attributes[key] for key in ("epsg",) if key in attributes}
+    crs = netcdf_crs(code) or netcdf_crs(attributes, mapping)
+    if crs is None:
+        raise DataError(f"{file.path}: says no CRS: needs epsg, or a variable with crs_wkt; get the site again")
+    return crs
 
 
 def _only(site: Path, pattern: str, *, needed: bool = True) -> Any:
@@ -238,7 +261,9 @@ def _checked(cube: _Cube, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
     own = (len(cube.times), *(length // cube.ratio for length in shape))
     if values.shape != own:
         raise DataError(f"{cube.file.path}: {name} is {values.shape}, the labels need {own}; get the site again")
-    return values
+    y = cube.file.read("y") if "y" in cube.file.variables else np.zeros(0)
+    is_south_up = len(y) > 1 and y[-1] > y[0]
+    return np.ascontiguousarray(values[:, ::-1]) if is_south_up else values
 
 
 def _matched(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
