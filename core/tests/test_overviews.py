@@ -156,6 +156,9 @@ def test_units_of_their_own_and_many_bands() -> None:
     ]
     assert [line.split()[:3] for line in table[1:3]] == [["b0", "-", "100"], ["b1", "K", "100"]]
     assert len(table) == 14 and table[-1] == "3 more bands: b12, b13, b14"
+    # Where much is said before, fewer bands are.
+    said = list(lines(overview({"a-1": "train"}, bands=bands, sizes=[f"size {number}" for number in range(12)])))
+    assert said[-2].startswith("b6 ") and said[-1] == "8 more bands: b7, b8, b9, b10, b11, b12, b13, b14"
 
 
 def test_remarks_are_cut_short() -> None:

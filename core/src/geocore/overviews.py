@@ -32,7 +32,9 @@ _SPLITS: Final = ("train", "val", "test")
 _WIDTH: Final = 110
 """Characters of a line of a table."""
 _GROUPS: Final = 5
-_BANDS: Final = 12
+_LINES: Final = 24
+"""Of counts, sizes and values together, about: what a screen shows at once."""
+_LEAST_BANDS, _MOST_BANDS = 6, 12
 _NOTES: Final = 8
 _WARNINGS: Final = 4
 _SHOWN: Final = (1.0, 50.0, 99.0)
@@ -115,10 +117,9 @@ def present(
 
 def lines(overview: Overview, warnings: Sequence[str] = ()) -> Iterator[str]:
     """What is in a data set, line by line; see `present`."""
-    yield from _split_lines(overview)
-    yield from _group_lines(overview)
-    yield from overview.sizes
-    yield from _value_lines(overview)
+    above = [*_split_lines(overview), *_group_lines(overview), *overview.sizes]
+    yield from above
+    yield from _value_lines(overview, most=min(_MOST_BANDS, max(_LEAST_BANDS, _LINES - len(above))))
     # What splits share is never among the remarks that are left out.
     notes = sorted(overview.dataset.notes, key=lambda note: not note.startswith("leak"))
     yield from (f"note: {note}" for note in notes[:_NOTES])
@@ -313,8 +314,8 @@ def _group_lines(overview: Overview) -> Iterator[str]:
         yield f"{overview.samples} of {split} by {overview.groups}: {named}{more}"
 
 
-def _value_lines(overview: Overview) -> Iterator[str]:
-    """A table of the values of each band, in its unit."""
+def _value_lines(overview: Overview, *, most: int) -> Iterator[str]:
+    """A table of the values of each band, in its unit; at most so many bands, as the rest is in dataset.yaml."""
     if overview.statistics is None:
         return
     (layer_name, figures), *_ = overview.statistics.layers.items()
@@ -342,9 +343,9 @@ def _value_lines(overview: Overview) -> Iterator[str]:
     if layer.pixel_m is not None:
         yield f"pixels on the ground: {' to '.join(f'{side:g}' for side in sorted({*layer.pixel_m}))} m"
     table = _table({title: [band.name for band, _ in bands]} | columns)
-    yield from table[: 1 + _BANDS]
-    if len(table) > 1 + _BANDS:
-        left = [band.name for band, _ in bands[_BANDS:]]
+    yield from table[: 1 + most]
+    if len(table) > 1 + most:
+        left = [band.name for band, _ in bands[most:]]
         yield f"{len(left)} more bands: {', '.join(left)}"
 
 
