@@ -140,9 +140,10 @@ def misfit(label: Grid, scene: Grid, name: str) -> str:
 def _cause_of_misfit(label: Grid, found: Extent, scene: Grid, area: Extent) -> str:
     if (label.crs is None) != (scene.crs is None):
         return "only one of them states a CRS: write it into the other (gdal_edit.py -a_srs EPSG:CODE)"
-    if not found.meets(area) and (cause := likely_cause(found, area)) != _UNKNOWN:
+    other_crs = label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs)
+    if not found.meets(area) and ((cause := likely_cause(found, area)) != _UNKNOWN or other_crs):
         return cause
-    if label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs):
+    if other_crs:
         return f"warp the label onto the scene (gdalwarp -r near -t_srs {crs_name(scene.crs)})"
     assert label.transform is not None
     assert scene.transform is not None

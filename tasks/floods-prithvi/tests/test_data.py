@@ -506,7 +506,7 @@ def _strange_list(raw: Path) -> None:
         (_without_names, {}, r"_S2Hand.tif: 13 bands without names.*--bands 2 3 4 9 12 13"),
         (_cut_off, {}, r"_S2Hand.tif: .*(damaged|cannot be opened)"),
         (lambda raw: change(file_of(raw, "LabelHand", 2), set_all(2)), {}, r"_LabelHand.tif: holds 2: labels are 0, 1"),
-        (_moved, {}, r"_LabelHand.tif: .*first pixel lies 0 rows above and 11.1 columns right"),
+        (_moved, {}, r"_LabelHand.tif: .*first pixel lies 0 rows above and 11.13 columns right"),
         (_smaller, {}, r"_LabelHand.tif: 63 x 64 px, but .* has 64 x 64"),
         (_empty_list, {}, r"flood_valid_data.csv: is empty"),
         (_strange_list, {}, r"flood_test_data.csv: none of its 1 chips \(Peru_1\)"),
