@@ -61,7 +61,7 @@ def assign_splits(
         shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}
         groups, remarks = together(chips)
         notes += remarks
-        drawn = split_by_group(groups, shares, share.seed, remedy=_remedy(settings))
+        drawn = split_by_group(groups, shares, share.seed, remedy=_remedy(settings, remarks))
         splits = dict(zip([chip.id for chip in chips], drawn, strict=True))
         notes.append(f"no lists: {_groups(settings)} are dealt out whole")
     there = {"train", "val"} & set(splits.values())
@@ -171,15 +171,16 @@ def _halved(
     shares = {"train": share.train, "val": share.val}
     groups, remarks = together(inner)
     notes += remarks
-    drawn = split_by_group(groups, shares, share.seed, remedy=_remedy(settings))
+    drawn = split_by_group(groups, shares, share.seed, remedy=_remedy(settings, remarks))
     tested = {name: "test" for name, half in halves.items() if half == "validation"}
     return dict(zip([chip.id for chip in inner], drawn, strict=True)) | tested
 
 
-def _remedy(settings: PrepareSettings) -> str:
-    """What helps where there are fewer groups than splits."""
+def _remedy(settings: PrepareSettings, joined: Sequence[str]) -> str:
+    """What helps where there are fewer groups than splits, some of which may have been joined."""
+    because = "".join(f"{remark} (--split.allow-leaks true lets them lie apart); " for remark in joined)
     return (
-        f"add chips of other {_groups(settings)}, or give lists of chips with --lists FOLDER (train.txt, val.txt and "
+        f"{because}add chips of other {_groups(settings)}, or give lists of chips with --lists FOLDER (train.txt, val.txt and "
         "test.txt; test.txt alone makes a data set to score on)"
     )
 

@@ -41,9 +41,9 @@ from snowpack_sam2.sample import write_sample
 PHOTO: Final = "photo"
 """Layer that holds the photograph."""
 MASK: Final = "layers"
+"""Label that holds the layer ids."""
 BOUNDARY_PX: Final = "boundary_px"
 """Attribute of a sample: labelled pixels on a boundary between layers."""
-"""Label that holds the layer ids."""
 IGNORED: Final = 255
 """Value of pixels of the boundary target that count for nothing."""
 NOT_INDEPENDENT: Final = (
