@@ -180,8 +180,8 @@ def _remedy(settings: PrepareSettings, joined: Sequence[str]) -> str:
     """What helps where there are fewer groups than splits, some of which may have been joined."""
     because = "".join(f"{remark} (--split.allow-leaks true lets them lie apart); " for remark in joined)
     return (
-        f"{because}add chips of other {_groups(settings)}, or give lists of chips with --lists FOLDER (train.txt, val.txt and "
-        "test.txt; test.txt alone makes a data set to score on)"
+        f"{because}add chips of other {_groups(settings)}, or give lists of chips with --lists FOLDER (train.txt, "
+        "val.txt and test.txt; test.txt alone makes a data set to score on)"
     )
 
 
