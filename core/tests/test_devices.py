@@ -224,3 +224,10 @@ def test_the_c_library_is_told_once_to_keep_freed_memory(monkeypatch: pytest.Mon
     keep_freed_memory.cache_clear()
     keep_freed_memory()
     keep_freed_memory.cache_clear()
+
+
+def test_settings_made_for_a_gpu_warn_on_a_cpu(caplog):
+    with open_place(DeviceSettings(device="cpu")):
+        assert caplog.messages == []
+    with open_place(DeviceSettings(device="cpu", made_for="gpu")):
+        assert len(caplog.messages) == 1 and "--recipe laptop" in caplog.messages[0]

@@ -138,6 +138,19 @@ def test_the_record_keeps_earlier_calls(tmp_path: Path) -> None:
     assert [list(call["failed"]) for call in found] == [[], ["c"]]
 
 
+def test_a_network_of_the_built_in_sample_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def begin(data: str | None, data_hash: str = "d") -> None:
+        card = {"data_hash": data_hash, "config": {"data": data}}
+        Survey(tmp_path, Checkpoint(tmp_path / "run/checkpoints/step-000002", 2, {}, card, [], "w", {}), {})
+
+    begin("dataset")
+    begin(None, "published:sen1floods11")
+    assert caplog.messages == []
+    begin(None)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"{tmp_path}/run was trained on the built-in sample")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"task": "floods", "data_hash": "d", "settings": {}}'])
 def test_a_folder_that_holds_something_else_is_not_written_into(tmp_path: Path, content: str) -> None:
     survey, tasks = survey_of(tmp_path / "run"), scenes_in(tmp_path / "raw", a=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 import random
 import sys
@@ -22,6 +23,8 @@ import torch.distributed as dist
 
 from geocore.errors import DeviceError
 from geocore.settings import DeviceSettings
+
+logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
@@ -103,6 +106,11 @@ def open_place(settings: DeviceSettings) -> Iterator[Place]:
     rank, world_size, local_rank = _launched()
     device = _pick_device(settings.device, local_rank, world_size)
     _check_precision(settings.precision, device)
+    if settings.made_for == "gpu" and device.type == "cpu" and rank == 0:
+        logger.warning(
+            "these settings are made for a GPU and may take days on a CPU: --recipe laptop is made for one, and "
+            "--training.steps shortens a run"
+        )
     threads_before = torch.get_num_threads()
     if settings.threads:
         torch.set_num_threads(settings.threads)

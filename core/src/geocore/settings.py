@@ -206,6 +206,7 @@ class DeviceSettings(Settings):
     threads: int = operational(0, "CPU threads, 0 for as many as torch chooses", ge=0)
     precision: Literal["float32", "bfloat16"] = deciding("float32", "number format of the forward pass (autocast)")
     channels_last: bool = operational(False, "memory format with channels innermost, faster convolutions on GPUs")
+    made_for: Literal["any", "gpu"] = operational("any", "what the other settings suit; gpu: a CPU is warned of")
 
 
 class TrainingSettings(Settings):

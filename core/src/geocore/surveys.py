@@ -16,6 +16,7 @@ products, the folder holds
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,6 +37,8 @@ from geocore.shares import patient_lock, remove_joined
 
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 RECORD: Final = "run.json"
 STATE: Final = ".geocore"
@@ -71,6 +74,16 @@ class Survey:
     context: Mapping[str, Any]
     """JSON values that decide the products beside the scene: settings, hash of the weights."""
     begun: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        card = self.checkpoint.card
+        published = str(card["data_hash"]).startswith("published:")
+        if "config" in card and card["config"].get("data") is None and not published:
+            logger.warning(
+                "%s was trained on the built-in sample and knows drawn data only: its maps of anything else mean "
+                "nothing",
+                self.checkpoint.path.parent.parent,
+            )
 
     def map(
         self,
