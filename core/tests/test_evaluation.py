@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from geocore.checkpoints import Checkpoint
 from geocore.errors import DataError
-from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
 from geocore.settings import EvaluationSettings
 
 
@@ -32,8 +32,8 @@ def test_file_keeps_the_contract(tmp_path: Path) -> None:
     an_evaluation().save(path)
     plain = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert list(plain) == [
-        "task", "split", "protocol", "samples", "primary", "model", "untrained", "baselines", "per_class", "per_group",
-        "intervals", "checkpoint", "data_hash", "versions",
+        "task", "split", "protocol", "samples", "primary", "meanings", "model", "untrained", "baselines", "per_class",
+        "per_group", "intervals", "checkpoint", "data_hash", "versions",
     ]  # fmt: skip
     assert plain["model"] == {"iou": 0.75, "accuracy": 0.9} and plain["untrained"]["accuracy"] is None
     assert plain["intervals"] == {"iou": [0.7, 0.8]}
@@ -98,6 +98,39 @@ def test_table() -> None:
     assert lines[4].split() == ["accuracy", "0.9000", "-", "-"]
     assert ["rock", "-"] in [line.split() for line in lines] and ["site-a", "0.7000"] in [
         line.split() for line in lines
+    ]
+
+
+def test_table_says_what_scores_say_and_shows_those_to_look_at() -> None:
+    meanings = {"accuracy": "share of right pixels", "iou": "overlap with the truth", "kappa": "beyond chance"}
+    model = {"iou": 0.75, "accuracy": 0.9, "f1_of_seven": 0.1}
+    lines = an_evaluation(model=model, meanings=meanings).table().splitlines()
+    table = lines[2 : lines.index("", 2)]
+    assert [line.split()[0] for line in table] == ["score", "iou", "accuracy", "kappa"]
+    assert table[1].endswith("  overlap with the truth") and table[3].split()[1:4] == ["-", "-", "-"]
+    # The sentences begin below each other.
+    assert len({line.index(meanings[line.split()[0]]) for line in table[1:]}) == 1
+
+
+def test_table_shows_counts_without_decimals_and_per_cent_with_two() -> None:
+    classes = {"snow": {"iou": 0.8, "pixels": 1234567.0}, "rock": {"iou": 1.0, "pixels": 0.0}}
+    lines = an_evaluation(per_class=classes, model={"iou": 86.312}).table().splitlines()
+    assert ["snow", "0.8000", "1,234,567"] in [line.split() for line in lines]
+    assert "86.31" in lines[3].split()
+
+
+def test_table_shows_the_worst_of_many_groups_and_their_leading_score_alone() -> None:
+    groups = {f"site-{number}": {"iou": 1 - number / 20, "accuracy": 0.5} for number in range(12)}
+    shown = an_evaluation(per_group=groups | {"empty": {"iou": math.nan}}).table().split("\n\n")[-1].splitlines()
+    assert shown[0].split() == ["group", "iou"] and shown[1].split() == ["site-11", "0.4500"]
+    assert len(shown) == 10 and shown[-1] == "... and 5 more, better ones"
+
+
+def test_closing_names_the_files_and_the_next_command() -> None:
+    lines = closing(Path("my runs/a"), Path("my runs/a/evaluation-test.json"), "toy-predict", "SCENES").splitlines()
+    assert lines == [
+        "all scores: my runs/a/evaluation-test.json; with pictures: my runs/a/report.html",
+        "map with it: toy-predict --run 'my runs/a' --input SCENES --output MAPS",
     ]
 
 

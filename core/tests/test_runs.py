@@ -228,3 +228,17 @@ def test_the_name_is_the_same_in_every_version():
     # A change here would make no run find its own folder again.
     settings = TilingSettings(size=128, overlap=32)
     assert default_run_name("snow", "small", settings, "d1") == "runs/snow-small-6236c589"
+
+
+def test_closing_says_what_was_reached_and_what_comes_next(tmp_path):
+    folder = tmp_path / "a run"
+    with opened(folder) as run:
+        run.mark_finished(
+            {"primary": "iou", "best_score": 0.81234, "best_step": 40, "steps": 60, "stopped_early": True}
+        )
+        assert run.closing("toy-evaluate").splitlines() == [
+            f"best on validation: iou 0.8123 at step 40 of 60 steps, stopped early; curves: {folder}/report.html",
+            f"evaluate it: toy-evaluate --run '{folder}'",
+        ]
+        run.mark_finished({"primary": "iou", "best_score": math.nan, "best_step": 60, "steps": 60})
+        assert run.closing("toy-evaluate").startswith("best on validation: none gave a score, in 60 steps; ")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +18,10 @@ from geocore.files import atomic_write_text
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
     from geocore.settings import EvaluationSettings
+
+
+_MOST_GROUPS: Final = 8
+"""Lines of the table of groups."""
 
 
 def _number_or_none(value: Any) -> Any:
@@ -44,6 +49,8 @@ class Evaluation(BaseModel):
     samples: int = Field(ge=1)
     primary: str
     """Name of the leading score; higher is better."""
+    meanings: Mapping[str, str] = {}
+    """What the scores to look at say, a sentence each; the table shows these and no others, the leading one first."""
     model: Scores
     untrained: Scores | None = None
     """Scores of the same model before training."""
@@ -93,27 +100,55 @@ class Evaluation(BaseModel):
             raise DataError(f"{path}: {place}: {first['msg']}; write it again with the evaluate command") from error
 
     def table(self) -> str:
-        """Scores as lines of text: one row per score, one column per contender; then classes and groups."""
+        """Scores as lines of text: a row for each to look at, a column for each contender; then classes and groups."""
         contenders: dict[str, Mapping[str, float | None]] = {"model": self.model}
         if self.untrained is not None:
             contenders["untrained"] = self.untrained
         contenders.update(self.baselines)
-        names = [self.primary, *sorted(name for name in self.model if name != self.primary)]
+        names = [self.primary, *(name for name in self.meanings or self.model if name != self.primary)]
         rows = [["score", "model", "95 % interval", *list(contenders)[1:]]]
         for name in names:
             low, high = self.intervals.get(name, (None, None))
-            interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+            interval = "" if low is None or high is None else f"{_text(low)} to {_text(high)}"
             label = f"{name} *" if name == self.primary else name
             others = (_text(scores.get(name)) for scores in list(contenders.values())[1:])
-            rows.append([label, _text(self.model[name]), interval, *others])
+            rows.append([label, _text(self.model.get(name)), interval, *others])
+        shown = _aligned(rows).split("\n")
+        width = max(map(len, shown)) + 2
+        said = ["", *(self.meanings.get(name, "") for name in names)]
+        beside = [f"{line.ljust(width)}{text}".rstrip() for line, text in zip(shown, said, strict=True)]
         title = f"{self.task}, {self.split}: {self.samples} samples, checkpoint {self.checkpoint} (* leading score)"
-        blocks = [title, _aligned(rows)]
-        for title, table in (("class", self.per_class), ("group", self.per_group)):
-            if table:
-                columns = sorted({name for scores in table.values() for name in scores})
-                body = [[key, *(_text(scores.get(name)) for name in columns)] for key, scores in table.items()]
-                blocks.append(_aligned([[title, *columns], *body]))
+        blocks = [title, "\n".join(beside)]
+        if self.per_class:
+            columns = sorted({name for scores in self.per_class.values() for name in scores})
+            body = [[key, *(_text(scores.get(name)) for name in columns)] for key, scores in self.per_class.items()]
+            blocks.append(_aligned([["class", *columns], *body]))
+        if self.per_group:
+            blocks.append(self._groups())
         return "\n\n".join(blocks)
+
+    def _groups(self) -> str:
+        """The leading score of each group, the worst first; of many groups the worst alone."""
+        known = {key: scores.get(self.primary) for key, scores in self.per_group.items()}
+        ranked = sorted(known, key=lambda key: math.inf if (score := known[key]) is None else score)
+        table = _aligned([["group", self.primary], *([key, _text(known[key])] for key in ranked[:_MOST_GROUPS])])
+        rest = len(ranked) - _MOST_GROUPS
+        return f"{table}\n... and {rest} more, better ones" if rest > 0 else table
+
+
+def closing(run: Path, path: Path, predict: str, inputs: str) -> str:
+    """The last lines of an evaluate command: where the scores are, and what to do with the run.
+
+    Args:
+        run: its folder.
+        path: of the evaluation.
+        predict: name of the command that maps with the run.
+        inputs: what it maps, one word.
+    """
+    return (
+        f"all scores: {path}; with pictures: {run / 'report.html'}\n"
+        f"map with it: {predict} --run {shlex.quote(str(run))} --input {inputs} --output MAPS"
+    )
 
 
 def evaluation_path(run: Path, split: str, *, which: str, checkpoint: Checkpoint, data_hash: str) -> Path:
@@ -191,7 +226,12 @@ def bootstrap_interval(
 
 
 def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    """A score with four decimals, per cent with two; a count with none."""
+    if value is None:
+        return "-"
+    if abs(value) <= 1:
+        return f"{value:.4f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.2f}"
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -138,6 +138,7 @@ def _scenes_in(folder: Path, extensions: Sequence[str], left_out: Sequence[str],
         for file in sorted(folder.iterdir())
         if file.suffix.lower() in extensions
         and file.is_file()
+        and not (file.suffix == ".vrt" and file.name.startswith("all_"))  # maps of several scenes as one
         and not file.name.startswith((".", *parts))
         and not file.name.endswith(tuple(left_out))
     ]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -110,6 +111,21 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What `mark_finished` kept; empty before."""
         return _read_json(self.folder / "finished.json") if self.finished else {}
+
+    def closing(self, evaluate: str) -> str:
+        """The last lines of a train command: what was reached, where it is shown, and how to score it.
+
+        Args:
+            evaluate: name of the command that scores a run.
+        """
+        summary, folder = self.summary, self.folder
+        score, step = summary.get("best_score"), summary.get("best_step")
+        early = ", stopped early" if summary.get("stopped_early") else ""
+        reached = "none gave a score, in" if score is None else f"{summary['primary']} {score:.4f} at step {step} of"
+        return (
+            f"best on validation: {reached} {summary.get('steps')} steps{early}; curves: {folder / 'report.html'}\n"
+            f"evaluate it: {evaluate} --run {shlex.quote(str(folder))}"
+        )
 
     def mark_finished(self, summary: Mapping[str, Any]) -> None:
         """Note that the run has reached its end.

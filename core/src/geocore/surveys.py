@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from geocore.errors import DataError, RunError
-from geocore.files import atomic_write_text
+from geocore.errors import DataError
 from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
 from geocore.locations import Location, shown
 from geocore.mosaics import write_mosaics
 from geocore.progress import progress
 from geocore.provenance import start_record
+from geocore.records import RECORD, read_calls, write_calls
 from geocore.settings import WorkerSettings
 from geocore.shares import patient_lock, remove_joined
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECORD: Final = "run.json"
 STATE: Final = ".geocore"
 """Folder, hidden from a GIS, of what lets the same command go on."""
 SUMMARY: Final = "summary.json"
@@ -56,6 +55,8 @@ class Mapped:
     outcomes: list[Outcome]
     summaries: dict[str, Any]
     """Name -> what the job says of it, a JSON value; of those whose products are there."""
+    endings: tuple[str, ...] = ()
+    """What comes behind the name in those of its products."""
 
     @property
     def failed(self) -> list[Outcome]:
@@ -123,7 +124,8 @@ class Survey:
 
             outcomes = run_tasks(tasks, work, self._done, context=self.context, workers=workers, on_done=ended)
         summaries = {outcome.key: _summary(self.part(outcome.key)) for outcome in outcomes if outcome.is_there}
-        return Mapped(kind, outcomes, summaries)
+        endings = [path.name.removeprefix(task.key) for task in tasks[:1] for path in products(task.key)]
+        return Mapped(kind, outcomes, summaries, tuple(endings))
 
     def part(self, name: str) -> Path:
         """What the job of a scene leaves: a file, or a folder with its summary."""
@@ -156,6 +158,7 @@ class Survey:
                 "checkpoint": str(self.checkpoint.path),
                 "data_hash": self.checkpoint.card["data_hash"],
                 "context": self.context,
+                "products": sorted({ending for group in groups.values() for ending in group.endings}),
                 **{name: group.summaries for name, group in groups.items()},
                 "failed": {outcome.key: outcome.message for outcome in failed},
             }
@@ -188,7 +191,7 @@ class Survey:
         """Add a call to those before it; two processes that end together both find their place."""
         with patient_lock(self.output / STATE):
             calls = [*read_calls(self.output), start_record() | call]
-            atomic_write_text(self.output / RECORD, json.dumps({"calls": calls}, indent=2) + "\n")
+            write_calls(self.output, calls)
 
     @property
     def _done(self) -> Path:
@@ -228,24 +231,6 @@ def parts_folder(output: Path, name: str) -> Path:
         name: of the scene.
     """
     return output / STATE / "parts" / name
-
-
-def read_calls(output: Path) -> list[dict[str, Any]]:
-    """What the record of a folder of products says of each call, the first one first; empty without a record.
-
-    Raises:
-        RunError: the folder holds a training run, or its record cannot be read.
-    """
-    path = output / RECORD
-    try:
-        calls = json.loads(path.read_text(encoding="utf-8"))["calls"]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, ValueError, TypeError):
-        raise RunError(f"{path}: cannot be read as a record of maps: give another folder as --output") from None
-    except KeyError:
-        raise RunError(f"{output}: holds a training run, not maps: give another folder as --output") from None
-    return list(calls)
 
 
 def _forget_incomplete(part: Path, products: Iterable[Path]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import TASK, EvaluateSettings
+from geocore.checks import check_prepared, check_run
 from geocore.commands import command
 
 if TYPE_CHECKING:
@@ -39,16 +40,18 @@ def evaluate(settings: EvaluateSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
         DataError: the data set is gone, has changed, lacks the split, or was prepared otherwise than the run's own.
     """
+    check_run(settings.run, TASK)
+    check_prepared(settings.data, TASK)
     import numpy as np
 
     from crops_activesampling.config import TrainSettings
     from crops_activesampling.data import Patches, load_dataset
     from crops_activesampling.mapping import counts_of_maps, map_split
     from crops_activesampling.model import build_model, restore_model, training_split, validation_split
-    from crops_activesampling.scores import PRIMARY, VIEWS, named, per_class, total, weighted_f1
+    from crops_activesampling.scores import MEANINGS, PRIMARY, VIEWS, named, per_class, total, weighted_f1
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.files import atomic_write_text
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.prepared import datasets_of_run
@@ -99,6 +102,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         },
         samples=len(counts),
         primary=PRIMARY,
+        meanings=MEANINGS,
         model=named(total(counts)),
         untrained=untrained,
         baselines=baselines,
@@ -131,6 +135,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         print(f"note: the network was trained on {settings.split}: these are no scores on new patches")
     if own and settings.split == validation_split(trained):
         print(f"note: {settings.split} chose the checkpoint and the trees: its scores are too good")
+    print(closing(settings.run, file, "crops-predict", "PATCHES"))
 
 
 def patch_table(patches: Patches, counts: PatchCounts) -> str:

@@ -70,6 +70,8 @@ class PatchName:
         """
         name = Path(path).name.removesuffix(".nc")
         match = _NAME.fullmatch(name)
+        if match is None and Path(path).suffix not in (".nc", ""):
+            raise DataError(f"{path}: is no patch: patches are netCDF files such as 2020_31TCG_patch_14_14.nc")
         if match is None:
             raise DataError(f"{path}: a patch is called such as 2020_31TCG_patch_14_14.nc; rename the file")
         return cls(int(match[1]), match[2], int(match[3]), int(match[4]))

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from crops_activesampling.config import PredictSettings
+from crops_activesampling.config import TASK, PredictSettings
+from geocore.checks import check_inputs, check_run
 from geocore.commands import command
 from geocore.shares import in_shares
 
@@ -40,6 +41,10 @@ def predict(settings: PredictSettings) -> None:
         DataError: some patches failed; the products of the others are there. Or there is no patch.
         CheckpointError: the run has no usable checkpoint.
     """
+    check_run(settings.run, TASK)
+    check_inputs(settings.input, settings.output, kind="patch")
+    inputs = find_inputs(settings.input)
+    # What can be refused without torch has been.
     from crops_activesampling.mapping import composite_settings
     from crops_activesampling.model import restore_model
     from crops_activesampling.products import mosaic_paths, product_paths, told
@@ -59,7 +64,7 @@ def predict(settings: PredictSettings) -> None:
         "version": importlib.metadata.version("crops-activesampling"),
     }
     survey, output = Survey(settings.output, checkpoint, context), settings.output
-    tasks = scene_tasks(find_inputs(settings.input), sha256_file)
+    tasks = scene_tasks(inputs, sha256_file)
     patches = survey.map(
         "patches", tasks, MapPatch(settings, trained.origin), products=partial(product_paths, output), workers=settings
     )

@@ -20,6 +20,14 @@ import numpy.typing as npt
 from geocore.metrics import Confusion, macro
 
 PRIMARY: Final = "f1_weighted"
+MEANINGS: Final = {
+    PRIMARY: "F1 of each crop over pixels, averaged by the crop's share of the ground",
+    "f1_macro": "the same, every crop counting alike, however rare",
+    "oa": "share of labelled pixels that have the right crop",
+    "parcel_f1_weighted": "F1 of whole parcels by their majority crop",
+    "cropped_f1_weighted": "as the first, without the border of each patch",
+}
+"""Score -> what it says."""
 VIEWS: Final[Mapping[str, str]] = {
     "pixels": "", "cropped": "cropped_", "parcels": "parcel_", "parcel_pixels": "parcel_pixels_"
 }  # fmt: skip

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crops_activesampling.config import TASK, SelectionSettings, TrainSettings
+from geocore.checks import check_prepared
 from geocore.commands import command
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def train(settings: TrainSettings) -> None:
         RunError: the run folder belongs to other settings or other data, or the hold-out model is not finished.
         SettingsError: the parts of the network do not fit together.
     """
+    check_prepared(settings.data, TASK)
     from crops_activesampling.data import Windows, load_dataset, no_choice, pixels_of_split
     from crops_activesampling.holdout import holdout_losses
     from crops_activesampling.model import training_split, validation_split
@@ -90,13 +92,13 @@ def train(settings: TrainSettings) -> None:
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
-                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+                logger.info("%s is finished", folder)
             else:
                 _fit(settings, dataset, holdout, place, run)
                 if place.is_main:
                     write_report(run.folder)
-        if place.is_main:
-            print(f"evaluate it: crops-evaluate --run {folder}")
+            if place.is_main:
+                print(run.closing("crops-evaluate"))
 
 
 def _fit(settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | None, place: Place, run: Run) -> None:

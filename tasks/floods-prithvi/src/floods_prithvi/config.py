@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date as day
 from pathlib import Path
 from typing import Literal
 
@@ -197,6 +198,16 @@ class PredictSettings(WorkerSettings):
     region_px: int = deciding(16384, "edge of the part of a scene that one job maps, pixels", ge=256)
     plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
+
+    @field_validator("date")
+    @classmethod
+    def _dates(cls, dates: str | None) -> str | None:
+        for word in (dates or "").split():
+            try:
+                day.fromisoformat(word)
+            except ValueError:
+                raise ValueError(f"{word!r} is no date: give YYYY-MM-DD, several in quotation marks") from None
+        return dates
 
     @field_validator("input", mode="before")
     @classmethod

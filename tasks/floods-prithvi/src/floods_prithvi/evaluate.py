@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from floods_prithvi.config import TASK, EvaluateSettings
+from geocore.checks import check_prepared, check_run
 from geocore.commands import command
 
 if TYPE_CHECKING:
@@ -40,16 +41,18 @@ def evaluate(settings: EvaluateSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
         DataError: the data set is gone, has changed, lacks the split, or holds other bands or classes than the run.
     """
+    check_run(settings.run, TASK)
+    check_prepared(settings.data, TASK)
     import numpy as np
 
     from floods_prithvi.config import TrainSettings
     from floods_prithvi.data import Chips
     from floods_prithvi.mapping import chip_counts
     from floods_prithvi.model import build_model, restore_model
-    from floods_prithvi.scores import named, per_class, primary, score_of_state, total
+    from floods_prithvi.scores import meanings, named, per_class, primary, score_of_state, total
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.provenance import installed_versions
     from geocore.report import write_report
@@ -89,6 +92,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         },
         samples=len(counts),
         primary=leading,
+        meanings=meanings(names),
         model=named(total(counts), names),
         untrained=named(total(untrained), names) if untrained else None,
         baselines={name: named(total(parts), names) for name, parts in baselines.items()},
@@ -108,15 +112,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    evaluation.save(
-        evaluation_path(
-            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
-        )
+    file = evaluation_path(
+        settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
     )
+    evaluation.save(file)
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in [*dataset.notes, *_remarks(chips, counts, names)]:
         print(f"note: {note}")
+    print(closing(settings.run, file, "floods-predict", "SCENES"))
 
 
 def _datasets(settings: EvaluateSettings, trained: TrainSettings, trained_on: str) -> tuple[Dataset | None, Dataset]:

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from floods_prithvi.config import PredictSettings
+from floods_prithvi.config import TASK, PredictSettings
+from geocore.checks import check_inputs, check_run
 from geocore.commands import command
 from geocore.shares import in_shares
 
@@ -44,23 +45,26 @@ def predict(settings: PredictSettings) -> None:
         DataError: some scenes failed; the products of the others are there. Or the date is none.
         CheckpointError: the run has no usable checkpoint.
     """
+    check_run(settings.run, TASK)
+    check_inputs(settings.input, settings.output)
+    from floods_prithvi.names import find_rasters
+    from geocore.masks import MaskRule
+
+    if settings.mask is not None:
+        MaskRule.parse(settings.mask)
+    scenes = find_rasters(settings.input)
+    # What can be refused without torch has been.
     from floods_prithvi.mapping import planes
     from floods_prithvi.model import restore_model
-    from floods_prithvi.names import find_rasters
     from floods_prithvi.products import product_paths, told
     from geocore.contents import content_hash
-    from geocore.masks import MaskRule
     from geocore.networks import chosen_network
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
-    # A bad date or mask would else fail every scene.
-    _coordinates(settings, network, None)
-    if settings.mask is not None:
-        MaskRule.parse(settings.mask)
-    scenes = find_rasters(settings.input)
+    _coordinates(settings, network, None)  # too few dates would else fail every scene
     if settings.plan:
         show_plans(
             _to_plan(settings, trained, scenes),

@@ -84,6 +84,24 @@ def named(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, float]:
     }
 
 
+def meanings(classes: Mapping[int, str]) -> dict[str, str]:
+    """Score -> what it says; of two classes those of the second, else those over all."""
+    overall = {
+        "miou": "IoU, averaged over the classes",
+        "aacc": "share of labelled pixels that have the right class",
+        "macc": "share of each class that is found, averaged over the classes",
+    }
+    if len(classes) != 2:
+        return overall
+    word, name = _words(classes)[1], classes[1]
+    return {
+        f"iou_{word}": f"{name} in map and truth, as a share of what is {name} in either",
+        f"precision_{word}": f"of what is mapped as {name}, the share that is",
+        f"recall_{word}": f"of the {name}, the share that is mapped",
+        **overall,
+    }
+
+
 def per_class(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, dict[str, float]]:
     """Table of all classes: name -> `iou`, `f1`, `precision`, `recall`, and true `pixels`."""
     _check(confusion, classes)

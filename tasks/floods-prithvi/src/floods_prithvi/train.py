@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from floods_prithvi.config import TASK, TrainSettings
+from geocore.checks import check_prepared
 from geocore.commands import command
 from geocore.settings import check_weights
 
@@ -35,6 +36,7 @@ def train(settings: TrainSettings) -> None:
         SettingsError: the parts of the network do not fit the data.
         WeightsError: the weights cannot be read safely or do not fit.
     """
+    check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
     from floods_prithvi.data import class_pixels, load_dataset, no_choice
     from floods_prithvi.model import class_names
@@ -66,13 +68,13 @@ def train(settings: TrainSettings) -> None:
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
-                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+                logger.info("%s is finished", folder)
             else:
                 _fit(settings, dataset, place, run)
                 if place.is_main:
                     write_report(run.folder)
-        if place.is_main:
-            print(f"evaluate it: floods-evaluate --run {folder}")
+            if place.is_main:
+                print(run.closing("floods-evaluate"))
 
 
 def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:

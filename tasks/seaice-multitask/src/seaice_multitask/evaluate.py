@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from geocore.checks import check_prepared, check_run
 from geocore.commands import command
 from seaice_multitask.config import TASK, EvaluateSettings
 
@@ -38,11 +39,13 @@ def evaluate(settings: EvaluateSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
         DataError: the data set is gone, has changed, or lacks the split.
     """
+    check_run(settings.run, TASK)
+    check_prepared(settings.data, TASK)
     import numpy as np
 
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
@@ -52,7 +55,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from seaice_multitask.data import Scenes, load_dataset
     from seaice_multitask.mapping import scene_counts
     from seaice_multitask.model import build_model, restore_model
-    from seaice_multitask.scores import PRIMARY, all_water, combined_of_state, named, per_class, total
+    from seaice_multitask.scores import PRIMARY, all_water, combined_of_state, meanings, named, per_class, total
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     network = restore_model(checkpoint)
@@ -86,6 +89,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         protocol={**dataset.protocol, **baselines_in(settings), "notes": "; ".join(dataset.notes)},
         samples=len(counts),
         primary=PRIMARY,
+        meanings=meanings(outputs),
         model=named(total(counts)),
         untrained=untrained,
         baselines=baselines,
@@ -102,15 +106,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    evaluation.save(
-        evaluation_path(
-            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
-        )
+    file = evaluation_path(
+        settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
     )
+    evaluation.save(file)
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
+    print(closing(settings.run, file, "seaice-predict", "SCENES"))
 
 
 def _check_fit(network: SeaIceNet, dataset: Dataset) -> None:

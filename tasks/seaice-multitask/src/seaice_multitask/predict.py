@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from geocore.checks import check_inputs, check_run
 from geocore.commands import command
 from geocore.shares import in_shares
-from seaice_multitask.config import PredictSettings
+from seaice_multitask.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,18 +47,22 @@ def predict(settings: PredictSettings) -> None:
         DataError: some scenes failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
+    check_run(settings.run, TASK)
+    check_inputs(settings.input, settings.output)
+    from seaice_multitask.data import find_scenes, scene_id
+
+    scenes = {scene_id(path): path for path in find_scenes(settings.input)}
+    # What can be refused without torch has been.
     from geocore.files import sha256_file
     from geocore.networks import chosen_network
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
-    from seaice_multitask.data import find_scenes, scene_id
     from seaice_multitask.mapping import planes_of
     from seaice_multitask.model import restore_model
     from seaice_multitask.products import map_paths, product_paths, told
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
-    scenes = {scene_id(path): path for path in find_scenes(settings.input)}
     if settings.plan:
         show_plans(
             _to_plan(settings, trained, scenes),

@@ -22,6 +22,7 @@ from seaice_multitask.charts import MASKED
 from seaice_multitask.config import OutputSettings
 
 PRIMARY: Final = "combined"
+_CHARTS: Final = {"SIC": "ice concentration", "SOD": "stage of development", "FLOE": "floe size"}
 WEIGHTS: Final[Mapping[str, float]] = {"SIC": 2.0, "SOD": 2.0, "FLOE": 1.0}
 """Weights in the combined score; other charts weigh 1."""
 
@@ -182,6 +183,19 @@ def per_class(counts: ChartCounts, names: Mapping[str, Sequence[str]]) -> dict[s
                 key: value if key == "pixels" else _percent(value) for key, value in scores.items()
             }
     return table
+
+
+def meanings(outputs: Mapping[str, OutputSettings]) -> dict[str, str]:
+    """Score -> what it says."""
+    said = {PRIMARY: "the challenge's figure, per cent: concentration and stage count twice, floe size once"}
+    for name in outputs:
+        by = metric(outputs, name)
+        said[f"{name}_{by}"] = (
+            f"{_CHARTS.get(name, name)}: variance explained, per cent"
+            if by == "r2"
+            else f"{_CHARTS.get(name, name)}: F1 of each class, averaged by its share of the pixels, per cent"
+        )
+    return said
 
 
 def metric(outputs: Mapping[str, OutputSettings], name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from geocore.checks import check_prepared
 from geocore.commands import command
 from geocore.settings import check_weights
 from seaice_multitask.config import TASK, TrainSettings
@@ -34,6 +35,7 @@ def train(settings: TrainSettings) -> None:
         RunError: the run folder belongs to other settings or other data.
         SettingsError: the parts of the network do not fit together.
     """
+    check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
     from geocore.devices import open_place
     from geocore.report import write_report
@@ -61,13 +63,13 @@ def train(settings: TrainSettings) -> None:
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
-                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+                logger.info("%s is finished", folder)
             else:
                 _fit(settings, dataset, place, run)
                 if place.is_main:
                     write_report(run.folder)
-        if place.is_main:
-            print(f"evaluate it: seaice-evaluate --run {folder}")
+            if place.is_main:
+                print(run.closing("seaice-evaluate"))
 
 
 def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:

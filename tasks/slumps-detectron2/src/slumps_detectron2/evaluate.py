@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from geocore.checks import check_prepared, check_run
 from geocore.commands import command
 from slumps_detectron2.config import TASK, EvaluateSettings
 
@@ -39,10 +40,12 @@ def evaluate(settings: EvaluateSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
         DataError: the data set is gone, has changed, or lacks the split.
     """
+    check_run(settings.run, TASK)
+    check_prepared(settings.data, TASK)
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
@@ -53,7 +56,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from slumps_detectron2.data import IMAGE, Areas, class_values, load_dataset
     from slumps_detectron2.model import build_model, restore_model
     from slumps_detectron2.predict import FAR
-    from slumps_detectron2.scores import CHOOSING, PRIMARY, all_scores, resampled
+    from slumps_detectron2.scores import CHOOSING, MEANINGS, PRIMARY, all_scores, resampled
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
@@ -102,6 +105,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         },
         samples=len(areas.samples),
         primary=PRIMARY,
+        meanings=MEANINGS,
         model=all_scores(mapped, threshold, labels),
         untrained=untrained,
         baselines=baselines | experts,
@@ -115,15 +119,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    evaluation.save(
-        evaluation_path(
-            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
-        )
+    file = evaluation_path(
+        settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
     )
+    evaluation.save(file)
     write_report(settings.run, panels=_panels(areas, mapped, threshold))
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
+    print(closing(settings.run, file, "slumps-predict", "SCENES"))
 
 
 def _mapped(

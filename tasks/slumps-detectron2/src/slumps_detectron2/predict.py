@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from geocore.checks import check_inputs, check_run
 from geocore.commands import command
 from geocore.shares import in_shares
-from slumps_detectron2.config import PredictSettings
+from slumps_detectron2.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,21 +46,25 @@ def predict(settings: PredictSettings) -> None:
         DataError: some scenes failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
-    from geocore.contents import content_hash
+    check_run(settings.run, TASK)
+    check_inputs(settings.input, settings.output)
     from geocore.masks import MaskRule
+    from slumps_detectron2.data import find_scenes
+
+    if settings.mask is not None:
+        MaskRule.parse(settings.mask)  # a bad one would else fail every scene
+    scenes = find_scenes(settings.input)
+    # What can be refused without torch has been.
+    from geocore.contents import content_hash
     from geocore.networks import chosen_network
     from geocore.plans import show_plans
     from geocore.surveys import Survey, scene_tasks
-    from slumps_detectron2.data import find_scenes
     from slumps_detectron2.model import restore_model
     from slumps_detectron2.products import PROBABILITY, product_paths, told
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint = trained.checkpoint
     threshold = settings.threshold or checkpoint.validated("threshold")
-    if settings.mask is not None:
-        MaskRule.parse(settings.mask)  # a bad one would else fail every scene
-    scenes = find_scenes(settings.input)
     if settings.plan:
         show_plans(
             _to_plan(settings, trained, scenes),

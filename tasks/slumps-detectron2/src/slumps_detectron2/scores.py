@@ -23,6 +23,14 @@ from geocore.grid import Window
 from slumps_detectron2.instances import Instance
 
 PRIMARY: Final = "ap50"
+MEANINGS: Final = {
+    PRIMARY: "precision over all score thresholds, of objects that overlap a true one by half (COCO)",
+    "object_f1_30": "objects found at the threshold: precision and recall in one figure",
+    "object_precision_30": "of the objects found, the share that overlaps a true one by 30 %",
+    "object_recall_30": "of the true objects, the share that is found so",
+    "pixel_iou": "ground that is slump in map and truth, as a share of what is slump in either",
+}
+"""Score -> what it says; the overlap is intersection over union."""
 OVERLAPS: Final = (0.1, 0.3, 0.5)
 """IoU from which an object counts as found; 0.3 chooses the threshold, as inventories of slumps do."""
 CHOOSING: Final = 0.3

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NoReturn
 
+from geocore.checks import check_prepared, check_run
 from geocore.commands import command
 from snowpack_sam2.config import TASK, EvaluateSettings
 
@@ -38,12 +39,14 @@ def evaluate(settings: EvaluateSettings) -> None:
         CheckpointError: the run has no usable checkpoint.
         DataError: the data set is gone, has changed, or lacks the split.
     """
+    check_run(settings.run, TASK)
+    check_prepared(settings.data, TASK)
     import numpy as np
 
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, evaluation_path
+    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
@@ -51,7 +54,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from snowpack_sam2.data import PHOTO, Photos, load_dataset
     from snowpack_sam2.model import build_model, restore_model
     from snowpack_sam2.predict import check_brightness
-    from snowpack_sam2.scores import PRIMARY, TOLERANCE_PX, f1_of_state, named, total
+    from snowpack_sam2.scores import MEANINGS, PRIMARY, TOLERANCE_PX, f1_of_state, named, total
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
@@ -100,6 +103,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         protocol=protocol,
         samples=len(photos.samples),
         primary=PRIMARY,
+        meanings=MEANINGS,
         model=named(total(counts)),
         untrained=untrained,
         baselines=baselines,
@@ -112,15 +116,15 @@ def evaluate(settings: EvaluateSettings) -> None:
         data_hash=dataset.hash,
         versions=installed_versions(),
     )
-    evaluation.save(
-        evaluation_path(
-            settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
-        )
+    file = evaluation_path(
+        settings.run, settings.split, which=settings.checkpoint, checkpoint=checkpoint, data_hash=dataset.hash
     )
+    evaluation.save(file)
     write_report(settings.run, panels=panels)
     print(evaluation.table())
     for note in dataset.notes:
         print(f"note: {note}")
+    print(closing(settings.run, file, "snowpack-predict", "PHOTOGRAPHS"))
 
 
 def _model_counts(

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from geocore.checks import check_inputs, check_run
 from geocore.commands import command
 from geocore.shares import in_shares
-from snowpack_sam2.config import PredictSettings
+from snowpack_sam2.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,6 +57,8 @@ def predict(settings: PredictSettings) -> None:
         DataError: some photographs failed; the products of the others are there.
         CheckpointError: the run has no usable checkpoint.
     """
+    check_run(settings.run, TASK)
+    check_inputs(settings.input, settings.output, kind="photograph")
     from geocore.contents import content_hash
     from geocore.networks import chosen_network
     from geocore.surveys import Survey, scene_tasks

@@ -15,6 +15,12 @@ from snowpack_sam2.crests import boundary_mask
 
 TOLERANCE_PX: Final = 5.0
 PRIMARY: Final = "boundary_f1_5px"
+MEANINGS: Final = {
+    PRIMARY: "boundaries found within 5 px: precision and recall in one figure",
+    "boundary_precision_5px": "of the boundary that was drawn, the share that lies within 5 px of a true one",
+    "boundary_recall_5px": "of the true boundary, the share that has a drawn one within 5 px",
+}
+"""Score -> what it says."""
 THRESHOLDS: Final = (0.05, *(round(0.1 * step, 1) for step in range(1, 10)), 0.95)
 """Boundary probabilities among which validation chooses."""
 

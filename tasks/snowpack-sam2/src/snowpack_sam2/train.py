@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from geocore.checks import check_prepared
 from geocore.commands import command
 from geocore.settings import check_weights
 from snowpack_sam2.config import TASK, TrainSettings
@@ -34,6 +35,7 @@ def train(settings: TrainSettings) -> None:
         RunError: the run folder belongs to other settings or other data.
         WeightsError: the pretrained weights do not fit.
     """
+    check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
     from geocore.devices import open_place
     from geocore.report import write_report
@@ -60,13 +62,13 @@ def train(settings: TrainSettings) -> None:
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
-                logger.info("%s is finished: %s %s", folder, run.summary["primary"], run.summary["best_score"])
+                logger.info("%s is finished", folder)
             else:
                 _fit(settings, dataset, place, run)
                 if place.is_main:
                     write_report(run.folder)
-        if place.is_main:
-            print(f"evaluate it: snowpack-evaluate --run {folder}")
+            if place.is_main:
+                print(run.closing("snowpack-evaluate"))
 
 
 def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
