@@ -19,7 +19,7 @@ from workspace import ROOT, packages
 
 MEMBERS = {member.name: member for member in packages().values() if member.name != "geocore-bench"}
 FLAG = re.compile(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?")
-FOREIGN = {"--porcelain", "--group", "--package", "--c", "--colour", "--rule", "--stroke"}
+FOREIGN = {"--porcelain", "--extra", "--group", "--package", "--c", "--colour", "--rule", "--stroke"}
 """Options of git and uv that messages and commands hold, and properties of the report's style sheet."""
 
 

@@ -162,3 +162,22 @@ def test_nothing_but_the_agreed_names_stands_at_the_root():
     names = {Path(name).parts[0] for name in listed}
     agreed = {"README.md", "LICENSE", "CONTRIBUTING.md", "pyproject.toml", "uv.lock", "noxfile.py"}
     assert {name for name in names if not name.startswith(".")} - agreed == {"core", "tasks", "packages"}
+
+
+@pytest.mark.parametrize("member", TASKS, ids=lambda member: member.name)
+def test_the_readme_says_how_to_install_a_task_alone_and_it_does(member):
+    """A bare `uv run` would install every member."""
+    command = next(name for name in project(member)["scripts"] if name.endswith("-train"))
+    assert f"`uv run --package {member.name} {command}`" in (ROOT / "README.md").read_text()
+    listed = subprocess.run(
+        ["uv", "export", "--quiet", "--frozen", "--offline", "--no-hashes", "--no-dev", "--package", member.name],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    folders = set(re.findall(r"^-e \./(\S+)|^\./(\S+)", listed, flags=re.MULTILINE))
+    own = {MEMBERS[name].folder.as_posix() for name in closure(member.name, MEMBERS)}
+    assert {first or second for first, second in folders} == own
+    others = {name for name in ("sam2", "onedl-mmsegmentation") if re.search(rf"^{name}==", listed, flags=re.MULTILINE)}
+    assert others <= {"snowpack-sam2": {"sam2"}, "seaice-multitask": {"onedl-mmsegmentation"}}.get(member.name, set())

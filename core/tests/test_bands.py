@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from geocore.bands import Band, Bands
+from geocore.bands import Band, Bands, taken_for
 from geocore.errors import DataError
 
 WINDS = Bands((Band("u10", "m/s"), Band("v10", "m/s"), Band("t2m", "K", scale=0.01, offset=200)), (("u10", "v10"),))
@@ -55,3 +55,11 @@ def test_malformed_plain_values_are_one_clear_line(plain: dict[str, object]) -> 
     with pytest.raises(DataError) as caught:
         Bands.from_dict(plain)
     assert "\n" not in str(caught.value)
+
+
+def test_bands_without_names_are_told():
+    assert taken_for("a.tif", ("2", "3"), ("blue", "green")) == (
+        "a.tif: bands without names: 2 is taken for blue, 3 is taken for green",
+    )
+    assert taken_for("a.tif", ("1", "2"), ("1", "2")) == ("a.tif: bands without names: 1, 2 are taken in this order",)
+    assert taken_for("a.tif", ("B02", "B03"), ("blue", "green")) == taken_for("a.tif", ("1",), ("nir",)) == ()

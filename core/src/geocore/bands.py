@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,3 +157,22 @@ def _band_from(entry: Mapping[str, Any]) -> Band:
     if values:
         raise ValueError(f"unknown key {', '.join(sorted(map(repr, values)))}")
     return band
+
+
+def taken_for(name: str, found: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """A remark on bands without names: which of them was taken for what.
+
+    Args:
+        name: of the file.
+        found: names of its bands that are read, or their numbers from 1 where they have none.
+        wanted: what they are taken for.
+
+    Returns:
+        One line, none where all bands have names or there is but one.
+    """
+    if len(found) < 2 or not all(band.isdecimal() for band in found):
+        return ()
+    if list(found) == list(wanted):
+        return (f"{name}: bands without names: {', '.join(found)} are taken in this order",)
+    pairs = (f"{number} is taken for {band}" for number, band in zip(found, wanted, strict=True))
+    return (f"{name}: bands without names: {', '.join(pairs)}",)

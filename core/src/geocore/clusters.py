@@ -74,7 +74,10 @@ def _connect(scheduler: str) -> Client:
     try:
         from distributed import Client
     except ImportError:
-        raise RunError(f"scheduler {scheduler}: Dask is not installed: install geocore[dask]") from None
+        raise RunError(
+            f"scheduler {scheduler}: Dask is not installed: add the extra dask, `uv run --package PACKAGE --extra dask "
+            "COMMAND ...` or `pip install geocore[dask]`"
+        ) from None
     # What it logs of a lost connection are tracebacks; the command says it in one line.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:

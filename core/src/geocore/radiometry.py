@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geocore.bands import Band, Bands
+from geocore.bands import Band, Bands, taken_for
 from geocore.declarations import calibrated
 from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
@@ -39,9 +39,12 @@ class RescaledSource:
         layer: what comes out: its bands, in the order of the source's, say the scale and offset wanted.
         held: bands of the source with their own scale and offset.
         grid: of the source.
+        remarks: on what was read, beside those of the source.
     """
 
-    def __init__(self, source: LayerSource, layer: Layer, held: Sequence[Band], grid: Grid) -> None:
+    def __init__(
+        self, source: LayerSource, layer: Layer, held: Sequence[Band], grid: Grid, remarks: tuple[str, ...] = ()
+    ) -> None:
         bands = tuple(dataclasses.replace(band, nodata=math.nan) for band in layer.bands)
         self.layer = dataclasses.replace(layer, dtype="float32", bands=dataclasses.replace(layer.bands, bands=bands))
         self.decisions = decisions_of(source)
@@ -49,13 +52,14 @@ class RescaledSource:
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
         self._source = source
+        self._remarks = remarks
         factors, shifts = _conversion(held, layer.bands)
         self._factors, self._shifts = factors[:, None, None], shifts[:, None, None]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on how files were read."""
-        return notes_of(self._source)
+        return (*notes_of(self._source), *self._remarks)
 
     def read(self, window: Window) -> Patch:
         """Read a window that lies inside.
@@ -139,9 +143,10 @@ def matched(
     held = overridden(base if told else in_units_of(base, wanted), scale, offset)
     factors, shifts = _conversion(held, wanted)
     widened = layer.dtype == "float32" and source.layer.dtype != layer.dtype
+    remarks = taken_for(name, own.names, wanted.names)
     if (factors == 1).all() and not shifts.any() and not widened:
-        return RelabelledSource(source, result, grid)
-    return RescaledSource(source, result, tuple(held), grid)
+        return RelabelledSource(source, result, grid, remarks)
+    return RescaledSource(source, result, tuple(held), grid, remarks)
 
 
 def common_layer(layers: Mapping[str, Layer], *, remedy: str) -> Layer:
@@ -207,8 +212,9 @@ def _numbers_of(layer: Layer) -> list[tuple[float, float, str | None]]:
 class RelabelledSource:
     """A layer whose numbers stay and whose bands are called and understood as another's."""
 
-    def __init__(self, source: LayerSource, layer: Layer, grid: Grid) -> None:
+    def __init__(self, source: LayerSource, layer: Layer, grid: Grid, remarks: tuple[str, ...] = ()) -> None:
         self.layer = layer
+        self._remarks = remarks
         self.decisions = decisions_of(source)
         self.shape = source.shape
         self.grid = grid
@@ -222,7 +228,7 @@ class RelabelledSource:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on how files were read."""
-        return notes_of(self._source)
+        return (*notes_of(self._source), *self._remarks)
 
 
 def _conversion(held: Sequence[Band] | Bands, wanted: Bands) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from floods_prithvi.bands import choose_bands
 from floods_prithvi.config import SIX_BANDS
 from geocore import labels
-from geocore.bands import Band, Bands
+from geocore.bands import Band, Bands, taken_for
 from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError
 from geocore.extents import misfit
@@ -82,14 +82,16 @@ def open_scene(
     frames = max(1, len(layer.times))
     chosen = choose_bands(path, bands, frames)
     source = open_image(path, layer=IMAGE, bands=chosen, given=given, usual=usual, mask=mask)
-    return Scene(image_name(path), source.grid, {IMAGE: _Reflectance(source, layer)})
+    remarks = taken_for(image_name(path), source.layer.bands.names, layer.bands.names * frames)
+    return Scene(image_name(path), source.grid, {IMAGE: _Reflectance(source, layer, remarks)})
 
 
 class _Reflectance:
     """A layer of a file whose numbers become reflectance as they are read."""
 
-    def __init__(self, source: ImageSource, layer: Layer) -> None:
+    def __init__(self, source: ImageSource, layer: Layer, remarks: tuple[str, ...]) -> None:
         self.layer = layer
+        self._remarks = remarks
         self.decisions = decisions_of(source)
         self.shape = source.shape
         self.block = source.block
@@ -104,7 +106,7 @@ class _Reflectance:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on how files were read."""
-        return notes_of(self._source)
+        return (*notes_of(self._source), *self._remarks)
 
     def read(self, window: Window) -> Patch:
         stored = self._source.read(window)

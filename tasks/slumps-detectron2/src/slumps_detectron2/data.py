@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from geocore.bands import taken_for
 from geocore.contents import content_hash
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.declarations import Readings
@@ -78,7 +79,9 @@ def describe(settings: PrepareSettings) -> Dataset:
     for pair in pairs:
         with _opened(pair, settings) as scene:
             layers[pair.image.name] = scene.layers[IMAGE]
-            readings.add(pair.image.name, decisions_of(scene.sources[IMAGE]), scene.notes)
+            names = scene.layers[IMAGE].bands.names
+            remarks = [*scene.notes, *taken_for(pair.image.name, names, names)]
+            readings.add(pair.image.name, decisions_of(scene.sources[IMAGE]), remarks)
     layer = common_layer(layers, remedy="choose bands that all have with --bands")
     samples: list[Sample] = []
     plots: list[Plot] = []
