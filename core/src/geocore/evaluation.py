@@ -109,10 +109,10 @@ class Evaluation(BaseModel):
         rows = [["score", "model", "95 % interval", *list(contenders)[1:]]]
         for name in names:
             low, high = self.intervals.get(name, (None, None))
-            interval = "" if low is None or high is None else f"{_text(low)} to {_text(high)}"
+            interval = "" if low is None or high is None else f"{shown_score(low)} to {shown_score(high)}"
             label = f"{name} *" if name == self.primary else name
-            others = (_text(scores.get(name)) for scores in list(contenders.values())[1:])
-            rows.append([label, _text(self.model.get(name)), interval, *others])
+            others = (shown_score(scores.get(name)) for scores in list(contenders.values())[1:])
+            rows.append([label, shown_score(self.model.get(name)), interval, *others])
         shown = _aligned(rows).split("\n")
         width = max(map(len, shown)) + 2
         said = ["", *(self.meanings.get(name, "") for name in names)]
@@ -121,8 +121,7 @@ class Evaluation(BaseModel):
         blocks = [title, "\n".join(beside)]
         if self.per_class:
             columns = sorted({name for scores in self.per_class.values() for name in scores})
-            body = [[key, *(_text(scores.get(name)) for name in columns)] for key, scores in self.per_class.items()]
-            blocks.append(_aligned([["class", *columns], *body]))
+            blocks.append(_aligned(shown_parts("class", self.per_class, columns)))
         if self.per_group:
             blocks.append(self._groups())
         return "\n\n".join(blocks)
@@ -131,7 +130,7 @@ class Evaluation(BaseModel):
         """The leading score of each group, the worst first; of many groups the worst alone."""
         known = {key: scores.get(self.primary) for key, scores in self.per_group.items()}
         ranked = sorted(known, key=lambda key: math.inf if (score := known[key]) is None else score)
-        table = _aligned([["group", self.primary], *([key, _text(known[key])] for key in ranked[:_MOST_GROUPS])])
+        table = _aligned([["group", self.primary], *([key, shown_score(known[key])] for key in ranked[:_MOST_GROUPS])])
         rest = len(ranked) - _MOST_GROUPS
         return f"{table}\n... and {rest} more, better ones" if rest > 0 else table
 
@@ -225,13 +224,34 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def _text(value: float | None) -> str:
+def shown_score(value: float | None) -> str:
     """A score with four decimals, per cent with two; a count with none."""
     if value is None:
         return "-"
     if abs(value) <= 1:
         return f"{value:.4f}"
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.2f}"
+
+
+def shown_parts(kind: str, parts: Mapping[str, Mapping[str, float | None]], columns: Sequence[str]) -> list[list[str]]:
+    """A table of classes or groups, its head first; counts, which are whole and not all 0 or 1, without decimals.
+
+    Args:
+        kind: head of the first column.
+        parts: name -> scores.
+        columns: scores that are shown.
+    """
+    counts = set()
+    for column in columns:
+        known = [score for scores in parts.values() if (score := scores.get(column)) is not None]
+        if known and max(known) > 1 and all(float(score).is_integer() for score in known):
+            counts.add(column)
+
+    def cell(scores: Mapping[str, float | None], column: str) -> str:
+        score = scores.get(column)
+        return f"{score:,.0f}" if score is not None and column in counts else shown_score(score)
+
+    return [[kind, *columns], *([name, *(cell(scores, each) for each in columns)] for name, scores in parts.items())]
 
 
 def _aligned(rows: list[list[str]]) -> str:

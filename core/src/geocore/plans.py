@@ -21,6 +21,7 @@ from geocore.errors import SettingsError
 from geocore.grid import Window
 from geocore.inference import TILES_AHEAD
 from geocore.planes import Plane
+from geocore.progress import progress
 from geocore.scenes import BlockSource, Scene
 from geocore.settings import TilingSettings
 from geocore.tiles import Region, Tiling, regions, tiles_of
@@ -182,7 +183,7 @@ def show_plans(
             planes=planes,
             seconds_per_tile=trial(map_one, scene.grid.shape, tiles),
         )
-        for name, scene, map_one in scenes
+        for name, scene, map_one in progress(scenes, "planning")
     }
     tell(plans, output)
 

@@ -16,6 +16,7 @@ from geocore.contents import content_hash
 from geocore.datasets import Dataset, validate
 from geocore.errors import DataError
 from geocore.manifests import FILE_NAME, read_document
+from geocore.progress import progress
 from geocore.settings import Settings, deciding_values, differences
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 def changed_files(dataset: Dataset) -> Iterator[str]:
     """A line for each file whose content, or that of a file it names, is not what it was; each is read, once."""
     hashes = {path: digest for sample in dataset.samples for path, digest in sample.hashes.items()}
-    for path, digest in hashes.items():
+    for path, digest in progress(list(hashes.items()), "checking files", delay=1.0):
         if content_hash(dataset.path(path)) != digest:
             yield f"{path} has changed since the data set was prepared"
 

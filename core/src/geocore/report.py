@@ -25,7 +25,7 @@ import numpy.typing as npt
 import yaml
 
 from geocore.errors import DataError, RunError
-from geocore.evaluation import Evaluation
+from geocore.evaluation import Evaluation, shown_parts, shown_score
 from geocore.files import atomic_write_text
 
 _INK, _RULE = "#00fd00", "#00fd01"
@@ -202,12 +202,12 @@ def _evaluations(folder: Path, data_hash: Any) -> dict[str, str]:
         facts = {"samples": found.samples, "checkpoint": found.checkpoint, **found.protocol}
         if found.data_hash != data_hash:
             facts["data hash"] = f"{found.data_hash}, other than that of the run"
-        tables = [_contenders(found)]
+        tables = [_contenders(found), _list(found.meanings) if found.meanings else ""]
         for key, parts in (("class", found.per_class), ("group", found.per_group)):
             if parts:
                 names = _ordered(found, {name for scores in parts.values() for name in scores})
-                rows = [[part, *(_score(scores.get(name)) for name in names)] for part, scores in parts.items()]
-                tables.append(_table("parts", f"By {key}", [key, *names], rows))
+                head, *rows = shown_parts(key, parts, names)
+                tables.append(_table("parts", f"By {key}", head, rows))
         sections[heading] = "".join(tables) + _list({key: fact for key, fact in facts.items() if fact != ""})
     return sections or {"Scores": _note("No split has been scored: there is no evaluation-*.json.")}
 
@@ -219,8 +219,10 @@ def _contenders(found: Evaluation) -> str:
     rows = []
     for name in _ordered(found, set(found.model)):
         low, high = found.intervals.get(name, (None, None))
-        interval = "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
-        rows.append([name, _score(found.model[name]), interval, *(_score(each.get(name)) for each in others.values())])
+        interval = "" if low is None or high is None else f"{shown_score(low)} to {shown_score(high)}"
+        rows.append(
+            [name, shown_score(found.model[name]), interval, *(shown_score(each.get(name)) for each in others.values())]
+        )
     head = ["score", "model", "95 % interval", *others]
     return _table("leading", f"{found.primary} leads; higher is better.", head, rows)
 
@@ -268,10 +270,6 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _short(value: float) -> str:
