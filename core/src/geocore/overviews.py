@@ -120,14 +120,23 @@ def lines(overview: Overview, warnings: Sequence[str] = ()) -> Iterator[str]:
     above = [*_split_lines(overview), *_group_lines(overview), *overview.sizes]
     yield from above
     yield from _value_lines(overview, most=min(_MOST_BANDS, max(_LEAST_BANDS, _LINES - len(above))))
-    # What splits share is never among the remarks that are left out.
-    notes = sorted(overview.dataset.notes, key=lambda note: not note.startswith("leak"))
-    yield from (f"note: {note}" for note in notes[:_NOTES])
-    if len(notes) > _NOTES:
-        yield f"note: {len(notes) - _NOTES} more notes are in {FILE_NAME}"
+    yield from noted(overview.dataset.notes, FILE_NAME)
     yield from (f"warning: {warning}" for warning in warnings[:_WARNINGS])
     if len(warnings) > _WARNINGS:
         yield f"warning: and {len(warnings) - _WARNINGS} more of the kind"
+
+
+def noted(notes: Sequence[str], file: str) -> Iterator[str]:
+    """A line for each of the first remarks.
+
+    Args:
+        notes: of a data set; what splits share is never among those that are left out.
+        file: where all of them are.
+    """
+    ordered = sorted(notes, key=lambda note: not note.startswith("leak"))
+    yield from (f"note: {note}" for note in ordered[:_NOTES])
+    if len(ordered) > _NOTES:
+        yield f"note: {len(ordered) - _NOTES} more notes are in {file}"
 
 
 def can_train(dataset: Dataset) -> bool:

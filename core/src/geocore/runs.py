@@ -121,7 +121,10 @@ class Run:
         summary, folder = self.summary, self.folder
         score, step = summary.get("best_score"), summary.get("best_step")
         early = ", stopped early" if summary.get("stopped_early") else ""
-        reached = "none gave a score, in" if score is None else f"{summary['primary']} {score:.4f} at step {step} of"
+        reached = "none gave a score, in"
+        if score is not None:  # some are per cent
+            digits = 4 if abs(score) <= 1 else 2
+            reached = f"{summary['primary']} {score:.{digits}f} at step {step} of"
         return (
             f"best on validation: {reached} {summary.get('steps')} steps{early}; curves: {folder / 'report.html'}\n"
             f"evaluate it: {evaluate} --run {shlex.quote(str(folder))}"

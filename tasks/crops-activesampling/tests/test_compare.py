@@ -118,7 +118,8 @@ def test_costs_to_reach_the_reference_and_their_shares(
     assert (rows["random"]["steps_needed"], rows["random"]["seconds_ratio"], rows["random"]["reached"]) == ("", "", "0")
     assert rows["random"]["f1_low"] == ""
     printed = capsys.readouterr().out
-    assert printed == (tmp_path / "out" / "comparison.md").read_text()
+    last = f"written to {tmp_path / 'out'}: comparison.csv, comparison.md, and comparison.png: look at it\n"
+    assert printed == (tmp_path / "out" / "comparison.md").read_text() + last
     assert "| rho-loss | 2 | 0.8200 (" in printed and "weighted F1 of 0.7000" in printed and " 0.50 |" in printed
 
 

@@ -177,6 +177,8 @@ def test_the_command_writes_lists_and_tables(raw: Path, tmp_path: Path, capsys: 
         "train: 2 patches, 42 labelled pixels: wheat 14.3 %, maize 28.6 %, barley 57.1 %",
         "val: 1 patches, 12 labelled pixels: maize 50.0 %, barley 50.0 %",
         "test: 2 patches, 12 labelled pixels: maize 100.0 %",
+        f"{tmp_path}/out: train.txt, val.txt, test.txt and tables of 5 patches",
+        f"next: crops-prepare --data {raw} --out DATASET --lists {tmp_path}/out",
     ]
     assert (tmp_path / "out" / "test.txt").read_text() == (
         "2019/31TCJ/2019_31TCJ_patch_25_00.nc\n2019/31TCJ/2019_31TCJ_patch_26_00.nc\n"

@@ -80,7 +80,7 @@ def train_classifier(
     """
     features, labels = _sampled(train, periods, seed)
     best, best_score = None, -np.inf
-    logger.info("training the baseline, a classifier of single pixels, on %d", len(labels))
+    logger.info("training the baseline, a classifier of single pixels: %d of them", len(labels))
     for growth in progress(GROWTHS, "training the pixel classifier"):
         candidate = PixelClassifier(tuple(periods), growth, _fitted(features, labels, growth, seed))
         score = float(np.nan_to_num(_validated(candidate, held_out, classes)))

@@ -44,6 +44,7 @@ def compare(settings: CompareSettings) -> None:
     atomic_write_text(settings.out / "comparison.md", text)
     draw(settings.out / "comparison.png", strategies, reference)
     print(text, end="")
+    print(f"written to {settings.out}: comparison.csv, comparison.md, and comparison.png: look at it")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], reference: Strategy) -> str:

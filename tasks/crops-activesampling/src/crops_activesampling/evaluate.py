@@ -53,6 +53,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.files import atomic_write_text
+    from geocore.overviews import noted
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
@@ -128,8 +129,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     atomic_write_text(file.with_name(f"{file.stem}-patches.csv"), patch_table(patches, counts))
     write_report(settings.run, panels=panels)
     print(evaluation.table())
-    for note in [*dataset.notes, *remarks(patches, counts)]:
-        print(f"note: {note}")
+    for line in noted([*remarks(patches, counts), *dataset.notes], file.name):
+        print(line)
     own = dataset.hash == checkpoint.card["data_hash"]
     if own and settings.split == training_split(trained):
         print(f"note: the network was trained on {settings.split}: these are no scores on new patches")

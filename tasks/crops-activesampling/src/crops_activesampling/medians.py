@@ -5,6 +5,7 @@ uv run crops-medians --data RAW --out DATASET --composites.frequency 1MS --compo
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import MediansSettings
@@ -60,7 +61,8 @@ def medians(settings: MediansSettings) -> None:
     for period in sorted(empty, key=int):
         print(f"note: period {period}: no data in one band at least in {empty[period]} of {len(kept)} patches")
     made = sum(outcome.status == "done" for outcome in kept)
-    print(f"{settings.out / FOLDER}: {len(kept)} patches, {made} of them made now")
+    print(f"{settings.out / FOLDER}: medians of {len(kept)} patches, {made} of them made now")
+    print(f"next: crops-prepare --data {shlex.quote(str(settings.data))} --out {shlex.quote(str(settings.out))}")
     if failed:
         raise DataError(
             f"{len(failed)} of {len(found)} patches cannot be used: the lines above say why; mend or remove them, then "

@@ -6,6 +6,7 @@ uv run crops-prepare --data RAW --out DATASET --lists SPLIT
 
 from __future__ import annotations
 
+import shlex
 from typing import NoReturn
 
 from crops_activesampling.config import SplitCommandSettings
@@ -58,3 +59,6 @@ def split(settings: SplitCommandSettings) -> None:
         print(f"warning: {leak}")
     for line in summary_lines(splits, class_px, encoder.names):
         print(line)
+    data, out = (shlex.quote(str(path)) for path in (settings.data, settings.out))
+    print(f"{out}: train.txt, val.txt, test.txt and tables of {len(splits)} patches")
+    print(f"next: crops-prepare --data {data} --out DATASET --lists {out}")

@@ -8,6 +8,7 @@ site lacks, its patch lacks. Differences to Sen4AgriNet remain: level 2A instead
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ def worldcereal(settings: WorldcerealSettings) -> None:
         path = write_patch(settings.out, patch)
         codes = [str(code) for code in np.unique(patch.labels[patch.labels > 0])]
         print(f"{path}: {', '.join(patch.bands)}; codes {', '.join(codes)}")
+    print(f"{len(names)} patches in {settings.out}")
+    print(f"next: crops-prepare --data {shlex.quote(str(settings.out))} --out DATASET")
 
 
 def site_patch(site: Path, *, year: int | None, mask_clouds: bool) -> NewPatch:

@@ -53,6 +53,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.overviews import noted
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.provenance import installed_versions
     from geocore.report import write_report
@@ -118,8 +119,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     evaluation.save(file)
     write_report(settings.run, panels=panels)
     print(evaluation.table())
-    for note in [*dataset.notes, *_remarks(chips, counts, names)]:
-        print(f"note: {note}")
+    for line in noted([*_remarks(chips, counts, names), *dataset.notes], file.name):
+        print(line)
     print(closing(settings.run, file, "floods-predict", "SCENES"))
 
 

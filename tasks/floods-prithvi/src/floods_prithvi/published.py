@@ -11,6 +11,7 @@ published beside it (hls-foundation-os, commits of 2023).
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,9 @@ def import_checkpoint(settings: ImportSettings) -> None:
         save_checkpoint(run.checkpoints, contents, best=True, keep=1)
         run.mark_finished({"primary": None, "published": settings.published})
     print(table.text())
-    print(f"evaluate it: floods-evaluate --run {settings.run} --data DATASET")
+    folder = shlex.quote(str(settings.run))
+    print(f"evaluate it: floods-evaluate --run {folder} --data DATASET")
+    print(f"map with it: floods-predict --run {folder} --input SCENES --output MAPS")
 
 
 def load_published(path: Path, published: Published, trained: TrainSettings) -> tuple[FloodNet, LoadTable]:

@@ -46,6 +46,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import open_place, seed_everything
     from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.overviews import noted
     from geocore.pixel_sizes import warn_of_sizes
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
@@ -112,8 +113,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     evaluation.save(file)
     write_report(settings.run, panels=panels)
     print(evaluation.table())
-    for note in dataset.notes:
-        print(f"note: {note}")
+    for line in noted(dataset.notes, file.name):
+        print(line)
     print(closing(settings.run, file, "seaice-predict", "SCENES"))
 
 

@@ -81,7 +81,11 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise DataError(f"{path}: not found: give scenes (netCDF) or folders of them; check the path")
         files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix == ".nc" and f.is_file())
-        files = [file for file in files if not file.name.endswith(_REFERENCE) and not file.name.startswith(".")]
+        files = [
+            file
+            for file in files
+            if not file.name.endswith(_REFERENCE) and not file.name.startswith((".", "upload_package"))
+        ]
         if not files:
             raise DataError(f"{path}: no scene: needs *_prep.nc or *_icechart_*.nc; check the path")
         for file in files:

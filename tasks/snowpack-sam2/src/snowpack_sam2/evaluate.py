@@ -47,6 +47,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.devices import open_place, seed_everything
     from geocore.errors import WeightsError
     from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.overviews import noted
     from geocore.prepared import datasets_of_run
     from geocore.provenance import installed_versions
     from geocore.report import write_report
@@ -122,8 +123,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     evaluation.save(file)
     write_report(settings.run, panels=panels)
     print(evaluation.table())
-    for note in dataset.notes:
-        print(f"note: {note}")
+    for line in noted(dataset.notes, file.name):
+        print(line)
     print(closing(settings.run, file, "snowpack-predict", "PHOTOGRAPHS"))
 
 
