@@ -25,8 +25,8 @@ from geocore.tiles import Tiling
 DATES = ("2024-03-01", "2024-05-01", "2024-07-01", "2024-09-01")
 CLASSES = {0: "grass", 1: "spring crop", 2: "summer crop", 3: "irrigated summer crop"}
 LAYERS = {
-    "s2_10m": Layer("s2_10m", Bands.named("B04", "B08"), "uint16", 1, DATES, 0),
-    "s2_20m": Layer("s2_20m", Bands.named("B11"), "uint16", 2, DATES, 0),
+    "s2_10m": Layer("s2_10m", Bands.named("B04", "B08", nodata=0), "uint16", 1, DATES),
+    "s2_20m": Layer("s2_20m", Bands.named("B11", nodata=0), "uint16", 2, DATES),
 }
 SPLITS = ("train",) * 4 + ("val", "test", "test")
 GRID = Grid(48, 40, (10.0, 0.0, 600000.0, 0.0, -10.0, 5000000.0), "EPSG:32633", length_unit="m")
