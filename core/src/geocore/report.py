@@ -199,7 +199,8 @@ def _evaluations(folder: Path, data_hash: Any) -> dict[str, str]:
         except DataError:
             sections[heading] = _note(f"{path.name} cannot be read; write it again with the evaluate command.")
             continue
-        facts = {"samples": found.samples, "checkpoint": found.checkpoint, **found.protocol}
+        said = {name: value for name, value in found.protocol.items() if value is not None}
+        facts = {"samples": found.samples, "checkpoint": found.checkpoint, **said}
         if found.data_hash != data_hash:
             facts["data hash"] = f"{found.data_hash}, other than that of the run"
         tables = [_contenders(found), _list(found.meanings) if found.meanings else ""]
