@@ -167,7 +167,8 @@ def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys:
 
     def write(arguments: dict[str, Any], part: Path) -> None:
         name = Path(arguments["path"]).stem
-        grid = Grid(16, 16, (10.0, 0.0, 160.0 * int(name), 0.0, -10.0, 160.0), "EPSG:32633", length_unit="m")
+        crs = "EPSG:32634" if name == "3" else "EPSG:32633"
+        grid = Grid(16, 16, (10.0, 0.0, 160.0 * int(name), 0.0, -10.0, 160.0), crs, length_unit="m")
         write_raster(output / f"{name}_pred.tif", np.full((16, 16), int(name), np.uint8), grid=grid, nodata=255)
         part.write_text(json.dumps({"number": 1}))
 
@@ -183,6 +184,9 @@ def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys:
     assert one_call("1", "2").startswith(f"open {output}/all_pred.vrt;")
     with rasterio.open(output / "all_pred.vrt") as joined:
         assert joined.read(1)[0, ::16].tolist() == [0, 1, 2]
+    zones = f"open {output}/all_pred_EPSG32633.vrt, {output}/all_pred_EPSG32634.vrt;"
+    assert one_call("3").startswith(zones)
+    assert not (output / "all_pred.vrt").exists()
 
 
 def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.errors import RasterioIOError
 
-from geocore.files import atomic_write_text
+from geocore.files import atomic_write_text, storage_errors
 from geocore.georeferences import grid_of, unreferenced_allowed
 from geocore.grid import Grid
 from geocore.legends import Legend, category_names, read_legend
@@ -56,6 +57,9 @@ def write_mosaics(folder: Path, stem: str, rasters: Sequence[Path]) -> list[Path
         ElementTree.indent(root)
         atomic_write_text(path, ElementTree.tostring(root, encoding="unicode") + "\n")
         written.append(path)
+    with storage_errors(folder):  # those of a call before maps in another CRS came
+        for old in {folder / f"{stem}.vrt", *folder.glob(f"{glob.escape(stem)}_*.vrt")} - set(written):
+            old.unlink(missing_ok=True)
     return written
 
 

@@ -169,8 +169,8 @@ class Survey:
         made = f": {told(scenes.summaries)}" if scenes.summaries else ""
         print(f"{len(scenes.summaries)} of {len(scenes.outcomes)} {scenes.kind} mapped in {self.output}{made}")
         if scenes.summaries:
-            first = [*self._join(kind, maps), maps(next(iter(scenes.summaries)))[0]][0]
-            print(f"open {first}; how everything was made stands in {self.output / RECORD}")
+            joined = self._join(kind, maps) or maps(next(iter(scenes.summaries)))[:1]
+            print(f"open {', '.join(map(str, joined))}; how everything was made stands in {self.output / RECORD}")
         if failed:
             total = sum(len(group.outcomes) for group in groups.values())
             kinds = " and ".join(group.kind for group in groups.values() if group.outcomes)
@@ -178,14 +178,18 @@ class Survey:
             raise DataError(f"{len(failed)} of {total} {kinds} failed: {lines}")
 
     def _join(self, kind: str, maps: Callable[[str], Sequence[Path]]) -> list[Path]:
-        """Virtual rasters of all scenes in the folder, those of earlier calls too; empty where there is one scene."""
+        """Join all scenes in the folder, those of earlier calls too.
+
+        Returns:
+            What the maps to open first became, a file for each CRS; empty where there is one scene.
+        """
         names = list(dict.fromkeys(name for call in read_calls(self.output) for name in call.get(kind, {})))
-        joined = []
+        joined: list[list[Path]] = []
         for of_kind in zip(*(maps(name) for name in names), strict=True):
             ending = of_kind[0].name.removeprefix(names[0]).removesuffix(of_kind[0].suffix)
             there = [path for path in of_kind if path.exists()]
-            joined += write_mosaics(self.output, f"all{ending}", there)
-        return joined
+            joined.append(write_mosaics(self.output, f"all{ending}", there))
+        return joined[0] if joined else []
 
     def _record(self, call: dict[str, Any]) -> None:
         """Add a call to those before it; two processes that end together both find their place."""
