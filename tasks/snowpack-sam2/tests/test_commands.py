@@ -344,10 +344,11 @@ def test_predict_refuses_the_run_of_another_task(
         step=1, model=model, ema=None, optimiser={}, source={}, random=[], progress={}, card={"task": "floods"}
     )
     save_checkpoint(tmp_path / "run/checkpoints", contents, best=True, keep=1)
+    (tmp_path / "run/run.json").write_text('{"task": "floods"}')
     words = ["--run", tmp_path / "run", "--input", trained / "raw", "--output", tmp_path / "maps"]
     assert run_command(predict, *words, "--device.device", "cpu") == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "belongs to the task 'floods'" in line and not (tmp_path / "maps").exists()
+    assert "is a run of floods, not of snowpack: --run takes" in line and not (tmp_path / "maps").exists()
 
 
 def test_empty_folder_and_full_disk(tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]) -> None:
