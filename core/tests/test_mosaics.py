@@ -70,6 +70,19 @@ def test_each_zone_has_its_own(tmp_path: Path) -> None:
             assert file.crs == own.crs and file.transform == own.transform and file.read(1).all()
 
 
+def test_those_of_a_call_before_go_and_what_a_user_put_there_stays(tmp_path: Path) -> None:
+    first = [write(tmp_path / f"{name}.tif", 1, grid(200.0 * i, 0.0)) for i, name in enumerate("ab")]
+    kept = [tmp_path / name for name in ("all_pred_mine.vrt", "all_pred_map.vrt", "all.vrt")]
+    for path in kept:
+        path.write_text("")
+    write_mosaics(tmp_path, "all_pred", first)
+    write_mosaics(tmp_path, "all_pred", [*first, write(tmp_path / "c.tif", 1, grid(0.0, 0.0, crs="EPSG:32609"))])
+    names = {path.name for path in tmp_path.glob("*.vrt")} - {path.name for path in kept}
+    assert names == {"all_pred_EPSG32608.vrt", "all_pred_EPSG32609.vrt"} and all(path.exists() for path in kept)
+    write_mosaics(tmp_path, "all_pred", first)
+    assert {path.name for path in tmp_path.glob("*.vrt")} == {"all_pred.vrt", *(path.name for path in kept)}
+
+
 def test_what_cannot_be_joined_is_left_out(tmp_path: Path) -> None:
     turned = Grid(SIZE, SIZE, (8.0, 6.0, 0.0, 6.0, -8.0, 0.0), "EPSG:32608", length_unit="m")
     (tmp_path / "damaged.tif").write_bytes(b"II*\0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,9 +56,11 @@ def write_mosaics(folder: Path, stem: str, rasters: Sequence[Path]) -> list[Path
         ElementTree.indent(root)
         atomic_write_text(path, ElementTree.tostring(root, encoding="unicode") + "\n")
         written.append(path)
-    with storage_errors(folder):  # those of a call before maps in another CRS came
-        for old in {folder / f"{stem}.vrt", *folder.glob(f"{glob.escape(stem)}_*.vrt")} - set(written):
-            old.unlink(missing_ok=True)
+    with storage_errors(folder):  # those of a call before maps in another CRS came, and nothing a user put there
+        named = re.compile(rf"{re.escape(stem)}(_[A-Z]+\d+)?\.vrt")
+        for old in folder.glob("*.vrt"):
+            if named.fullmatch(old.name) and old not in written:
+                old.unlink(missing_ok=True)
     return written
 
 
