@@ -317,6 +317,18 @@ def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(
     assert not parts_folder(output, "a").exists()
 
 
+def test_a_reason_that_names_its_scene_is_told_as_it_is(tmp_path: Path) -> None:
+    def work(arguments: dict[str, Any], part: Path) -> None:
+        raise SceneError(f"{Path(arguments['path']).stem}: another unit than in training")
+
+    survey = survey_of(tmp_path / "maps")
+    tasks = scenes_in(tmp_path / "raw", a=2)
+    scenes = survey.map("scenes", tasks, work, products=partial(products, survey.output))
+    with pytest.raises(DataError) as error:
+        finish(survey, {"scenes": scenes})
+    assert str(error.value) == "1 of 1 scenes failed: a: another unit than in training"
+
+
 def test_a_part_that_is_a_folder_keeps_more_than_its_summary(tmp_path: Path) -> None:
     tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
     survey = survey_of(output)

@@ -174,7 +174,12 @@ class Survey:
         if failed:
             total = sum(len(group.outcomes) for group in groups.values())
             kinds = " and ".join(group.kind for group in groups.values() if group.outcomes)
-            lines = "; ".join(f"{outcome.key}: {outcome.message}" for outcome in failed)
+            lines = "; ".join(  # most reasons begin with the file, and so with its scene
+                outcome.message
+                if outcome.message.startswith(f"{outcome.key}:")
+                else f"{outcome.key}: {outcome.message}"
+                for outcome in failed
+            )
             raise DataError(f"{len(failed)} of {total} {kinds} failed: {lines}")
 
     def _join(self, kind: str, maps: Callable[[str], Sequence[Path]]) -> list[Path]:
