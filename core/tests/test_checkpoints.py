@@ -146,6 +146,15 @@ def test_what_validation_chose_is_known_from_the_first_validation_on(tmp_path):
         load_checkpoint(tmp_path, "step-000001").validated("threshold")
 
 
+def test_what_an_earlier_validation_chose_is_told(tmp_path, caplog):
+    for step in (2, 3):
+        made = dataclasses.replace(contents(step), progress={"scores": {"threshold": 0.3}, "scored_step": 2})
+        save_checkpoint(tmp_path, made, best=False, keep=2)
+    assert load_checkpoint(tmp_path, "step-000002").validated("threshold") == 0.3 and not caplog.text
+    assert load_checkpoint(tmp_path, "step-000003").validated("threshold") == 0.3
+    assert "the threshold 0.3 was chosen by the validation of step 2, before the weights of step-000003" in caplog.text
+
+
 def test_what_is_not_there_is_one_clear_line(tmp_path):
     assert not has_checkpoints(tmp_path / "none")
     with pytest.raises(CheckpointError, match="has no 'last' checkpoint: train first"):

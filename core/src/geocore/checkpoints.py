@@ -94,6 +94,8 @@ class Checkpoint:
     def validated(self, name: str) -> float:
         """A value that the validation at or before this checkpoint gave, such as the threshold that it chose.
 
+        One before it is told: the weights have gone on since.
+
         Raises:
             CheckpointError: there had been none yet.
         """
@@ -102,6 +104,16 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path} was saved before the first validation, which chooses the {name}: give --{name}, or "
                 "another --checkpoint"
+            )
+        step = self.progress.get("scored_step")
+        if step not in (None, self.step):
+            logger.warning(
+                "the %s %g was chosen by the validation of step %d, before the weights of %s; --%s sets another",
+                name,
+                scores[name],
+                step,
+                self.path.name,
+                name,
             )
         return float(scores[name])
 

@@ -83,6 +83,8 @@ class _Done:
     stale: int = 0
     """Validations since the best one."""
     scores: dict[str, float] = field(default_factory=dict)
+    scored_step: int | None = None
+    """Step of the validation that gave the scores."""
     unwritten: dict[str, list[float]] = field(default_factory=dict)
     """Losses since the last line of metrics, so that a resumed run writes the same lines."""
 
@@ -272,6 +274,7 @@ class _State:
             self.model.train()
         if primary not in done.scores:
             raise ValueError(f"validate() returned {sorted(done.scores)}, without the primary score {primary!r}")
+        done.scored_step = done.step
         self.run.log(done.step, {f"validation_{name}": score for name, score in done.scores.items()})
         # One process decides, lest rounding lets two of them disagree about saving.
         score = torch.tensor(done.scores[primary] if self.place.is_main else 0.0, dtype=torch.float64)
