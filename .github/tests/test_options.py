@@ -1,4 +1,4 @@
-"""What commands, messages and pages say of options is true: every flag that they name exists."""
+"""What commands, messages and pages say of options is true: every flag exists, and one leaves its neighbours alone."""
 
 import ast
 import importlib
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from geocore.arguments import options
 from geocore.commands import load_settings
 from geocore.errors import SettingsError
+from geocore.settings import Settings
 from geocore.usage import usage
 from workspace import ROOT, packages
 
@@ -93,6 +94,33 @@ def test_the_device_is_chosen_by_its_name_alone(name):
     needed = ["--run", "r", "--input", "i", "--output", "o"] if "-predict" in name else []
     for flag in ("--device", "--device.device"):
         assert load_settings(settings, [*needed, flag, "cpu"]).device.device == "cpu"
+
+
+def _groups(settings):
+    """Groups of options in a command's settings, each as the command has it by default."""
+    return {name: field.default for name, field in settings.model_fields.items() if isinstance(field.default, Settings)}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, settings, _) in COMMANDS.items() if _groups(settings)])
+def test_one_flag_leaves_its_neighbours_at_the_defaults_of_the_command(name):
+    _, _, settings, _ = COMMANDS[name]
+    # --data is one way of several to say what slumps-prepare reads, and so is not required by itself.
+    needed = {key: "x" for key, field in settings.model_fields.items() if field.is_required() or key == "data"}
+    for group, default in _groups(settings).items():
+        for key, value in default:
+            given = settings.model_validate({**needed, group: {key: value}})
+            assert getattr(given, group) == default, f"{group}.{key}"
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if "-train" in name])
+def test_a_flag_and_a_file_keep_the_overlap_of_the_task(name, tmp_path):
+    _, _, settings, recipes = COMMANDS[name]
+    default = settings().tiling
+    file = tmp_path / "own.yaml"
+    file.write_text(f"tiling: {{size: {2 * default.size}}}\n")
+    for words in (["--tiling.size", str(2 * default.size)], ["--config", str(file)]):
+        tiling = load_settings(settings, words, recipes=recipes).tiling
+        assert (tiling.size, tiling.overlap) == (2 * default.size, default.overlap)
 
 
 def _texts(path):

@@ -421,7 +421,7 @@ def test_no_other_data_set_is_prepared_over_one_that_is_there(
         return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
 
     words, before = ["--data", trained / "raw", "--out", trained / "dataset", *PREPARED], held()
-    assert run_command(prepare, *words, *["--composites.fill", "linear"]) == 2
+    assert run_command(prepare, *words, "--composites.fill", "linear") == 2
     error = capsys.readouterr().err
     assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
     assert run_command(medians, "--data", trained / "raw", "--out", trained / "dataset") == 2

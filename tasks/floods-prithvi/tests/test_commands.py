@@ -277,7 +277,7 @@ def test_no_other_data_set_is_prepared_over_one_that_is_there(
         return {path: path.read_bytes() for path in (trained / "dataset").rglob("*") if path.is_file()}
 
     words, before = ["--data", trained / "raw", "--out", trained / "dataset"], held()
-    assert run_command(prepare, *words, *["--split.seed", "7"]) == 2
+    assert run_command(prepare, *words, "--split.seed", "7") == 2
     error = capsys.readouterr().err
     assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
     assert held() == before

@@ -243,7 +243,7 @@ def test_no_other_data_set_is_prepared_over_one_that_is_there(
         ],
         held(),
     )
-    assert run_command(prepare, *words, *["--cut.stride", "64"]) == 2
+    assert run_command(prepare, *words, "--cut.stride", "64") == 2
     error = capsys.readouterr().err
     assert "holds another data set: " in error and " there, " in error and "another folder with --out" in error
     assert held() == before
