@@ -292,10 +292,23 @@ def test_fingerprints_cover_key_arguments_and_context() -> None:
     assert len(prints | {task.fingerprint({"s": 1})}) == 4
 
 
-@pytest.mark.parametrize("key", ["", ".hidden", "a/b", "..", "a b", "a\n"])
-def test_keys_must_be_plain_names(key: str) -> None:
-    with pytest.raises(ValueError, match="plain file name"):
-        Task(key, {})
+def test_no_text_is_no_key() -> None:
+    with pytest.raises(ValueError, match="needs a key"):
+        Task("", {})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_key_is_any_text(tmp_path: Path, work: Any, workers: int) -> None:
+    keys = [".hidden", "a/b", "..", "a b", "a\n", "<i>", "\udcff", "ü" * 200]
+    tasks = [Task(key, {"value": number}) for number, key in enumerate(keys)]
+    # Of two tasks whose worker was killed, the one that had begun is tried alone.
+    tasks[3] = Task(keys[3], {"value": 3, "kind": "dies once"}) if workers else tasks[3]
+    folder = tmp_path / "parts"
+    outcomes = run_tasks(tasks, work, folder, context=None, workers=workers)
+    assert [(outcome.key, outcome.status) for outcome in outcomes] == [(key, "done") for key in keys]
+    assert [part_path(folder, key).read_text() for key in keys] == [str(number) for number in range(len(keys))]
+    assert {path.parent for path in (part_path(folder, key) for key in keys)} == {folder}
+    assert {outcome.status for outcome in run_tasks(tasks, work, folder, context=None)} == {"skipped"}
 
 
 def test_repeated_keys_are_a_bug(tmp_path: Path, work: Any) -> None:

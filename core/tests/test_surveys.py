@@ -350,11 +350,23 @@ def test_tasks_hold_where_a_scene_lies_and_what_it_is(tmp_path: Path, monkeypatc
     assert tasks[1].arguments == {"path": address, "sha256": f"hash of {address}"}
 
 
-@pytest.mark.parametrize("name", ["my scene", "Fläche", ".hidden", "a/b", ""])
-def test_a_name_that_no_task_can_have_is_one_line(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "scene.tif"
-    path.write_text("2")
-    with pytest.raises(DataError) as error:
-        scene_tasks({name: path}, sha256_file)
-    assert str(error.value).startswith(f"{path}: its products would be called {name!r}: must be letters")
-    assert str(error.value).endswith("rename it")
+ODD = ["my scene", "Fläche", "Fla\u0308che", ".hidden", "-x", "a\nb\tc", "<b>&'\"$1$", "50% #1", "x" * 240, "\udcff"]
+
+
+def test_scenes_are_mapped_under_the_names_that_their_files_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    survey, folder = survey_of(tmp_path / "maps"), tmp_path / "in"
+    folder.mkdir()
+    for number, name in enumerate(ODD):
+        (folder / f"{name}.txt").write_text(str(2 * number))
+    tasks = scene_tasks({name: folder / f"{name}.txt" for name in ODD}, sha256_file)
+    assert [outcome.status for outcome in mapped(survey, tasks).outcomes] == ["done"] * len(ODD)
+    for number, name in enumerate(ODD):
+        assert [path.read_text() for path in products(survey.output, name)] == [str(4 * number)] * 2
+    again = mapped(survey, tasks)
+    assert [outcome.status for outcome in again.outcomes] == ["skipped"] * len(ODD)
+    assert again.summaries == {name: {"number": 2 * number} for number, name in enumerate(ODD)}
+    survey.finish({"scenes": again}, told=told, maps=lambda name: [])
+    assert f"{len(ODD)} of {len(ODD)} scenes mapped" in capsys.readouterr().out
+    assert calls(survey.output)[0]["scenes"] == again.summaries

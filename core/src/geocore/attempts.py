@@ -14,6 +14,7 @@ from pathlib import Path
 
 from geocore.errors import RunError
 from geocore.files import FolderLock
+from geocore.keys import key_file_name
 
 _ABANDONED_S = 7 * 24 * 3600.0
 """Longer than any task takes, and than clocks of two machines differ."""
@@ -47,7 +48,7 @@ def attempt(attempts: Path, key: str) -> Iterator[Path]:
     It also tells whoever looks for `begun` tasks that this one had begun, should the worker be killed.
     """
     # A task that runs again elsewhere must not meet what its first attempt left, or is still writing.
-    own = attempts / f"{key}~{uuid.uuid4().hex[:12]}"
+    own = attempts / f"{key_file_name(key)}~{uuid.uuid4().hex[:12]}"
     own.mkdir()
     try:
         yield own
@@ -56,7 +57,7 @@ def attempt(attempts: Path, key: str) -> Iterator[Path]:
 
 
 def begun(attempts: Path) -> set[str]:
-    """Keys of the tasks that are running, or were when their worker was killed."""
+    """Tasks that are running, or were when their worker was killed: their keys as `geocore.keys` spells them."""
     return {path.name.partition("~")[0] for path in attempts.iterdir() if path.is_dir()}
 
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from geocore.attempts import begun
 from geocore.errors import RunError
+from geocore.keys import key_file_name
 from geocore.tasks import Outcome, Performer, Task
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run_on_cluster(
             _LOGGER.info("scheduler %s has no workers yet; waiting for them", scheduler)
         # Names of their own, because a scheduler remembers results by name.
         run = uuid4().hex[:12]
-        named = {f"{task.key}-{run}": task for task in tasks}
+        named = {f"{key_file_name(task.key)}-{run}": task for task in tasks}
         futures = client.map(
             _perform, list(named.values()), performer=performer, attempts=attempts, key=list(named), pure=False
         )
@@ -116,7 +117,7 @@ def _collect(
                 bug = error
                 # Running tasks end as usual, and are recorded.
                 running = begun(attempts)
-                client.cancel([other for other in futures if named[str(other.key)].key not in running])
+                client.cancel([other for other in futures if key_file_name(named[str(other.key)].key) not in running])
         elif bug is None:
             raise RunError(
                 f"scheduler {scheduler}: it ended, or forgot task {task.key}; what is done is kept: once it runs again,"

@@ -118,7 +118,8 @@ def sha256_json(value: Any) -> str:
         TypeError: the value is not JSON.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    # Names of files may hold bytes that are no UTF-8, which Python reads as lone surrogates.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 class FolderLock:

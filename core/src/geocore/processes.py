@@ -15,6 +15,7 @@ from pathlib import Path
 
 from geocore.attempts import take_begun
 from geocore.errors import RunError
+from geocore.keys import key_file_name
 from geocore.tasks import Outcome, Performer, Task
 
 _LOGGER = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ def run_in_processes(
                 f"{workers} workers: they end before they begin a task, mostly for want of memory; use fewer, or 0 to"
                 " see another cause"
             )
-        suspects += [task for task in left if task.key in begun]
-        waiting = [task for task in left if task.key not in begun]
+        suspects += [task for task in left if key_file_name(task.key) in begun]
+        waiting = [task for task in left if key_file_name(task.key) not in begun]
     for task in suspects:
         _LOGGER.warning("the worker of task %s was killed; trying once more, alone", task.key)
         if _run_in_pool([task], performer, attempts, 1, record):

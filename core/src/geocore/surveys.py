@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from geocore.errors import DataError
 from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
-from geocore.locations import Location, shown
+from geocore.locations import Location
 from geocore.mosaics import write_mosaics
 from geocore.progress import progress
 from geocore.provenance import start_record
@@ -215,20 +215,13 @@ def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str
         digest: hash of a scene's content.
 
     Raises:
-        DataError: a name cannot be that of a task.
         StorageError: a scene cannot be read.
     """
     tasks = []
     for name, place in places.items():
         # A worker may run in another folder; an address is a text and stays as it is.
         path = place.absolute() if isinstance(place, Path) else place
-        try:
-            tasks.append(Task(name, {"path": str(path), "sha256": digest(path)}))
-        except ValueError:
-            raise DataError(
-                f"{shown(place)}: its products would be called {name!r}: must be letters, digits, '.', '_' and '-', "
-                "not beginning with a dot; rename it"
-            ) from None
+        tasks.append(Task(name, {"path": str(path), "sha256": digest(path)}))
     return tasks
 
 
@@ -239,7 +232,7 @@ def parts_folder(output: Path, name: str) -> Path:
         output: folder of the survey.
         name: of the scene.
     """
-    return output / STATE / "parts" / name
+    return part_path(output / STATE / "parts", name)
 
 
 def _forget_incomplete(part: Path, products: Iterable[Path]) -> None:

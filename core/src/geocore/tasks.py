@@ -1,14 +1,13 @@
 """One task: what decides its part, whether that is there already, and how an attempt makes it.
 
-Each task writes one part, a file or a folder, under a temporary name; it is renamed to its key, and then a marker
-`.done/KEY.json` says by which arguments and settings it was made.
+Each task writes one part, a file or a folder, under a temporary name; it is renamed to its key, as `geocore.keys`
+spells it, and then a marker `.done/KEY.json` says by which arguments and settings it was made.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
-import re
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from geocore.attempts import attempt
 from geocore.errors import UserError
 from geocore.files import atomic_path, atomic_write_text, sha256_json, storage_errors
+from geocore.keys import key_file_name
 from geocore.shares import Unfinished
 
 Work = Callable[[dict[str, Any], Path], None]
@@ -31,13 +31,13 @@ class Task:
     """One unit of work."""
 
     key: str
-    """Name of the part in the folder; letters, digits, `.`, `_` and `-`, not beginning with a dot."""
+    """What it is called: any text, such as the name that a user gave a scene."""
     arguments: dict[str, Any]
     """JSON values."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", self.key):
-            raise ValueError(f"task key {self.key!r}: must be a plain file name of letters, digits, '.', '_' and '-'")
+        if not self.key:
+            raise ValueError("a task needs a key")
 
     def fingerprint(self, context: Any) -> str:
         """SHA-256 over what decides the part.
@@ -131,7 +131,7 @@ class Performer:
     def _make(self, task: Task, attempts: Path, started: float) -> Outcome:
         marker, part = _marker_path(self.folder, task.key), part_path(self.folder, task.key)
         with storage_errors(), attempt(attempts, task.key) as own:
-            with atomic_path(own / task.key) as temporary:
+            with atomic_path(own / part.name) as temporary:
                 self.work(task.arguments, temporary)
             seconds = time.perf_counter() - started
             # A worker that was given up for dead may end its task late: what is there may be in use by now.
@@ -142,7 +142,7 @@ class Performer:
             marker.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 part.rename(own / ".replaced")
-            (own / task.key).rename(part)
+            (own / part.name).rename(part)
             content = {"fingerprint": task.fingerprint(self.context), "seconds": round(seconds, 3)}
             atomic_write_text(marker, json.dumps(content) + "\n")
         return Outcome(task.key, "done", seconds)
@@ -150,8 +150,8 @@ class Performer:
 
 def part_path(folder: Path, key: str) -> Path:
     """Where the part of a task lies once it is done."""
-    return folder / key
+    return folder / key_file_name(key)
 
 
 def _marker_path(folder: Path, key: str) -> Path:
-    return folder / ".done" / f"{key}.json"
+    return folder / ".done" / f"{key_file_name(key)}.json"
