@@ -218,8 +218,34 @@ def test_what_is_not_yaml_is_named_in_one_line(tmp_path: Path) -> None:
 
 def test_dates_may_stand_without_quotes(tmp_path: Path) -> None:
     file = make(tmp_path).save()
-    file.write_text(file.read_text(encoding="utf-8").replace("'2020-02-01'", "2020-02-01"), encoding="utf-8")
+    edited = file.read_text(encoding="utf-8").replace("'2020-02-01'", "2020-02-01")
+    file.write_text(edited.partition("\n")[2], encoding="utf-8")
     assert Dataset.load(tmp_path).layers["image"].times == ("2020-01-01", "2020-02-01")
+
+
+def test_what_is_not_what_was_written_is_refused_wherever_the_damage_lies(tmp_path: Path) -> None:
+    file = make(tmp_path).save()
+    whole = file.read_bytes()
+    head = whole.index(b"\n") + 1
+    assert Dataset.load(tmp_path).hash == make(tmp_path).hash
+    damaged = [whole[: place // 2] for place in range(2 * head, 2 * len(whole), 61)]
+    for place in range(head, len(whole), 7):
+        damaged.append(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for content in damaged:
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"dataset\.yaml: .*prepare the data again") as caught:
+            Dataset.load(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_whoever_edits_the_file_takes_its_hash_out(tmp_path: Path) -> None:
+    file = make(tmp_path).save()
+    edited = file.read_bytes().replace(b"split: train", b"split: val")
+    file.write_bytes(edited)
+    with pytest.raises(DataError, match="by damage or by hand: .* or take its first line out if you changed it"):
+        Dataset.load(tmp_path)
+    file.write_bytes(edited.partition(b"\n")[2].replace(b"\n", b"\r\n"))
+    assert [sample.split for sample in Dataset.load(tmp_path).samples] == ["val", "test"]
 
 
 def test_validate_finds_what_does_not_fit(tmp_path: Path) -> None:

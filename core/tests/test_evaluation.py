@@ -33,7 +33,7 @@ def test_file_keeps_the_contract(tmp_path: Path) -> None:
     plain = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert list(plain) == [
         "task", "split", "protocol", "samples", "primary", "meanings", "model", "untrained", "baselines", "per_class",
-        "per_group", "intervals", "checkpoint", "data_hash", "versions",
+        "per_group", "intervals", "checkpoint", "data_hash", "versions", "sha256",
     ]  # fmt: skip
     assert plain["model"] == {"iou": 0.75, "accuracy": 0.9} and plain["untrained"]["accuracy"] is None
     assert plain["intervals"] == {"iou": [0.7, 0.8]}
@@ -76,8 +76,10 @@ def test_bad_fields_are_refused() -> None:
     ("content", "message"),
     [
         (None, "No such file"),
-        (b"{", "file: Invalid JSON"),
-        (b"\xff\xfe\x00", "file: Invalid JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\x00", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1]", "file: Input should be a valid dict"),
         (b'{"task": "toy"}', "split: Field required"),
     ],
 )
@@ -88,6 +90,24 @@ def test_unreadable_files_give_one_line(tmp_path: Path, content: bytes | None, m
     with pytest.raises(DataError, match=message) as caught:
         Evaluation.load(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_scores_that_are_not_what_was_written_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation-test.json"
+    an_evaluation().save(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 5):
+        if whole[place : place + 1].strip():  # the space between values says nothing
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(DataError, match="write it again with the evaluate command"):
+                Evaluation.load(path)
+    path.write_bytes(whole.replace(b"0.75", b"0.85"))
+    with pytest.raises(DataError, match="is not what was written, by damage or by hand"):
+        Evaluation.load(path)
+    earlier = json.loads(whole)
+    del earlier["sha256"]
+    path.write_text(json.dumps(earlier))
+    assert Evaluation.load(path) == an_evaluation()
 
 
 def test_table() -> None:

@@ -202,6 +202,9 @@ def test_another_data_set_is_never_prepared_over_one_that_is_there(dataset, tmp_
         check_out(settings, "walls")
     path.write_text("samples: [")
     check_out(settings, "walls")  # of no use to anybody
+    path.write_bytes(kept.replace(b"seed: 0", b"seed: 1"))
+    check_out(settings, "walls")  # what is damaged is made again
+    assert save_prepared(dataset, settings).read_bytes() == kept
 
 
 def test_how_it_was_prepared_is_no_part_of_the_data(dataset, tmp_path):

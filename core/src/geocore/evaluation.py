@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from geocore.errors import DataError
-from geocore.files import atomic_write_text
+from geocore.files import atomic_write_text, sha256_json
 
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
@@ -73,7 +73,7 @@ class Evaluation(BaseModel):
         return self
 
     def save(self, path: Path) -> None:
-        """Write the file at once or not at all.
+        """Write the file at once or not at all; its key `sha256` is the hash of all others.
 
         Args:
             path: usually `<run>/evaluation-<split>.json`.
@@ -81,23 +81,33 @@ class Evaluation(BaseModel):
         Raises:
             StorageError: the disk is full or closed.
         """
-        atomic_write_text(path, json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n")
+        content = self.model_dump(mode="json")
+        sealed = content | {"sha256": sha256_json(content)}
+        atomic_write_text(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
         """Read the file.
 
         Raises:
-            DataError: there is none, or it is not an evaluation.
+            DataError: there is none, it is not an evaluation, or not what was written.
         """
+        remedy = "write it again with the evaluate command"
         try:
-            return cls.model_validate_json(path.read_bytes())
+            content = json.loads(path.read_bytes())
+            # Earlier versions wrote none.
+            digest = content.pop("sha256", None) if isinstance(content, dict) else None
+            if digest is not None and digest != sha256_json(content):
+                raise DataError(f"{path}: is not what was written, by damage or by hand: {remedy}")
+            return cls.model_validate(content)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; run the evaluate command first") from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "file"
-            raise DataError(f"{path}: {place}: {first['msg']}; write it again with the evaluate command") from error
+            raise DataError(f"{path}: {place}: {first['msg']}; {remedy}") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: is not JSON; {remedy}") from error
 
     def table(self) -> str:
         """Scores as lines of text: a row for each to look at, a column for each contender; then classes and groups."""

@@ -1,9 +1,14 @@
-"""The text form of dataset.yaml: its samples and labels, the rules its entries keep, reading and writing it."""
+"""The text form of dataset.yaml: its samples and labels, the rules its entries keep, reading and writing it.
+
+Its first line is the hash of the others, so that damage, and a file that ends early, are told from what was written.
+Whoever edits the file takes that line out.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +25,7 @@ from geocore.grid import Window
 FILE_NAME: Final = "dataset.yaml"
 Scalar = str | bool | int | float
 
+_SEAL: Final = "# SHA-256 of all lines below: "
 _HEADER: Final = "# Paths are relative to the folder of this file.\n"
 # The C reader is ten times faster where libyaml is built in; both are safe.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -137,10 +143,12 @@ def read_document(file: Path) -> Document:
     """Read and check the file.
 
     Raises:
-        DataError: it is missing, is not YAML or breaks a rule.
+        DataError: it is missing, is not what was written, is not YAML or breaks a rule.
     """
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        text = file.read_text(encoding="utf-8")
+        _check_seal(file, text)
+        content = yaml.load(text, Loader=_Loader)
     except FileNotFoundError as error:
         raise DataError(f"{file}: not found: a data set has a {FILE_NAME}; prepare the data first") from error
     except OSError as error:
@@ -166,12 +174,13 @@ def read_document(file: Path) -> Document:
 
 
 def document_text(content: Mapping[str, Any]) -> str:
-    """YAML of plain values under the keys of `Document`, in its order and without what is empty."""
+    """YAML of plain values under the keys of `Document`, in its order and without what is empty, below its hash."""
     keys = [key for key in Document.model_fields if content.get(key) not in (None, [], {}) or key == "samples"]
-    text: str = yaml.dump(
+    body: str = yaml.dump(
         {key: content[key] for key in keys}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120
     )
-    return _HEADER + text
+    text = _HEADER + body
+    return f"{_SEAL}{_hash(text)}\n{text}"
 
 
 def sample_entry(sample: Sample) -> dict[str, Any]:
@@ -185,6 +194,19 @@ def sample_entry(sample: Sample) -> dict[str, Any]:
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers as Python's own: numpy's are written neither to YAML nor to JSON."""
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+
+
+def _check_seal(file: Path, text: str) -> None:
+    first, _, rest = text.partition("\n")
+    if first.startswith(_SEAL) and first.removeprefix(_SEAL).strip() != _hash(rest):
+        raise DataError(
+            f"{file}: is not what was written, by damage or by hand: prepare the data again, or take its first line "
+            "out if you changed it"
+        )
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(value: object) -> str:

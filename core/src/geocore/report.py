@@ -197,7 +197,9 @@ def _evaluations(folder: Path, data_hash: Any) -> dict[str, str]:
         try:
             found = Evaluation.load(path)
         except DataError:
-            sections[heading] = _note(f"{path.name} cannot be read; write it again with the evaluate command.")
+            sections[heading] = _note(
+                f"{path.name} cannot be read or is not what was written; write it again with the evaluate command."
+            )
             continue
         said = {name: value for name, value in found.protocol.items() if value is not None}
         facts = {"samples": found.samples, "checkpoint": found.checkpoint, **said}

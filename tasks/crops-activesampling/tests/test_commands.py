@@ -558,7 +558,7 @@ def test_other_run_and_other_data_are_refused(
     path = trained / "dataset/dataset.yaml"
     content = path.read_text()
     try:
-        path.write_text(content.replace("split: val", "split: test", 1))
+        path.write_text(content.partition("\n")[2].replace("split: val", "split: test", 1))
         assert run_command(evaluate, "--run", trained / "run", *CPU) == 2
     finally:
         path.write_text(content)

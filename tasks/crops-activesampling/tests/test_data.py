@@ -311,7 +311,7 @@ def test_a_change_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
         load_dataset(other)
     foreign = copy("foreign")
     text = (foreign / "dataset.yaml").read_text()
-    (foreign / "dataset.yaml").write_text(text.replace("task: crops", "task: snow"))
+    (foreign / "dataset.yaml").write_text(text.partition("\n")[2].replace("task: crops", "task: snow"))
     with pytest.raises(DataError, match="is a data set of 'snow': give one made by crops-prepare"):
         load_dataset(foreign)
 

@@ -539,7 +539,7 @@ def test_bands_given_by_number_serve_where_names_are_missing(raw: Path, dataset:
 
 def test_data_set_of_another_task_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     text = (dataset.root / "dataset.yaml").read_text()
-    (tmp_path / "dataset.yaml").write_text(text.replace("task: floods", "task: slumps"))
+    (tmp_path / "dataset.yaml").write_text(text.partition("\n")[2].replace("task: floods", "task: slumps"))
     with pytest.raises(DataError, match="is a data set of 'slumps': give one made by floods-prepare"):
         load_dataset(tmp_path)
     with pytest.raises(DataError, match="not found"):

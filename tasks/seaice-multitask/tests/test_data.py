@@ -315,7 +315,7 @@ def _changed(dataset: Dataset, tmp_path: Path, change: Callable[[Path], None]) -
     shutil.copytree(sources, tmp_path / "scenes")
     text = (root / "dataset.yaml").read_text()
     relative = os.path.relpath(sources.resolve(), dataset.root.resolve())
-    (root / "dataset.yaml").write_text(text.replace(relative, "../scenes"))
+    (root / "dataset.yaml").write_text(text.partition("\n")[2].replace(relative, "../scenes"))
     load_dataset(root)
     change(root)
     return root

@@ -137,7 +137,7 @@ def test_data_set_is_the_same_wherever_it_is_written_and_found_again(raw: Path) 
 
 def test_data_set_of_another_task_is_refused(raw: Path) -> None:
     path = describe(_settings(raw)).save()
-    path.write_text(path.read_text().replace("task: slumps", "task: floods"))
+    path.write_text(path.read_text().partition("\n")[2].replace("task: slumps", "task: floods"))
     with pytest.raises(DataError, match="is a data set of 'floods': give one made by slumps-prepare"):
         load_dataset(path.parent)
 

@@ -106,7 +106,7 @@ def test_data_set_whose_files_have_changed_is_refused(raw: Path) -> None:
 
 def test_data_set_of_another_task_is_refused(raw: Path) -> None:
     path = describe(_settings(raw)).save()
-    path.write_text(path.read_text().replace("task: snowpack", "task: floods"))
+    path.write_text(path.read_text().partition("\n")[2].replace("task: snowpack", "task: floods"))
     with pytest.raises(DataError, match="is a data set of 'floods': give one made by snowpack-prepare"):
         load_dataset(path.parent)
 
