@@ -154,3 +154,16 @@ def test_every_command_of_a_readme_has_the_options_it_is_given(path):
             line = re.split(r"[`|#]|&&|\b[a-z]+-(?:prepare|train|evaluate|predict)\b", line)[0]
             wrong += [f"{name}{line}: {flag}" for flag in FLAG.findall(line) if flag not in accepted]
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_numbers_of_every_command_are_finite_and_of_64_bits(name):
+    _, _, settings, recipes = COMMANDS[name]
+    for option in options(settings):
+        words = {"FLOAT": ["inf", "-inf", "nan", "1e999"], "INT": ["9" * 20, "9" * 4000]}.get(option.value, [])
+        if option.kind not in ("one", "many") or option.path[-1] == "nodata":
+            continue  # missing values may be called NaN
+        for word in words:
+            said = _refusal(settings, [option.name, word], recipes)
+            assert f"{option.key} = " in said and "\n" not in said, word
+            assert len(said) < 1000

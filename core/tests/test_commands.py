@@ -262,6 +262,9 @@ def test_the_help_shows_the_text_of_each_group_without_reading_its_source(capsys
         (["--config"], ["--config lacks its value"]),
         (["--config", "nowhere.yaml"], ["cannot read nowhere.yaml"]),
         (["--recipe", "smal"], ["unknown recipe 'smal'", "did you mean small"]),
+        (["--optimiser.learning-rate", "inf"], ["learning_rate = inf (--optimiser.learning-rate): should be a finite"]),
+        (["--optimiser.betas", "0.9", "1e999"], ["optimiser.betas", "finite"]),
+        (["--tiling.size", "9223372036854775808"], ["tiling.size = 9223372036854775808", "64 bits"]),
         (["--optimiser.learning-rate", "nan", "--ratio", "7"], ["learning_rate = nan", "; ", "ratio = 7"]),
     ],
 )
@@ -285,11 +288,21 @@ def test_bad_usage_is_one_line_with_value_and_remedy(words, said, recipes):
         ("data: !!python/object/apply:os.getcwd []", ["not valid YAML"]),
         ("tiling:\n\tsize: 32", ["line 2", "not valid YAML"]),
         ("a: 2024-13-45", ["not valid YAML"]),
-        ("[" * 5000, ["not valid YAML"]),
+        ("[" * 200_000, ["c.yaml, line 1: more than 100 levels deep"]),
+        ("- " * 100_000, ["c.yaml, line 1: more than 100 levels deep"]),
+        ("optimiser: {learning_rate: .inf}", ["optimiser.learning_rate = inf (c.yaml)", "finite"]),
+        ("optimiser: {learning_rate: 1.0e+999}", ["optimiser.learning_rate = inf (c.yaml)", "finite"]),
+        ("optimiser: {learning_rate: 1e999}", ["optimiser.learning_rate = 1e999 (c.yaml)", "finite"]),
+        ("tiling: {size: 64, size: 32}", ["c.yaml, line 1: key 'size' is given twice"]),
+        ("tiling: {size: 64}\nratio: 2\ntiling: {size: 32}", ["c.yaml, line 3: key 'tiling' is given twice"]),
+        ("tiling: {size: 1" + ":00" * 100_000 + "}", ["c.yaml, line 1: ", "more than 64 bits"]),
+        ("a: &a [x, x]\nb: &b [" + "*a, " * 9 + "]\nc: [" + "*b, " * 70_000 + "]", ["line 3: aliases stand for more"]),
+        ('data: "a\\0b"', ["holds a NUL character"]),
+        ("a: \udcff", ["not UTF-8 text"]),
     ],
 )
 def test_bad_configuration_files_are_one_line(tmp_path, content, said):
-    (tmp_path / "c.yaml").write_text(content)
+    (tmp_path / "c.yaml").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(SettingsError) as caught:
         load_settings(Toy, ["--config", str(tmp_path / "c.yaml")])
     line = str(caught.value).replace(f"{tmp_path}/", "")

@@ -200,12 +200,12 @@ def test_what_is_not_yaml_is_named_in_one_line(tmp_path: Path) -> None:
         Dataset.load(tmp_path)
     file = tmp_path / "dataset.yaml"
     for content, words in [
-        (b"a: 1\nb: [2", "line 3, column 1: did not find expected"),
+        (b"a: 1\nb: [2", "line 2: did not find expected"),
         (b"- a", "holds a list: must be a mapping"),
         (b"", "is empty: must be a mapping"),
         (b"a:\n\tb: 1", "line 2, column 1: found character that cannot start any token"),
         (b"a: 2024-13-45", "month must be in 1..12: must be YAML"),
-        (b"a: " + b"9" * 5000, "must be YAML"),
+        (b"a: " + b"9" * 5000, "line 1: '999999999999999999999999999999999999... is a number of more than 64 bits"),
         (b"\xff\xfe\x00", "must be YAML"),
         (b"!!python/object/apply:os.system ['true']", "must be YAML"),
     ]:

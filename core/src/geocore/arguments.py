@@ -7,7 +7,6 @@ checks the result once. `geocore.usage` draws the help from the same options.
 from __future__ import annotations
 
 import difflib
-import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from geocore.documents import DocumentError, parse_json, parse_yaml, read_text
 from geocore.errors import SettingsError
 from geocore.settings import Settings
 
@@ -245,24 +245,26 @@ def read_file(path: Path) -> dict[str, Any]:
         SettingsError: the file is missing, unreadable, neither YAML nor JSON, or no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"cannot read {path}: {reason}; give a YAML or JSON file of settings") from None
-    return _parse(text, path.name, json_only=path.suffix == ".json")
+        text = read_text(path)
+    except OSError as error:
+        reason = error.strerror
+    except DocumentError as error:
+        reason = str(error)
+    else:
+        return _parse(text, path.name, json_only=path.suffix == ".json")
+    raise SettingsError(f"cannot read {path}: {reason}; give a YAML or JSON file of settings")
 
 
 def _parse(text: str, name: str, *, json_only: bool) -> dict[str, Any]:
-    import yaml
-
     try:
-        content = json.loads(text) if json_only else yaml.safe_load(text)
-    # A date such as 2024-13-01 is a ValueError, as is JSON that cannot be parsed.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = error.lineno if isinstance(error, json.JSONDecodeError) else mark.line + 1 if mark else 1
+        # Whether a number may be NaN or infinite, the setting says.
+        content = parse_json(text, finite=False) if json_only else parse_yaml(text)
+    except DocumentError as error:
+        place = f"{name}, line {error.line or 1}" if error.syntax or error.line else name
+        if not error.syntax:
+            raise SettingsError(f"{place}: {error.rule}; correct it") from None
         form = "JSON" if json_only else "YAML"
-        raise SettingsError(f"{name}, line {line}: not valid {form}; mend that line or the one above it") from None
+        raise SettingsError(f"{place}: not valid {form}; mend that line or the one above it") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -333,7 +335,8 @@ def _error_lines(settings: type[Settings], error: ValidationError, values: Value
             yield f"{key} is missing: give --{key.replace('_', '-')} VALUE"
         elif key in values.origins:
             rule = "takes more values" if problem["type"] == "missing" else rule
-            value = _lookup(values.nested, tuple(key.split(".")))
+            value = str(_lookup(values.nested, tuple(key.split("."))))
+            value = value if len(value) <= 200 else f"{value[:197]}..."
             yield f"{key} = {value} ({values.origins[key]}): {rule}"
         else:  # a rule between several settings of a group
             yield f"{where}: {rule}" if where else rule

@@ -28,6 +28,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from geocore.documents import read_json
 from geocore.errors import CheckpointError
 from geocore.files import atomic_path, atomic_write_text, sha256_file, sha256_json, storage_errors
 from geocore.states import packed, save_tensors, unpacked
@@ -242,7 +243,7 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
     """Read what is small and check the rest."""
     damaged = f"checkpoint {path} is damaged"
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = read_json(path / "state.json", finite=False)
         content = state["content"]
         if sha256_json(content) != state["sha256"]:
             raise CheckpointError(f"{damaged} (state.json is not what was written)")
@@ -259,7 +260,7 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
             path=path,
             step=content["step"],
             progress=content["progress"],
-            card=json.loads((path / "card.json").read_text()),
+            card=read_json(path / "card.json", finite=False),
             random=content["random"],
             weights_hash=content["files"][weights],
             packed=content["packed"],

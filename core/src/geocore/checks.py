@@ -6,10 +6,10 @@ without it would end in a symptom.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from geocore.documents import read_json
 from geocore.errors import DataError, RunError
 from geocore.files import storage_errors
 from geocore.locations import Location, located
@@ -92,7 +92,7 @@ def check_inputs(inputs: Iterable[Location], output: Path, *, kind: str = "scene
 def _run_held(folder: Path) -> str | None:
     """Task of the training run in a folder; None where there is none."""
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content = read_json(folder / RECORD, finite=False)
     except (OSError, ValueError):
         return None
     held = content.get("task") if isinstance(content, dict) else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from geocore.documents import DocumentError, read_json
 from geocore.errors import DataError
 from geocore.files import atomic_write_text, sha256_json
 
@@ -94,7 +95,7 @@ class Evaluation(BaseModel):
         """
         remedy = "write it again with the evaluate command"
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             # Earlier versions wrote none.
             digest = content.pop("sha256", None) if isinstance(content, dict) else None
             if digest is not None and digest != sha256_json(content):
@@ -106,8 +107,8 @@ class Evaluation(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "file"
             raise DataError(f"{path}: {place}: {first['msg']}; {remedy}") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is not JSON; {remedy}") from error
+        except DocumentError as error:
+            raise DataError(f"{path}: is not understood ({error}); {remedy}") from error
 
     def table(self) -> str:
         """Scores as lines of text: a row for each to look at, a column for each contender; then classes and groups."""

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-import yaml
-
 from geocore.declarations import Declaration
+from geocore.documents import FEW_BYTES, read_yaml
 from geocore.errors import SceneError
 from geocore.locations import Location, is_remote, located
 from geocore.stacks import BandFile
@@ -35,7 +34,6 @@ _SAFE_BANDS: Final = (
 """In the order of `band_id` in the metadata."""
 _HLS_SAYS: Final = "format HLS"
 _SAFE_SAYS: Final = "product metadata"
-_MOST_METADATA_BYTES: Final = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,7 @@ def _hls_file(path: Path, band: str) -> BandFile:
 def _listed(path: Path) -> Granule:
     rule = "must be YAML with `bands`, the name of each with its file, and at most `reference` beside it; correct it"
     try:
-        if path.stat().st_size > _MOST_METADATA_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         files = {str(band): _listed_file(path.parent, entry) for band, entry in content.pop("bands").items()}
         reference = content.pop("reference", None)
         if content:
@@ -120,7 +116,7 @@ def _listed(path: Path) -> Granule:
             raise ValueError("no band")
     except OSError as error:
         raise SceneError(f"{path}: {error.strerror}: must be a readable file; check the path") from error
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SceneError(f"{path}: is not understood ({' '.join(str(error).split())[:120]}): {rule}") from error
     if reference is not None and reference not in files:
         raise SceneError(f"{path}: reference {reference!r}: must be one of the bands {', '.join(files)}; correct it")
@@ -182,7 +178,7 @@ def _rank(band: str) -> int:
 def _radiometry(path: Path) -> tuple[float, dict[str, float]]:
     """Stored units per 1 of reflectance, and what is added to the numbers of each band first."""
     try:
-        if path.stat().st_size > _MOST_METADATA_BYTES:
+        if path.stat().st_size > FEW_BYTES:
             raise ValueError(f"{path.stat().st_size} bytes")
         leaves = [(element.tag.rpartition("}")[2], element) for element in ElementTree.parse(path).iter()]
         quantities = _numbers(leaves, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"))

@@ -19,6 +19,7 @@ import pydantic
 import yaml
 
 from geocore.contents import content_hash
+from geocore.documents import MANY_BYTES, DocumentError, parse_yaml, read_text
 from geocore.errors import DataError
 from geocore.grid import Window
 
@@ -27,8 +28,7 @@ Scalar = str | bool | int | float
 
 _SEAL: Final = "# SHA-256 of all lines below: "
 _HEADER: Final = "# Paths are relative to the folder of this file.\n"
-# The C reader is ten times faster where libyaml is built in; both are safe.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The C writer is ten times faster where libyaml is built in; both are safe.
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -146,19 +146,16 @@ def read_document(file: Path) -> Document:
         DataError: it is missing, is not what was written, is not YAML or breaks a rule.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, most_bytes=MANY_BYTES)
         _check_seal(file, text)
-        content = yaml.load(text, Loader=_Loader)
+        content = parse_yaml(text)
     except FileNotFoundError as error:
         raise DataError(f"{file}: not found: a data set has a {FILE_NAME}; prepare the data first") from error
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}: must be a readable file; check the path") from error
-    # A date such as 2024-13-01 or a number of thousands of digits is a ValueError, as is text that is not UTF-8.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DataError(f"{file}: {place}{reason}: must be YAML; correct it or prepare the data again") from error
+    except DocumentError as error:
+        rule = "must be YAML; correct it" if error.syntax else "correct it"
+        raise DataError(f"{file}: {error}: {rule} or prepare the data again") from error
     if not isinstance(content, dict):
         held = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise DataError(f"{file}: {held}: must be a mapping; prepare the data again")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from geocore.documents import read_json
 from geocore.errors import RunError
 from geocore.files import atomic_write_text
 
@@ -20,7 +21,7 @@ def read_calls(output: Path) -> list[dict[str, Any]]:
     """
     path = output / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, finite=False)
         calls = content.get("calls") if isinstance(content, dict) else content["calls"]
     except (FileNotFoundError, NotADirectoryError):
         return []

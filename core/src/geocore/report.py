@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from geocore.documents import DocumentError, parse_json, read_json, read_yaml
 from geocore.errors import DataError, RunError
 from geocore.evaluation import Evaluation, shown_parts, shown_score
 from geocore.files import atomic_write_text
@@ -89,11 +89,10 @@ def write_report(folder: Path, *, panels: Sequence[Panel] = ()) -> Path:
 def _object(path: Path) -> dict[str, Any] | str:
     """Content of a JSON or YAML file, or a sentence that says why there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        content = read_yaml(path) if path.suffix == ".yaml" else read_json(path, finite=False)
     except FileNotFoundError:
         return f"There is no {path.name}."
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, DocumentError):
         return f"{path.name} cannot be read."
     return content if isinstance(content, dict) else f"{path.name} holds something else."
 
@@ -132,9 +131,9 @@ def _charts(lines: Sequence[str]) -> dict[str, _Curves]:
     values: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, finite=False)
             step = float(entry.pop("step"))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a killed process left it unfinished
         for name, value in entry.items():
             if name.startswith(("loss", "validation_")) and (value is None or isinstance(value, int | float)):

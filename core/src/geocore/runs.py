@@ -28,6 +28,7 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+from geocore.documents import DocumentError, parse_json, read_json
 from geocore.errors import RunError
 from geocore.files import FolderLock, atomic_write_text, sha256_json, storage_errors
 from geocore.provenance import installed_versions, start_record
@@ -260,8 +261,8 @@ def default_run_name(task: str, recipe: str, settings: Settings, data_hash: str)
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = read_json(path, finite=False)
+    except (OSError, DocumentError) as error:
         raise RunError(f"{path} cannot be read ({error}): choose another folder with --run") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} holds no JSON object: choose another folder with --run")
@@ -285,7 +286,7 @@ def _append(path: Path, data: bytes) -> None:
 def _step_of(line: str) -> float:
     """Return the step of a line of metrics; infinity for a line that a killed process left unfinished."""
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 

@@ -11,11 +11,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 from geocore.errors import WeightsError
 
@@ -23,12 +32,22 @@ from geocore.errors import WeightsError
 class Settings(BaseModel):
     """Base of every group of settings: unknown keys are refused, values do not change once loaded.
 
+    Numbers are finite, and whole ones have 64 bits; `AnyNumber` may be NaN or infinite.
+
     A group that is given in part keeps the other defaults of the class that holds it, which may differ from those of
     the group by itself: with `tiling: TilingSettings = TilingSettings(size=512, overlap=128)`, `{"tiling": {"size":
     256}}` leaves the overlap at 128.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _numbers_of_64_bits(cls, value: Any) -> Any:
+        # Whatever a setting goes to, numpy, torch or GDAL, holds no larger ones.
+        if any(isinstance(number, int) and not -(1 << 63) <= number < 1 << 63 for number in _members(value)):
+            raise ValueError("must be a number of 64 bits, below 9.2e18")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -39,6 +58,17 @@ class Settings(BaseModel):
         return {
             name: _completed(value, fields[name].default) if name in fields else value for name, value in values.items()
         }
+
+
+AnyNumber = Annotated[float, AllowInfNan(True)]
+"""A number that may be NaN or infinite, such as one that stands for missing values."""
+
+
+def _members(value: Any) -> Iterable[Any]:
+    """What a setting holds, itself where it is no table and no list."""
+    if isinstance(value, Mapping):
+        return [member for pair in value.items() for member in pair]
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _completed(given: Any, default: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from crops_activesampling.config import TASK
+from geocore.documents import MANY_BYTES, parse_json, read_json, read_text
 from geocore.errors import DataError, RunError, SettingsError
 
 _SCORE: Final = "validation_f1_weighted"
@@ -69,10 +70,10 @@ def read_run(folder: Path) -> Trained:
         RunError: the folder is no run of this task, or the run has not reached its end.
     """
     try:
-        identity = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        identity = read_json(folder / "run.json", finite=False)
+        lines = read_text(folder / "metrics.jsonl", most_bytes=MANY_BYTES).splitlines()
         merged: dict[int, dict[str, Any]] = {}
-        for entry in map(json.loads, lines):
+        for entry in map(parse_json, lines):
             merged.setdefault(int(entry["step"]), {}).update(entry)
         settings = {**identity["settings"], "training": dict(identity["settings"]["training"])}
         task, data_hash, seed = identity["task"], str(identity["data_hash"]), int(settings["training"].pop("seed"))

@@ -6,7 +6,6 @@ training split. Its losses lie in its own run folder, so that all runs on the sa
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from crops_activesampling.model import MEDIANS, class_names, restore_model, trai
 from geocore.cache import Entry, new_entry, read_cached, read_entry
 from geocore.checkpoints import Checkpoint, load_checkpoint
 from geocore.devices import Place, to_device
+from geocore.documents import MANY_BYTES, parse_json, read_text
 from geocore.errors import DataError, RunError
 from geocore.files import sha256_json
 from geocore.loading import Batches, GridSampler
@@ -181,11 +181,11 @@ def _training_cost(run: Path) -> dict[str, float]:
     """What the hold-out model itself cost, from the last line of its metrics that says it."""
     cost: dict[str, float] = {"training_forwards": 0, "training_seconds": 0.0}
     try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = read_text(run / "metrics.jsonl", most_bytes=MANY_BYTES).splitlines()
     except OSError:
         return cost
     for line in lines:
-        entry = json.loads(line)
+        entry = parse_json(line, finite=False)
         if "forwards" in entry:
             cost = {"training_forwards": entry["forwards"], "training_seconds": entry["seconds"]}
     return cost

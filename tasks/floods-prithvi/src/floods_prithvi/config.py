@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    AnyNumber,
     CacheSettings,
     CheckpointName,
     DeviceSettings,
@@ -69,7 +70,7 @@ class PrepareSettings(Settings):
         None, "reflectance of one stored unit; none: as each file says, else 0.0001, and 1 for burn-scars", gt=0
     )
     offset: float | None = deciding(None, "reflectance of a stored zero; none: as each file says, else 0")
-    nodata: float | None = deciding(
+    nodata: AnyNumber | None = deciding(
         None, "stored value of missing pixels; none: as each file says, else as the format does"
     )
     lists: Path | None = deciding(
@@ -185,7 +186,7 @@ class PredictSettings(WorkerSettings):
     offset: float | None = operational(
         None, "reflectance of a stored zero; none: as the scene says, else as in the data set"
     )
-    nodata: float | None = operational(
+    nodata: AnyNumber | None = operational(
         None, "stored value of missing pixels; none: as the scene says, else as in the data set"
     )
     mask: str | None = operational(

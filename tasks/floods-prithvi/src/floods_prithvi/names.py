@@ -8,7 +8,6 @@ several dates: `chip_102_104_merged.tif` with `chip_102_104.mask.tif`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from floods_prithvi.config import Format
+from geocore.documents import read_json
 from geocore.errors import DataError
 from geocore.images import find_images
 from geocore.locations import Location
@@ -148,7 +148,7 @@ def read_event_dates(path: Path) -> dict[str, str]:
         DataError: the file cannot be read, or has no such feature.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         entries = [feature["properties"] for feature in content["features"]]
         dates = {_plain(str(entry["location"])): _iso(str(entry.get("s2_date"))) for entry in entries}
     except OSError as error:

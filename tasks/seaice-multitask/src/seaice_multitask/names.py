@@ -7,13 +7,13 @@ the scene itself has no charts. Raw: `S1A_EW_GRDM_1SDH_20180124T194759_..._icech
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from geocore.documents import DocumentError, read_json
 from geocore.errors import DataError, SceneError
 
 _ID: Final = re.compile(r"\d{8}T\d{6}_[a-z]{3}")
@@ -114,10 +114,10 @@ def read_list(path: Path) -> list[str]:
         DataError: the file cannot be read, is no such list, or names something else.
     """
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        names = read_json(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: must be a JSON list of scenes; check the path") from error
-    except ValueError as error:
+    except DocumentError as error:
         raise DataError(f"{path}: {error}: must be a JSON list of scenes; correct it") from error
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: must be a JSON list of at least one scene; correct it")

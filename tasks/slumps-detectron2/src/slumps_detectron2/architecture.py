@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from geocore.documents import DocumentError, read_yaml
 from geocore.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -131,12 +130,11 @@ def _read_with_base(path: Path, seen: tuple[Path, ...]) -> Keys:
     if path in seen:
         raise SettingsError(f"model.yaml {path}: _BASE_ leads back to the file itself: correct it")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
     except OSError as error:
         raise SettingsError(f"model.yaml {path}: {error.strerror}: give the path of a readable file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"model.yaml {path}: not plain YAML ({reason}): keep plain values only") from None
+    except DocumentError as error:
+        raise SettingsError(f"model.yaml {path}: not plain YAML ({error}): keep plain values only") from None
     if not isinstance(content, dict):
         raise SettingsError(f"model.yaml {path}: holds no table of keys: give a configuration of detectron2")
     if (base := content.pop("_BASE_", None)) is None:

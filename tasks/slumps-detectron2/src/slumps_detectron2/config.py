@@ -9,6 +9,7 @@ from pydantic import field_validator, model_validator
 
 from geocore.attributes import parse_where
 from geocore.settings import (
+    AnyNumber,
     CacheSettings,
     CheckpointName,
     DeviceSettings,
@@ -89,7 +90,7 @@ class PrepareSettings(Settings):
     )
     ignore: int | None = deciding(None, "label value of pixels that neither train nor score; never assumed")
     like: bool = deciding(False, "clip each scene to its label raster, where that covers a part of it only")
-    nodata: float | None = deciding(None, "value of invalid pixels of the scenes; none: as each file says")
+    nodata: AnyNumber | None = deciding(None, "value of invalid pixels of the scenes; none: as each file says")
     scale: float | None = deciding(None, "physical value of one stored unit; none: as each file says", gt=0)
     offset: float | None = deciding(None, "physical value of a stored zero; none: as each file says")
     split: SplitSettings = SplitSettings()
@@ -236,7 +237,7 @@ class PredictSettings(WorkerSettings):
         gt=0,
     )
     offset: float | None = deciding(None, "physical value of a stored zero; none: as for scale")
-    nodata: float | None = deciding(
+    nodata: AnyNumber | None = deciding(
         None, "value of invalid pixels of the scenes; none: as the scene says, else as in the training data"
     )
     mask: str | None = deciding(

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator, model_validator
 
 from geocore.settings import (
+    AnyNumber,
     CacheSettings,
     CheckpointName,
     DeviceSettings,
@@ -48,7 +49,9 @@ class PrepareSettings(Settings):
     mask_suffix: str = deciding("_mask", "a mask is called <stem><mask suffix>.<extension>")
     image_suffix: str = deciding("", "a photograph is called <stem><image suffix>.<extension>")
     ignore: int | None = deciding(255, "mask value of pixels without a label; none when every pixel has one")
-    nodata: float | None = deciding(None, "brightness of pixels that show no wall, such as 0 in rotated photographs")
+    nodata: AnyNumber | None = deciding(
+        None, "brightness of pixels that show no wall, such as 0 in rotated photographs"
+    )
     pit: str | None = deciding(
         None, "regular expression whose first group, found in the stem, names the pit; none: every photograph its own"
     )
