@@ -13,12 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from geocore import files
+
 
 @pytest.fixture(autouse=True, scope="session")
 def interruptible() -> None:
     """A shell that starts a command in the background makes it, and all that it starts, deaf to SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def killed_writer() -> str:
+    """How a process that is no more signs what it leaves unfinished: `.part-<signature>.tif`."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return f"{files._place()}.{ended.pid}-{'0' * 12}"
 
 
 Start = Callable[..., tuple[str, list[subprocess.Popen[bytes]]]]

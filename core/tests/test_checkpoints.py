@@ -194,12 +194,12 @@ def test_a_damaged_torch_file_is_not_told_to_be_read_without_protection(tmp_path
     assert "weights_only" not in str(caught.value)
 
 
-def test_rewind_restores_the_folder_of_an_earlier_step(tmp_path):
+def test_rewind_restores_the_folder_of_an_earlier_step(tmp_path, killed_writer):
     for step in (1, 2, 3, 4):
         save_checkpoint(tmp_path, contents(step), best=step in (1, 4), keep=4)
-    (tmp_path / ".part-abc-step-000005").mkdir()
-    (tmp_path / ".part-abc-step-000005" / "model.safetensors").touch()
-    (tmp_path / ".old-abc-step-000001").mkdir()
+    for name in (f".part-{killed_writer}", f".old-{killed_writer}-step-000001"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
     rewind(tmp_path, 3, 1)
     assert names(tmp_path) == ["best", "last", "step-000001", "step-000002", "step-000003"]
     assert (tmp_path / "last").read_text() == "step-000003"
@@ -268,7 +268,7 @@ def test_no_space_at_any_file_is_one_line(tmp_path, monkeypatch, call):
 
 
 @pytest.mark.parametrize(
-    "moment", ["geocore.checkpoints.sha256_json", "geocore.files.os.replace", "geocore.checkpoints.shutil.rmtree"]
+    "moment", ["geocore.checkpoints.sha256_json", "geocore.files.os.replace", "geocore.files.shutil.rmtree"]
 )
 def test_a_process_killed_while_it_saves_leaves_a_whole_checkpoint(tmp_path, monkeypatch, moment):
     for step in (1, 2):

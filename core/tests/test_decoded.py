@@ -96,16 +96,29 @@ def test_another_fingerprint_or_a_damaged_entry_is_decoded_anew(tmp_path):
     same(decoded(tmp_path, "a", wider, fingerprint="new"), wider, Window(0, 0, 50, 41))
 
 
-def test_what_was_cut_off_leaves_nothing_and_is_made_again(tmp_path, monkeypatch):
+def test_what_was_cut_off_leaves_nothing_and_is_made_again(tmp_path, monkeypatch, killed_writer):
     monkeypatch.setattr("geocore.decoded._CHUNK_BYTES", 4000)
     with pytest.raises(SceneError, match="damaged"):
         decoded(tmp_path, "a", Counting(source(), fails_at=2), fingerprint="f")
     assert not (tmp_path / "a").exists() and not list(tmp_path.glob(".part-*"))
     # A process that was killed could not clean up.
-    for key in ("a", "b-a"):
-        (tmp_path / f".part-0123456789ab-{key}").mkdir()
+    living = f".part-{killed_writer.partition('.')[0]}.{os.getpid()}-{'0' * 12}"
+    for name in (f".part-{killed_writer}", living):
+        (tmp_path / name).mkdir()
     same(decoded(tmp_path, "a", source(), fingerprint="f"), source(), Window(0, 0, 50, 40))
-    assert [path.name for path in tmp_path.glob(".part-*")] == [".part-0123456789ab-b-a"]
+    assert [path.name for path in tmp_path.glob(".part-*")] == [living]
+
+
+def test_a_changed_byte_is_noticed_and_the_layer_decoded_anew(tmp_path):
+    """Once for each process: here in one that maps the entry for the first time."""
+    decoded(tmp_path, "a", source(), fingerprint="f")
+    file = tmp_path / "a" / "values.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    counting = Counting(source())
+    same(decoded(tmp_path, "a", counting, fingerprint="f"), source(), Window(0, 0, 50, 40))
+    assert counting.reads
 
 
 def test_a_finished_cache_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):

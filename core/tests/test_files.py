@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,13 @@ from geocore.files import (
     atomic_path,
     atomic_write_bytes,
     atomic_write_text,
+    discard,
+    read_sealed,
+    remove_leftovers,
     sha256_file,
     sha256_json,
     storage_errors,
+    write_sealed,
 )
 
 
@@ -169,3 +175,104 @@ def test_lock_dies_with_its_owner(tmp_path: Path) -> None:
         owner.communicate()
     with FolderLock(tmp_path):
         pass
+
+
+def test_a_lock_follows_no_link_and_spares_what_is_none(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = folder / ".lock"
+    lock.symlink_to(mine)
+    with pytest.raises(StorageError, match="symbolic link"):
+        FolderLock(folder).acquire()
+    assert mine.read_text() == "mine" and not FolderLock.is_held(folder)
+    lock.unlink()
+    lock.hardlink_to(mine)
+    with pytest.raises(StorageError, match="is no lock but holds other content"):
+        FolderLock(folder).acquire()
+    assert mine.read_text() == "mine"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(StorageError, match="in the way"):
+        FolderLock(folder).acquire()
+
+
+def test_whether_a_lock_is_held(tmp_path: Path) -> None:
+    assert not FolderLock.is_held(tmp_path)
+    with FolderLock(tmp_path):
+        assert FolderLock.is_held(tmp_path)
+    assert not FolderLock.is_held(tmp_path)
+    with FolderLock(tmp_path):
+        pass
+
+
+def test_what_a_killed_process_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    """Killed at the moment in which all of it is there."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from geocore.files import atomic_path\n"
+        "folder = Path(sys.argv[1])\n"
+        "with atomic_path(folder / 'a.tif') as file, atomic_path(folder / 'b') as part:\n"
+        "    file.touch(); Path(f'{file}.working.tif').touch(); Path(f'{file}-journal').touch()\n"
+        "    part.mkdir(); (part / 'deep').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    left = os.listdir(tmp_path)
+    assert len(left) == 4
+    mine = {".part-of-the-film", ".part-0123456789ab-a.tif", "part", ".old-house"}
+    for name in mine:
+        (tmp_path / name).mkdir()
+    elsewhere = left[0].replace(left[0][6:14], "0" * 8)
+    (tmp_path / elsewhere).touch()
+    with atomic_path(tmp_path / "c") as own:
+        own.touch()
+        remove_leftovers(tmp_path)
+        assert set(os.listdir(tmp_path)) == {*mine, elsewhere, own.name}
+    old = time.time() - 8 * 24 * 3600
+    os.utime(tmp_path / elsewhere, (old, old))
+    remove_leftovers(tmp_path)
+    assert set(os.listdir(tmp_path)) == {*mine, "c"}
+    remove_leftovers(tmp_path / "nowhere")
+
+
+def test_a_folder_that_had_stepped_aside_for_one_that_never_came_is_put_back(
+    tmp_path: Path, killed_writer: str
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f".old-{killed_writer}-{name}").mkdir()
+        (tmp_path / f".old-{killed_writer}-{name}" / "old").touch()
+    (tmp_path / "b").mkdir()
+    remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path / "a") == ["old"] and os.listdir(tmp_path / "b") == []
+    assert set(os.listdir(tmp_path)) == {"a", "b"}
+
+
+def test_a_sealed_file_says_whether_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_sealed(path, {"numbers": (1, 2.5), "name": "é"})
+    assert read_sealed(path) == {"numbers": [1, 2.5], "name": "é"}
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with suppress(ValueError):  # what stays is white space
+            assert read_sealed(path) == {"numbers": [1, 2.5], "name": "é"}
+    for content in (b"", b"{}", b"[]", b"[" * 100_000, whole[:-20], b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is not what was written"):
+            read_sealed(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="is no file"):
+        read_sealed(path)
+
+
+def test_a_discarded_folder_bears_its_name_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    seen = []
+    monkeypatch.setattr("geocore.files.shutil.rmtree", lambda path, ignore_errors: seen.append(Path(path)))
+    discard(tmp_path / "a")
+    assert not (tmp_path / "a").exists() and (seen[0] / "b").exists() and seen[0].name.startswith(".part-")

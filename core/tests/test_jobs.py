@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from geocore.attempts import attempts_folder
-from geocore.errors import StorageError
+from geocore.errors import DiskError, RunError, StorageError
 from geocore.files import FolderLock
 from geocore.jobs import Task, part_path, run_tasks
 
@@ -235,23 +236,107 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
 def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
     with attempts_folder(folder) as own:
-        host = own.name.rpartition(".")[0]
-    other = folder / ".attempts" / f"{host}.0123"
+        name = own.name[:-12]
+    other = folder / ".attempts" / f"{name}{'0' * 12}"
     with FolderLock(other):
         (other / "t9").mkdir()
         run_tasks(tasks_of(1), work, folder, context=None)
         assert (other / "t9").exists()
+        # What it makes are not to be mixed with those of other settings.
+        with pytest.raises(RunError, match="in use by a process with other settings"):
+            run_tasks(tasks_of(1), work, folder, context="new")
+        assert left_over(folder) == [other.name] and calls(tmp_path) == ["0"]
     run_tasks(tasks_of(1), work, folder, context="new")
     assert left_over(folder) == []
 
 
+def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(tmp_path: Path, work: Any) -> None:
+    folder, mine = tmp_path / "parts", tmp_path / "mine"
+    (folder / ".attempts").mkdir(parents=True)
+    with attempts_folder(folder) as own:
+        name = own.name[:-12]
+    for path in (mine / "run", folder / ".attempts" / "notes", folder / ".attempts" / f"{name}{'1' * 12}"):
+        path.mkdir(parents=True)
+        (path / "kept").write_text("mine")
+    (mine / "run" / ".lock").write_text("123")
+    (folder / ".attempts" / "notes" / ".lock").write_text("123")
+    (folder / ".attempts" / f"{name}{'0' * 12}").symlink_to(mine / "run")
+    run_tasks(tasks_of(1), work, folder, context="new")
+    assert (mine / "run" / "kept").exists() and (mine / "run" / ".lock").read_text() == "123"
+    assert len(left_over(folder)) == 3
+    # Nor does anybody work in a place that a link leads to.
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".attempts").symlink_to(mine)
+    with pytest.raises(StorageError, match="symbolic link"):
+        run_tasks(tasks_of(1), work, other, context="new")
+    assert sorted(path.name for path in mine.iterdir()) == ["run"]
+    (other / ".done").rmdir()
+    (mine / "t0.txt.json").write_text("mine")
+    (other / ".done").symlink_to(mine)
+    with pytest.raises(StorageError, match="symbolic link"):
+        run_tasks(tasks_of(1), work, other, context="new")
+    assert (mine / "t0.txt.json").read_text() == "mine"
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", ["t0.txt", "t1.txt/a.txt", ".done/t0.txt.json", ".done/t1.txt.json"])
+@pytest.mark.parametrize("how", ["changed", "cut", "empty", "folder", "gone"])
+def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
+    tmp_path: Path, work: Any, damaged: str, how: str
+) -> None:
+    folder, tasks = tmp_path / "parts", tasks_of(3, t1="folder")
+    run_tasks(tasks, work, folder, context=None)
+    file = folder / damaged
+    content = file.read_bytes()
+    if how == "changed":
+        damage(file)
+    elif how in ("cut", "empty"):
+        file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+    else:
+        file.unlink()
+        if how == "folder":
+            (file / "deep").mkdir(parents=True)
+    if file.is_file() and file.read_bytes() == content:
+        pytest.skip("half of nothing")
+    outcomes = run_tasks(tasks, work, folder, context=None)
+    changed = 0 if "t0" in damaged else 1
+    if how == "folder" and damaged.startswith(".done"):
+        assert outcomes[changed].status == "failed" and "is in the way" in outcomes[changed].message
+        return
+    assert [outcome.status for outcome in outcomes] == ["done" if i == changed else "skipped" for i in range(3)]
+    assert file.is_file()
+    assert [part_path(folder, "t0.txt").read_text(), (folder / "t1.txt" / "a.txt").read_text()] == ["0", "1"]
+    assert {outcome.status for outcome in run_tasks(tasks, work, folder, context=None)} == {"skipped"}
+
+
+def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_task(tmp_path: Path) -> None:
+    seen = []
+
+    def fills(arguments: dict[str, Any], part: Path) -> None:
+        seen.append(arguments["value"])
+        if arguments["value"] == 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(part))
+        part.write_text("whole")
+
+    with pytest.raises(DiskError, match="no space left"):
+        run_tasks(tasks_of(3), fills, tmp_path / "parts", context=None)
+    assert seen == [0, 1] and left_over(tmp_path / "parts") == []
+    assert run_tasks(tasks_of(1), fills, tmp_path / "parts", context=None)[0].status == "skipped"
+
+
 def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    other = folder / ".attempts" / "another-machine.0123"
+    other = folder / ".attempts" / f"another-machine.{'0' * 28}"
     with FolderLock(other):
         (other / "t9~1").mkdir()
     run_tasks(tasks_of(1), work, folder, context=None)
-    assert left_over(folder) == ["another-machine.0123"]
+    assert left_over(folder) == [other.name]
     old = time.time() - 8 * 24 * 3600
     os.utime(other, (old, old))
     run_tasks(tasks_of(1), work, folder, context="new")

@@ -13,7 +13,7 @@ import rasterio
 
 from geocore.checkpoints import Checkpoint
 from geocore.cogs import write_raster
-from geocore.errors import DataError, RunError, SceneError
+from geocore.errors import DataError, RunError, SceneError, StorageError
 from geocore.files import sha256_file
 from geocore.grid import Grid
 from geocore.jobs import Task, Unfinished, part_path, run_tasks
@@ -214,6 +214,95 @@ def test_a_scene_whose_product_was_deleted_is_mapped_again(tmp_path: Path, lost:
     assert times(products(survey.output, "b")) == others
 
 
+@pytest.mark.parametrize("moment", range(4))
+def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Path, moment: int) -> None:
+    """Mapped with A, then with B, which is killed somewhere, then with A again: all maps are A's."""
+    tasks, output = scenes_in(tmp_path / "raw", a=2, b=4), tmp_path / "maps"
+    kept = partial(products, output)
+
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches a kill."""
+
+    def write(arguments: dict[str, Any], part: Path, *, factor: int, moments: list[int]) -> None:
+        number = int(Path(arguments["path"]).read_text())
+        for product in products(output, Path(arguments["path"]).stem):
+            product.write_text(str(factor * number))
+            if not moments:
+                raise Killed
+            moments.pop()
+        part.write_text(json.dumps({"number": number}))
+
+    def mapped_with(factor: int, moments: int) -> list[str]:
+        work = partial(write, factor=factor, moments=[0] * moments)
+        scenes = survey_of(output, factor=factor).map("scenes", tasks, work, products=kept)
+        return [outcome.status for outcome in scenes.outcomes]
+
+    assert mapped_with(3, 9) == ["done", "done"]
+    with pytest.raises(Killed):
+        mapped_with(5, moment)
+    assert mapped_with(3, 9) == ["done", "skipped" if moment < 2 else "done"]
+    assert [path.read_text() for name in "ab" for path in kept(name)] == ["6", "6", "12", "12"]
+    assert [call["context"]["factor"] for call in calls(output)] == [3, 5, 3]
+
+
+def test_other_settings_in_one_folder_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
+    for threshold in (0.5, 0.5, 0.7):
+        mapped(survey_of(output, threshold=threshold), tasks)
+    assert caplog.messages == [
+        f"{output}: was last mapped into with other settings or weights (threshold = 0.5 there, 0.7 now): scenes that "
+        "are mapped again change"
+    ]
+
+
+def test_a_changed_product_is_made_again_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    survey, tasks = survey_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(survey, tasks)
+    pred, table = products(survey.output, "a")
+    table.write_text("corrected by hand")
+    assert [outcome.status for outcome in mapped(survey, tasks).outcomes] == ["done", "skipped"]
+    assert [pred.read_text(), table.read_text()] == ["4", "4"]
+    assert (tmp_path / "maps/a.csv.changed").read_text() == "corrected by hand"
+    assert not (tmp_path / "maps/a_pred.tif.changed").exists()
+    assert caplog.messages[-1].startswith(f"{table} was changed since it was made: made again")
+
+
+def test_leftovers_of_killed_calls_go_with_the_next_start(tmp_path: Path, killed_writer: str) -> None:
+    output, tasks = tmp_path / "maps", scenes_in(tmp_path / "raw", a=2)
+    for folder in (output, output / ".geocore", output / ".geocore/scenes", output / ".geocore/scenes/.done"):
+        folder.mkdir()
+        for name in (f".part-{killed_writer}.tif", f".part-{killed_writer}.tif.working.tif", f".part-{killed_writer}"):
+            (folder / name).write_text("half")
+    (output / ".part-of-mine.tif").write_text("mine")
+    mapped(survey_of(output), tasks)
+    assert [path.name for path in output.rglob(".part-*")] == [".part-of-mine.tif"]
+
+
+@pytest.mark.parametrize("place", [".geocore", ".geocore/scenes", ".geocore/parts", ".geocore/parts/a"])
+def test_nothing_is_kept_or_removed_behind_a_link(tmp_path: Path, place: str) -> None:
+    output, mine, tasks = tmp_path / "maps", tmp_path / "mine", scenes_in(tmp_path / "raw", a=2)
+    for folder in (mine, mine / "a", mine / "parts" / "a"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "kept").write_text("mine")
+    before = sorted(mine.rglob("*"))
+    link = output / place
+    link.parent.mkdir(parents=True)
+    link.symlink_to(mine)
+    survey = survey_of(output)
+
+    def work(arguments: dict[str, Any], part: Path) -> None:
+        parts_folder(output, "a")
+        write_scene(arguments, part, output=output)
+
+    if place.endswith("a"):  # a scene of this name may not be mapped, others may
+        (outcome,) = survey.map("scenes", tasks, work, products=partial(products, output)).failed
+        assert "symbolic link" in outcome.message
+    else:
+        with pytest.raises(StorageError, match="symbolic link"):
+            survey.map("scenes", tasks, work, products=partial(products, output))
+    assert sorted(mine.rglob("*")) == before
+
+
 def test_failed_scenes_are_listed_after_the_others_are_mapped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,7 +367,7 @@ def test_shards_see_what_the_others_did_and_the_last_one_joins(
     # A region of each scene, from another one on.
     made = {(path.parent.name, path.name) for path in (output / ".geocore/parts").glob("*/r*")}
     assert made == {("a", "r1"), ("b", "r0"), ("c", "r1")}
-    assert not list(output.glob("*.tif")) and not (output / "run.json").exists()
+    assert not list(output.glob("*.tif")) and "scenes" not in calls(output)[0]
     predict(WorkerSettings(shard="1/2"))
     assert "3 of 3 scenes mapped" in capsys.readouterr().out
     assert (output / "c.csv").read_text() == "r0 r1" and not (output / ".geocore/parts").exists()
@@ -304,7 +393,6 @@ def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(
 
     def work(arguments: dict[str, Any], part: Path) -> None:
         folder = parts_folder(output, "a")
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "r0").touch()
         if broken[0]:
             raise SceneError("1 of 2 regions failed")
@@ -314,7 +402,7 @@ def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(
     assert (parts_folder(output, "a") / "r0").exists()
     broken[0] = False
     assert not survey.map("scenes", tasks, work, products=partial(products, output)).failed
-    assert not parts_folder(output, "a").exists()
+    assert not list((output / ".geocore/parts").iterdir())
 
 
 def test_a_reason_that_names_its_scene_is_told_as_it_is(tmp_path: Path) -> None:

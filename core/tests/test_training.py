@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from geocore import checkpoints, gradients, states, training
+from geocore import checkpoints, files, gradients, states, training
 from geocore.checkpoints import load_checkpoint
 from geocore.commands import Stopped, command
 from geocore.devices import Place
@@ -638,7 +638,7 @@ def main(folder):
         "before the checkpoint gets its name": [Killer(checkpoints, "sha256_json", 3, after=True)],
         "before last points at it": [Killer(checkpoints, "atomic_write_text", 4)],
         "before best points at it": [Killer(checkpoints, "atomic_write_text", 3)],
-        "while an old checkpoint is removed": [Killer(checkpoints.shutil, "rmtree", 1)],
+        "while an old checkpoint is removed": [Killer(files.shutil, "rmtree", 1)],
         "in the last checkpoint": [Killer(states, "save_file", 11, after=True)],
         "twice": [Killer(gradients, "to_device", 6), Killer(gradients, "to_device", 5)],
     }

@@ -18,9 +18,7 @@ import contextlib
 import json
 import logging
 import re
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,15 @@ from torch import Tensor
 
 from geocore.documents import read_json
 from geocore.errors import CheckpointError
-from geocore.files import atomic_path, atomic_write_text, sha256_file, sha256_json, storage_errors
+from geocore.files import (
+    atomic_path,
+    atomic_write_text,
+    discard,
+    remove_leftovers,
+    sha256_file,
+    sha256_json,
+    storage_errors,
+)
 from geocore.states import packed, save_tensors, unpacked
 
 logger = logging.getLogger(__name__)
@@ -155,7 +161,9 @@ def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) 
         atomic_write_text(folder / "best", target.name)
     kept = {path.name for path in checkpoint_paths(folder)[-keep:]} | {target.name, _pointed(folder, "best")}
     with storage_errors(folder):
-        _remove(path for path in checkpoint_paths(folder) if path.name not in kept)
+        for path in checkpoint_paths(folder):
+            if path.name not in kept:
+                discard(path)
     return target
 
 
@@ -228,8 +236,10 @@ def rewind(folder: Path, step: int, best_step: int | None) -> None:
     if not folder.is_dir():
         return
     with storage_errors(folder):
-        _remove(path for path in checkpoint_paths(folder) if _step(path) > step)
-        _remove(path for path in folder.iterdir() if path.name.startswith((".part-", ".old-")))
+        for path in checkpoint_paths(folder):
+            if _step(path) > step:
+                discard(path)
+        remove_leftovers(folder)
         if (folder / _name(step)).exists() and _pointed(folder, "last") != _name(step):
             atomic_write_text(folder / "last", _name(step))
         best = "" if best_step is None else _name(best_step)
@@ -288,14 +298,3 @@ def _pointed(folder: Path, pointer: str) -> str:
     except (OSError, UnicodeDecodeError):
         return ""
     return name if _STEP.fullmatch(name) else ""
-
-
-def _remove(paths: Iterator[Path]) -> None:
-    for path in list(paths):
-        if path.is_dir():
-            # Renamed first: a process killed while it deletes must not leave half a checkpoint under a good name.
-            hidden = path.with_name(f".old-{uuid.uuid4().hex[:12]}-{path.name}")
-            aside = path if path.name.startswith(".") else path.rename(hidden)
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

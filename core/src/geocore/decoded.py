@@ -9,10 +9,8 @@ processes share it, and it gives way when memory is needed.
 from __future__ import annotations
 
 import functools
-import glob
 import importlib.metadata
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from pydantic import JsonValue
 
 from geocore.cache import new_entry, read_cached
 from geocore.errors import DataError, RunError
-from geocore.files import FolderLock, sha256_json
+from geocore.files import FolderLock, real_folder, remove_leftovers, sha256_json
 from geocore.grid import Grid, Window
 from geocore.scenes import ArraySource, Layer, LayerSource, Scene
 
@@ -147,12 +145,10 @@ def decoded(folder: Path, key: str, source: LayerSource, *, fingerprint: str) ->
     found = _found(folder, key, layer, shape, fingerprint)
     if found is not None:
         return found
-    with _only_one(folder / ".locks" / key):
+    with _only_one(real_folder(folder, ".locks", key)):
         found = _found(folder, key, layer, shape, fingerprint)
         if found is None:
-            # Nobody else works at this entry, so these are of processes that were killed.
-            for left in folder.glob(f".part-{'?' * 12}-{glob.escape(key)}"):
-                shutil.rmtree(left, ignore_errors=True)
+            remove_leftovers(folder)
             _decode(folder, key, source, fingerprint)
             found = _mapped(folder, key, layer, shape, fingerprint)
     return found

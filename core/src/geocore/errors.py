@@ -43,5 +43,9 @@ class StorageError(UserError):
     """The disk is full, read-only or closed to the user."""
 
 
+class DiskError(StorageError):
+    """The place written to takes no more: full, over its quota, read-only, or the file is too large for it."""
+
+
 class DeviceError(UserError):
     """The device asked for is not there."""

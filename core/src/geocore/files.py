@@ -1,21 +1,34 @@
-"""Files that are either whole or not there: atomic writes, content hashes, and a lock that dies with its owner."""
+"""Files that are either whole or not there: atomic writes, content hashes, and a lock that dies with its owner.
+
+What is being written bears a hidden name that says which process writes it:
+
+    .part-<place>.<process>-<token><suffix>         becomes a file or a folder when it is whole
+    .old-<place>.<process>-<token>-<name>           a folder that steps aside until a new one is in its place
+
+so that whoever starts next can tell what a killed process left behind from what another one is about to finish.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
+import stat
 import sys
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from geocore.errors import RunError, StorageError
+from geocore.errors import DiskError, RunError, StorageError
 
 if sys.platform == "win32":
     import msvcrt
@@ -32,10 +45,25 @@ _STORAGE_RULES = {
     errno.ENOTDIR: "a file is in the way of a folder; remove it or write elsewhere",
     errno.EEXIST: "a file is in the way of a folder; remove it or write elsewhere",
     errno.EISDIR: "a folder is in the way of a file; remove it or write elsewhere",
+    errno.ELOOP: "a symbolic link stands where none is followed, or leads in a circle; remove it",
+    errno.ENAMETOOLONG: "the name is longer than the file system takes; give a shorter one",
     errno.ENOTEMPTY: "a folder is in the way, most likely of another process at the same work; let that one end first",
     errno.ENOLCK: "the file system has no locks; write elsewhere or have it mounted with them",
     errno.ENOSYS: "the file system lacks a function, most likely locks; write elsewhere or have it mounted with them",
 }
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Whatever is written next to the same place fails as well."""
+
+_WRITER = r"(?P<place>[0-9a-f]{8})\.(?P<process>[0-9]{1,10})-[0-9a-f]{12}"
+_UNFINISHED = (
+    # Libraries put more behind the name while they write.
+    re.compile(rf"\.part-{_WRITER}(?P<name>)(?:[^-].*)?", re.DOTALL),
+    re.compile(rf"\.old-{_WRITER}-(?P<name>.+)", re.DOTALL),
+)
+ABANDONED_S = 7 * 24 * 3600.0
+"""Longer than any task takes, and than clocks of two machines differ."""
+_LOCK_OWNER_BYTES = 32
 
 
 @contextmanager
@@ -47,7 +75,8 @@ def storage_errors(path: Path | str | None = None) -> Iterator[None]:
             an input that cannot be read.
 
     Raises:
-        StorageError: in place of such an `OSError`; others pass through.
+        DiskError: in place of such an `OSError`, where nothing can be written any more.
+        StorageError: in place of others of these; the rest pass through.
     """
     try:
         yield
@@ -55,7 +84,8 @@ def storage_errors(path: Path | str | None = None) -> Iterator[None]:
         rule = _STORAGE_RULES.get(error.errno or 0)
         if rule is None:
             raise
-        raise StorageError(f"{_culprit(error, path)}: {rule}") from error
+        kind = DiskError if error.errno in _NO_ROOM else StorageError
+        raise kind(f"{_culprit(error, path)}: {rule}") from error
 
 
 @contextmanager
@@ -73,14 +103,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         FileNotFoundError: the block ends without having written anything.
     """
     target = Path(path)
-    # The token goes in front, so that whatever derives a format from the suffix sees the final one.
-    temporary = target.with_name(f".part-{uuid.uuid4().hex[:12]}-{target.name}")
+    # Whatever derives a format from the suffix sees the final one. The rest of the name may be too long to have more
+    # in front of it.
+    temporary = target.with_name(f".part-{_writer()}-{uuid.uuid4().hex[:12]}{target.suffix}")
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             _sync(temporary)
-            if temporary.is_dir() and target.is_dir():
+            if temporary.is_dir() and target.is_dir() and not target.is_symlink():
                 _replace_folder(temporary, target)
             else:
                 os.replace(temporary, target)
@@ -105,10 +136,123 @@ def atomic_write_text(path: Path | str, text: str) -> None:
     atomic_write_bytes(path, text.encode())
 
 
+def remove_leftovers(folder: Path | str) -> None:
+    """Remove what processes that are no more left unfinished in a folder; nothing else in it is touched.
+
+    Folders within are not looked into. Of another machine nothing is known: what it left goes after a week. A folder
+    that had stepped aside for one that never came is put back.
+
+    Args:
+        folder: may be missing.
+
+    Raises:
+        StorageError: something cannot be removed.
+    """
+    with storage_errors(folder):
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            found = next(filter(None, (pattern.fullmatch(entry.name) for pattern in _UNFINISHED)), None)
+            if found is None or not _is_abandoned(entry, found["place"], int(found["process"])):
+                continue
+            path = Path(entry.path)
+            if found["name"] and not os.path.lexists(path.with_name(found["name"])):
+                path.rename(path.with_name(found["name"]))
+            else:
+                _remove(path)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, or a folder of which no part bears the name any more while it is being removed.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    hidden = path.with_name(f".part-{_writer()}-{uuid.uuid4().hex[:12]}")
+    os.rename(path, hidden)
+    _remove(hidden)
+
+
+def real_folder(base: Path, *names: str) -> Path:
+    """A folder below another one, made when missing, on a way that leads over no symbolic link.
+
+    What is kept and removed there lies in `base` then, and is not somebody else's.
+
+    Args:
+        base: may itself be reached over links.
+        names: of the folders below it, one in the other.
+
+    Raises:
+        StorageError: a link or a file is in the way, or the folder cannot be made.
+    """
+    path = base
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        path = path / name
+        with storage_errors(path):
+            path.mkdir(exist_ok=True)
+            if path.is_symlink():
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return path
+
+
+def write_sealed(path: Path | str, values: Mapping[str, Any]) -> None:
+    """Write a JSON object with its own hash beside its values, by which a reader knows that it is whole.
+
+    Args:
+        path: the file.
+        values: JSON values; `sha256` is not among the names.
+
+    Raises:
+        StorageError: the disk is full, read-only or closed to the user.
+    """
+    plain = json.loads(json.dumps(values))
+    atomic_write_text(path, json.dumps({**plain, "sha256": sha256_json(plain)}, indent=1) + "\n")
+
+
+def read_sealed(path: Path | str) -> dict[str, Any]:
+    """What `write_sealed` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what was written.
+    """
+    try:
+        values = json.loads(_regular_bytes(path))
+        seal = values.pop("sha256")
+        whole = seal == sha256_json(values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not what was written ({type(error).__name__})") from error
+    if not whole:
+        raise ValueError(f"{path} is not what was written")
+    return dict(values)
+
+
 def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_files(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of each file in a folder and below it.
+
+    Returns:
+        Its place in the folder -> hash; the place of a file is ".".
+
+    Raises:
+        OSError: something cannot be read, or is neither file nor folder.
+    """
+    if stat.S_ISREG(path.lstat().st_mode):
+        return {".": sha256_file(path)}
+    return {
+        (Path(entry.name) / place).as_posix(): digest
+        for entry in sorted(path.iterdir())
+        for place, digest in sha256_files(entry).items()
+    }
 
 
 def sha256_json(value: Any) -> str:
@@ -126,7 +270,8 @@ class FolderLock:
     """Keeps a second process from working in the same folder.
 
     The operating system holds the lock for the open file, so it is gone as soon as the owner ends, however it ends;
-    the file `.lock` stays behind and means nothing by itself.
+    the file `.lock` stays behind and means nothing by itself. A link in its place is not followed, and a file that no
+    lock wrote is left as it is.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -144,14 +289,18 @@ class FolderLock:
             raise ValueError(f"{self.path} is locked already by this object")
         with storage_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = _open_lock(self.path / ".lock", os.O_CREAT)
             try:
-                if not _try_lock(descriptor):
-                    owner = os.read(descriptor, 32).decode(errors="replace").strip()
+                held = not _try_lock(descriptor)
+                owner = os.read(descriptor, _LOCK_OWNER_BYTES).strip()
+                if owner and not owner.isdigit():
+                    raise StorageError(f"{self.path / '.lock'}: is no lock but holds other content; move it away")
+                if held:
                     raise RunError(
-                        f"{self.path} is in use by {f'process {owner}' if owner else 'another process'}: only one may "
-                        "write there at a time; wait for it or choose another folder"
+                        f"{self.path} is in use by {f'process {owner.decode()}' if owner else 'another process'}: only "
+                        "one may write there at a time; wait for it or choose another folder"
                     )
+                os.lseek(descriptor, 0, os.SEEK_SET)
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
             except BaseException:
@@ -164,6 +313,18 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    @classmethod
+    def is_held(cls, path: Path | str) -> bool:
+        """Whether some holder has the lock of a folder; False where there is none."""
+        try:
+            descriptor = _open_lock(Path(path) / ".lock", 0)
+        except OSError:
+            return False
+        try:
+            return not _try_lock(descriptor)
+        finally:
+            os.close(descriptor)
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -183,6 +344,53 @@ def _culprit(error: OSError, path: Path | str | None) -> Path | str:
     return written if named.is_relative_to(written.parent) or written.is_relative_to(named) else named
 
 
+def _open_lock(path: Path, flags: int) -> int:
+    """Open a lock file, which is no link, device or pipe."""
+    flags |= os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return descriptor
+
+
+def _regular_bytes(path: Path | str) -> bytes:
+    """Content of a file that is no link, device or pipe."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no file", str(path))
+        return file.read()
+
+
+@functools.cache
+def _place() -> str:
+    """Where process numbers mean the same: this machine, or a container on it; 8 hexadecimal digits."""
+    space = ""
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _writer() -> str:
+    return f"{_place()}.{os.getpid()}"
+
+
+def _is_abandoned(entry: os.DirEntry[str], place: str, process: int) -> bool:
+    # On Windows no signal asks whether a process lives.
+    if place != _place() or sys.platform == "win32":
+        with suppress(FileNotFoundError):
+            return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_S
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 def _try_lock(descriptor: int) -> bool:
     try:
         if sys.platform == "win32":
@@ -199,7 +407,7 @@ def _try_lock(descriptor: int) -> bool:
 
 def _replace_folder(temporary: Path, target: Path) -> None:
     # A folder cannot be renamed onto one that is not empty, so the old one steps aside first.
-    aside = target.with_name(f".old-{uuid.uuid4().hex[:12]}-{target.name}")
+    aside = target.with_name(f".old-{_writer()}-{uuid.uuid4().hex[:12]}-{target.name}")
     os.rename(target, aside)
     try:
         os.rename(temporary, target)
@@ -232,7 +440,7 @@ def _sync_entry(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

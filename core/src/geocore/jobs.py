@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from geocore.attempts import attempts_folder
+from geocore.files import real_folder, remove_leftovers
 from geocore.settings import WorkerSettings
 from geocore.shares import Unfinished
-from geocore.tasks import Outcome, Performer, Task, Work, part_path
+from geocore.tasks import DONE, Outcome, Performer, Products, Task, Work, part_path
 
-__all__ = ["Outcome", "Task", "Unfinished", "Work", "part_path", "run_tasks"]
+__all__ = ["Outcome", "Products", "Task", "Unfinished", "Work", "part_path", "run_tasks"]
 
 
 def run_tasks(
@@ -26,20 +27,25 @@ def run_tasks(
     folder: Path,
     *,
     context: Any,
+    products: Products | None = None,
     workers: int | WorkerSettings = 0,
     on_done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Run all tasks that are not done yet.
+    """Run all tasks that are not done yet, or whose files are not what was written any more.
 
-    A `UserError` fails its task and the others go on; any other exception is a bug and is raised once the running
-    tasks have ended, with all that is done kept. When a worker is killed, what it was doing is done again.
+    A `UserError` fails its task and the others go on, unless nothing can be written any more; any other exception is a
+    bug. Both are raised once the running tasks have ended, with all that is done kept. When a worker is killed, what it
+    was doing is done again.
 
     Args:
         tasks: keys must differ. All shards have to be given the same ones in the same order.
         work: a function of a module, or a partial of one, so that it can be sent to a worker. Called with the
             arguments and a temporary path.
         folder: holds parts and markers; only one run at a time may work on a task.
-        context: JSON value that decides the results: settings, hash of the weights. Another context does all anew.
+        context: JSON value that decides the results: settings, hash of the weights. Another context does all anew, and
+            may not work in the folder at the same time.
+        products: the files that the work of a task writes beside its part. A task is done while these are what it
+            wrote; one that somebody has changed is kept under another name when it is made again.
         workers: who does the tasks, and which of them. A number is that of processes; 0 runs in this one.
         on_done: called in this process after each task, in the order in which they end.
 
@@ -49,14 +55,15 @@ def run_tasks(
     Raises:
         Unfinished: tasks of other shards, or of the work itself, are not done yet, so that a caller cannot join parts
             by mistake.
-        RunError: workers or scheduler cannot do the work.
+        RunError: workers or scheduler cannot do the work, or another context is at work in the folder.
         StorageError: the folder cannot be written.
+        DiskError: it takes no more.
     """
     repeated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
     if repeated:
         raise ValueError(f"task keys occur more than once: {', '.join(repeated[:5])}")
     settings = workers if isinstance(workers, WorkerSettings) else WorkerSettings(workers=workers)
-    performer = Performer(work, folder.absolute(), context)
+    performer = Performer(work, folder.absolute(), context, products)
     outcomes: dict[str, Outcome] = {}
 
     def record(outcome: Outcome) -> None:
@@ -92,7 +99,9 @@ def run_tasks(
 def _run(
     tasks: Sequence[Task], performer: Performer, settings: WorkerSettings, record: Callable[[Outcome], None]
 ) -> None:
-    with attempts_folder(performer.folder) as attempts:
+    remove_leftovers(performer.folder)
+    remove_leftovers(real_folder(performer.folder, DONE))
+    with attempts_folder(performer.folder, performer.context) as attempts:
         if settings.scheduler is not None:
             from geocore.clusters import run_on_cluster
 

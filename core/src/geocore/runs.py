@@ -15,6 +15,7 @@ before anything is trained leaves nothing behind, so that the corrected command 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shlex
@@ -30,9 +31,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from geocore.documents import DocumentError, parse_json, read_json
 from geocore.errors import RunError
-from geocore.files import FolderLock, atomic_write_text, sha256_json, storage_errors
+from geocore.files import (
+    FolderLock,
+    atomic_write_text,
+    read_sealed,
+    remove_leftovers,
+    sha256_json,
+    storage_errors,
+    write_sealed,
+)
 from geocore.provenance import installed_versions, start_record
 from geocore.settings import Settings, deciding_values, differences
+
+logger = logging.getLogger(__name__)
 
 _WRITTEN = ("run.json", "config.yaml", "environment.json", "metrics.jsonl")
 
@@ -106,12 +117,18 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end."""
-        return (self.folder / "finished.json").exists()
+        return self._summary() is not None
 
     @property
     def summary(self) -> dict[str, Any]:
         """What `mark_finished` kept; empty before."""
-        return _read_json(self.folder / "finished.json") if self.finished else {}
+        return self._summary() or {}
+
+    def _summary(self) -> dict[str, Any] | None:
+        try:
+            return read_sealed(self.folder / "finished.json")
+        except (OSError, ValueError):
+            return None  # damaged, it is written again at the end, which is near
 
     def closing(self, evaluate: str) -> str:
         """The last lines of a train command: what was reached, where it is shown, and how to score it.
@@ -141,7 +158,7 @@ class Run:
             StorageError: it cannot be written.
         """
         if self.is_main:
-            atomic_write_text(self.folder / "finished.json", json.dumps(_finite(summary), indent=1))
+            write_sealed(self.folder / "finished.json", _finite(summary))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.
@@ -226,11 +243,10 @@ class Run:
 
     def _record_start(self) -> None:
         """Write config.yaml anew and add this start to environment.json."""
-        for entry in self.folder.glob(".part-*"):
-            entry.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
         atomic_write_text(self.folder / "config.yaml", yaml.safe_dump(self.provenance["config"], sort_keys=False))
         path = self.folder / "environment.json"
-        starts = _read_json(path)["starts"] if path.exists() else []
+        starts = _earlier_starts(path)
         starts.append(
             start_record() | {"torch_build": {"cuda": torch.version.cuda, "threads": torch.get_num_threads()}}
         )
@@ -269,13 +285,29 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _earlier_starts(path: Path) -> list[Any]:
+    """What is recorded of earlier starts; nothing is decided by it, so that damage keeps nobody from going on."""
+    if not path.exists():
+        return []
+    try:
+        starts = _read_json(path)["starts"]
+    except (RunError, KeyError):
+        starts = None
+    if not isinstance(starts, list):
+        logger.warning("%s: is damaged: what it said of earlier starts is lost", path)
+        return []
+    return starts
+
+
 def _append(path: Path, data: bytes) -> None:
     """Hand bytes to the system at the end of a file: nothing is lost when the process is killed after that.
 
     Opened for each call, so that nobody has to close it and no forked process inherits it; without the layers of
     `open()`, which cost five times as much between two training steps.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+    # In a folder that somebody else made, a link would lead to any file of mine.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o666)
     try:
         while data:
             data = data[os.write(descriptor, data) :]

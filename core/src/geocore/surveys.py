@@ -4,11 +4,12 @@
     scenes = survey.map("scenes", scene_tasks(found, content_hash), MapScene(settings), products=product_paths)
     survey.finish({"scenes": scenes}, told=told, maps=maps)
 
-A scene whose products are there is not mapped again, and one that fails keeps no other from being mapped. Beside the
-products, the folder holds
+A scene whose products are there, as these settings and weights made them, is not mapped again, and one that fails
+keeps no other from being mapped. Beside the products, the folder holds
 
     all_*.vrt           the maps of all scenes as one, where there are several with a georeference
-    run.json            each call: when, checkpoint, settings, a summary of each scene, and why others failed
+    run.json            each call: when, checkpoint, settings, and once it has ended a summary of each scene, and why
+                        others failed
     .geocore/scenes/    what the job of each scene leaves: its summary
     .geocore/parts/     parts of the regions of scenes that are being mapped; gone when all are
 """
@@ -17,22 +18,24 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from geocore.attempts import refuse_other_purposes
 from geocore.errors import DataError
+from geocore.files import real_folder, remove_leftovers
 from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
 from geocore.locations import Location
 from geocore.mosaics import write_mosaics
 from geocore.progress import progress
 from geocore.provenance import start_record
 from geocore.records import RECORD, read_calls, write_calls
-from geocore.settings import WorkerSettings
+from geocore.settings import WorkerSettings, differences
 from geocore.shares import patient_lock, remove_joined
 
 if TYPE_CHECKING:
@@ -75,6 +78,8 @@ class Survey:
     context: Mapping[str, Any]
     """JSON values that decide the products beside the scene: settings, hash of the weights."""
     begun: float = field(default_factory=time.monotonic)
+    token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """By which the call is found again in the record."""
 
     def __post_init__(self) -> None:
         card = self.checkpoint.card
@@ -104,25 +109,27 @@ class Survey:
             tasks: one for each scene, by its name, such as those of `scene_tasks`.
             work: writes the products of a scene; its part is a summary in JSON, or a folder with one as `SUMMARY`. It
                 may keep parts of regions in the `parts_folder`, which goes once the products are there.
-            products: name -> the files that the scene becomes; when one is gone, all are made again.
+            products: name -> the files that the scene becomes; when one is gone or changed, all are made again, and
+                what was changed is kept beside them. Can be pickled where there are workers.
             workers: as for `run_tasks`; 0 where the work itself shares out the regions of each scene.
 
         Raises:
             Unfinished: other shards have not done their share yet.
-            RunError: workers or scheduler cannot do the work, or the folder holds a training run.
+            RunError: workers or scheduler cannot do the work, the folder holds a training run, or a call with other
+                settings or weights is at work in it.
             StorageError: the folder cannot be written.
         """
-        read_calls(self.output)  # a folder that holds something else is not written into
-        for task in tasks:
-            _forget_incomplete(self.part(task.key), products(task.key))
+        self._begin()
         with progress(len(tasks), kind) as bar:
 
             def ended(outcome: Outcome) -> None:
                 if outcome.is_there:
-                    remove_joined(parts_folder(self.output, outcome.key))
+                    remove_joined(_parts(self.output, outcome.key))
                 bar.advance()
 
-            outcomes = run_tasks(tasks, work, self._done, context=self.context, workers=workers, on_done=ended)
+            outcomes = run_tasks(
+                tasks, work, self._done, context=self.context, products=products, workers=workers, on_done=ended
+            )
         summaries = {outcome.key: _summary(self.part(outcome.key)) for outcome in outcomes if outcome.is_there}
         endings = [path.name.removeprefix(task.key) for task in tasks[:1] for path in products(task.key)]
         return Mapped(kind, outcomes, summaries, tuple(endings))
@@ -155,9 +162,6 @@ class Survey:
         self._record(
             {
                 "seconds": round(time.monotonic() - self.begun, 1),
-                "checkpoint": str(self.checkpoint.path),
-                "data_hash": self.checkpoint.card["data_hash"],
-                "context": self.context,
                 "products": sorted({ending for group in groups.values() for ending in group.endings}),
                 **{name: group.summaries for name, group in groups.items()},
                 "failed": {outcome.key: outcome.message for outcome in failed},
@@ -196,10 +200,45 @@ class Survey:
             joined.append(write_mosaics(self.output, f"all{ending}", there))
         return joined[0] if joined else []
 
-    def _record(self, call: dict[str, Any]) -> None:
-        """Add a call to those before it; two processes that end together both find their place."""
+    def _begin(self) -> None:
+        """Enter this call into the record, so that it says whose maps these are even if the call is killed.
+
+        Raises:
+            RunError: the folder holds something else, which is not written into.
+            StorageError: the folder cannot be written.
+        """
+        calls = read_calls(self.output)
+        if any(call.get("token") == self.token for call in calls):
+            return
+        refuse_other_purposes(self._done, dict(self.context))
+        remove_leftovers(self.output)
+        for name in ("scenes", "parts"):
+            remove_leftovers(real_folder(self.output, STATE, name).parent)
+        others = list(differences(calls[-1].get("context"), dict(self.context))) if calls else []
+        if others:
+            logger.warning(
+                "%s: was last mapped into with other settings or weights (%s): scenes that are mapped again change",
+                self.output,
+                "; ".join(others),
+            )
+        self._record(
+            start_record()
+            | {
+                "token": self.token,
+                "checkpoint": str(self.checkpoint.path),
+                "data_hash": self.checkpoint.card["data_hash"],
+                "context": self.context,
+            }
+        )
+
+    def _record(self, values: Mapping[str, Any]) -> None:
+        """Add to what the record says of this call; two processes that end together both find their place."""
         with patient_lock(self.output / STATE):
-            calls = [*read_calls(self.output), start_record() | call]
+            calls = read_calls(self.output)
+            own = next((call for call in calls if call.get("token") == self.token), None)
+            if own is None:
+                calls.append(own := {})
+            own |= values
             write_calls(self.output, calls)
 
     @property
@@ -231,18 +270,15 @@ def parts_folder(output: Path, name: str) -> Path:
     Args:
         output: folder of the survey.
         name: of the scene.
+
+    Raises:
+        StorageError: a link is in the way.
     """
+    return real_folder(output, *_parts(output, name).relative_to(output).parts)
+
+
+def _parts(output: Path, name: str) -> Path:
     return part_path(output / STATE / "parts", name)
-
-
-def _forget_incomplete(part: Path, products: Iterable[Path]) -> None:
-    """Have a scene mapped again of which a product was deleted."""
-    # In this order, since another shard may be writing: products are there before the part.
-    if part.exists() and not all(path.exists() for path in products):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
 
 
 def _summary(part: Path) -> Any:

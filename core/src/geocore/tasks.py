@@ -1,29 +1,42 @@
 """One task: what decides its part, whether that is there already, and how an attempt makes it.
 
 Each task writes one part, a file or a folder, under a temporary name; it is renamed to its key, as `geocore.keys`
-spells it, and then a marker `.done/KEY.json` says by which arguments and settings it was made.
+spells it, and then a marker `.done/KEY.json` says by which arguments and settings it was made, and the hash of each
+file that it stands for: those of the part, and of the products that the work puts elsewhere. A marker goes before
+anything that it stands for changes.
 """
 
 from __future__ import annotations
 
-import json
+import logging
+import os
 import pickle
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from geocore.attempts import attempt
-from geocore.errors import UserError
-from geocore.files import atomic_path, atomic_write_text, sha256_json, storage_errors
+from geocore.errors import DiskError, UserError
+from geocore.files import atomic_path, read_sealed, sha256_files, sha256_json, storage_errors, write_sealed
 from geocore.keys import key_file_name
 from geocore.shares import Unfinished
 
+_LOGGER = logging.getLogger(__name__)
+
+DONE = ".done"
+"""Folder of the markers."""
+CHANGED = ".changed"
+"""Behind the name of a product that somebody had changed when it was made again."""
+
 Work = Callable[[dict[str, Any], Path], None]
 """Makes the part of a task: takes its arguments and the path to write a file or a folder at, which does not exist."""
+
+Products = Callable[[str], Iterable[Path]]
+"""Key of a task -> the files that its work writes beside its part; can be pickled when the work can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +89,16 @@ class Performer:
     context: Any
     """As for `Task.fingerprint`."""
 
+    products: Products | None = None
+
     def earlier(self, task: Task) -> Outcome | None:
-        """The outcome of a task whose part is there, made by the same arguments and context; else None."""
+        """The outcome of a task that was done with the same arguments and context, and whose files are still those.
+
+        Each of them is read. Else None.
+        """
         try:
-            marker = json.loads(_marker_path(self.folder, task.key).read_text(encoding="utf-8"))
-            if marker["fingerprint"] == task.fingerprint(self.context) and part_path(self.folder, task.key).exists():
+            marker = self._marker(task.key)
+            if marker["fingerprint"] == task.fingerprint(self.context) and self._files(task.key) == marker["files"]:
                 return Outcome(task.key, "skipped", float(marker["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -94,6 +112,7 @@ class Performer:
             attempts: folder of `geocore.attempts`.
 
         Raises:
+            DiskError: nothing can be written any more, by other tasks either.
             Exception: a bug in the work; what a user can mend is a failed outcome.
         """
         started = time.perf_counter()
@@ -105,6 +124,8 @@ class Performer:
                 return Outcome(task.key, "failed", time.perf_counter() - started, "; ".join(rest.failures))
             # Whoever found all parts may have joined them since.
             return self._made_meanwhile(task) or Outcome(task.key, "elsewhere", 0.0, str(rest))
+        except DiskError:
+            raise
         except UserError as error:
             return Outcome(task.key, "failed", time.perf_counter() - started, str(error))
 
@@ -129,8 +150,10 @@ class Performer:
         return None if earlier is None else replace(earlier, status="done")
 
     def _make(self, task: Task, attempts: Path, started: float) -> Outcome:
-        marker, part = _marker_path(self.folder, task.key), part_path(self.folder, task.key)
+        part = part_path(self.folder, task.key)
         with storage_errors(), attempt(attempts, task.key) as own:
+            # From here on products may be new ones.
+            self._forget(task.key)
             with atomic_path(own / part.name) as temporary:
                 self.work(task.arguments, temporary)
             seconds = time.perf_counter() - started
@@ -139,13 +162,42 @@ class Performer:
             if made is not None:
                 return made
             # An old part must not be taken for the new one, nor may a folder be renamed onto it.
-            marker.unlink(missing_ok=True)
+            _marker_path(self.folder, task.key).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 part.rename(own / ".replaced")
             (own / part.name).rename(part)
-            content = {"fingerprint": task.fingerprint(self.context), "seconds": round(seconds, 3)}
-            atomic_write_text(marker, json.dumps(content) + "\n")
+            content = {
+                "fingerprint": task.fingerprint(self.context),
+                "seconds": round(seconds, 3),
+                "files": self._files(task.key),
+            }
+            write_sealed(_marker_path(self.folder, task.key), content)
         return Outcome(task.key, "done", seconds)
+
+    def _marker(self, key: str) -> dict[str, Any]:
+        return read_sealed(_marker_path(self.folder, key))
+
+    def _files(self, key: str) -> dict[str, str]:
+        """Hash of each file that a marker stands for, by its place as seen from the folder."""
+        found = [part_path(self.folder, key), *(() if self.products is None else self.products(key))]
+        return {
+            os.path.normpath(os.path.join(os.path.relpath(path, self.folder), place)): digest
+            for path in found
+            for place, digest in sha256_files(path).items()
+        }
+
+    def _forget(self, key: str) -> None:
+        """Take the marker away, and keep what somebody has done to the products: the work replaces them."""
+        try:
+            files = self._marker(key)["files"]
+        except (OSError, ValueError, KeyError):
+            files = {}
+        for path in () if self.products is None else self.products(key):
+            digest = files.get(os.path.relpath(path, self.folder))
+            if digest is not None and path.is_file() and sha256_files(path) != {".": digest}:
+                kept = path.replace(path.with_name(path.name + CHANGED))
+                _LOGGER.warning("%s was changed since it was made: made again, and the changed one is %s", path, kept)
+        _marker_path(self.folder, key).unlink(missing_ok=True)
 
 
 def part_path(folder: Path, key: str) -> Path:
@@ -154,4 +206,4 @@ def part_path(folder: Path, key: str) -> Path:
 
 
 def _marker_path(folder: Path, key: str) -> Path:
-    return folder / ".done" / f"{key_file_name(key)}.json"
+    return folder / DONE / f"{key_file_name(key)}.json"
