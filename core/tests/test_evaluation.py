@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from geocore.checkpoints import Checkpoint
 from geocore.errors import DataError
 from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+from geocore.files import write_sealed
 from geocore.settings import EvaluationSettings
 
 
@@ -76,16 +78,19 @@ def test_bad_fields_are_refused() -> None:
     ("content", "message"),
     [
         (None, "No such file"),
-        (b"{", "is not understood"),
-        (b"\xff\xfe\x00", "is not understood"),
-        (b"[" * 100_000, "is not understood"),
-        (b"[1]", "file: Input should be a valid dict"),
-        (b'{"task": "toy"}', "split: Field required"),
+        (b"{", "is not what was written"),
+        (b"\xff\xfe\x00", "is not what was written"),
+        (b"[" * 100_000, "is not what was written"),
+        (b"[1]", "is not what was written"),
+        (b'{"task": "toy"}', "is not what was written"),
+        ({"task": "toy"}, "split: Field required"),
     ],
 )
-def test_unreadable_files_give_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_unreadable_files_give_one_line(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "evaluation-test.json"
-    if content is not None:
+    if isinstance(content, dict):
+        write_sealed(path, content)
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         Evaluation.load(path)
@@ -104,10 +109,6 @@ def test_scores_that_are_not_what_was_written_are_refused(tmp_path: Path) -> Non
     path.write_bytes(whole.replace(b"0.75", b"0.85"))
     with pytest.raises(DataError, match="is not what was written, by damage or by hand"):
         Evaluation.load(path)
-    earlier = json.loads(whole)
-    del earlier["sha256"]
-    path.write_text(json.dumps(earlier))
-    assert Evaluation.load(path) == an_evaluation()
 
 
 def test_table() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from geocore.documents import DocumentError, read_json
 from geocore.errors import DataError
-from geocore.files import atomic_write_text, sha256_json
+from geocore.files import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
@@ -82,9 +80,7 @@ class Evaluation(BaseModel):
         Raises:
             StorageError: the disk is full or closed.
         """
-        content = self.model_dump(mode="json")
-        sealed = content | {"sha256": sha256_json(content)}
-        atomic_write_text(path, json.dumps(sealed, indent=2, allow_nan=False) + "\n")
+        write_sealed(path, self.model_dump(mode="json"))
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
@@ -95,11 +91,7 @@ class Evaluation(BaseModel):
         """
         remedy = "write it again with the evaluate command"
         try:
-            content = read_json(path)
-            # Earlier versions wrote none.
-            digest = content.pop("sha256", None) if isinstance(content, dict) else None
-            if digest is not None and digest != sha256_json(content):
-                raise DataError(f"{path}: is not what was written, by damage or by hand: {remedy}")
+            content = read_sealed(path)
             return cls.model_validate(content)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}; run the evaluate command first") from error
@@ -107,8 +99,8 @@ class Evaluation(BaseModel):
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "file"
             raise DataError(f"{path}: {place}: {first['msg']}; {remedy}") from error
-        except DocumentError as error:
-            raise DataError(f"{path}: is not understood ({error}); {remedy}") from error
+        except ValueError as error:
+            raise DataError(f"{error}, by damage or by hand: {remedy}") from error
 
     def table(self) -> str:
         """Scores as lines of text: a row for each to look at, a column for each contender; then classes and groups."""

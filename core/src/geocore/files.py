@@ -28,6 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from geocore.documents import read_json
 from geocore.errors import DiskError, RunError, StorageError
 
 if sys.platform == "win32":
@@ -221,10 +222,10 @@ def read_sealed(path: Path | str) -> dict[str, Any]:
         ValueError: it is not what was written.
     """
     try:
-        values = json.loads(_regular_bytes(path))
+        values = read_json(Path(path), finite=False)
         seal = values.pop("sha256")
         whole = seal == sha256_json(values)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not what was written ({type(error).__name__})") from error
     if not whole:
         raise ValueError(f"{path} is not what was written")
@@ -352,15 +353,6 @@ def _open_lock(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     return descriptor
-
-
-def _regular_bytes(path: Path | str) -> bytes:
-    """Content of a file that is no link, device or pipe."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "is no file", str(path))
-        return file.read()
 
 
 @functools.cache
