@@ -223,7 +223,8 @@ def test_shards_give_the_products_of_one_run(
                 assert geopandas.read_file(mine).equals(geopandas.read_file(theirs))
             else:
                 assert mine.read_bytes() == theirs.read_bytes(), mine.name
-    (mine,), (theirs,) = (calls_of(tmp_path / name) for name in ("shards", "whole"))
+    (waiting, mine), (theirs,) = (calls_of(tmp_path / name) for name in ("shards", "whole"))
+    assert "scenes" not in waiting and waiting["context"] == mine["context"]
     assert all(mine[key] == theirs[key] for key in ("checkpoint", "data_hash", "context", "scenes", "failed"))
     assert not (out / ".geocore/parts").exists()
 
