@@ -17,6 +17,7 @@ import pytest
 
 from geocore.errors import RunError
 from geocore.evaluation import Evaluation
+from geocore.files import write_sealed
 from geocore.report import Panel, write_report
 
 VOID = {"meta", "img"}
@@ -65,7 +66,7 @@ def a_run(folder: Path, *, task: str = "toy", log: str = "") -> Path:
     (folder / "config.yaml").write_text("model: {name: net, size: [2, 3]}\nsince: 2026-01-02\n")
     (folder / "environment.json").write_text(json.dumps({"starts": [start, again]}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in steps) + log)
-    (folder / "finished.json").write_text(json.dumps(finished))
+    write_sealed(folder / "finished.json", finished)
     an_evaluation(task=task).save(folder / "evaluation-test.json")
     return folder
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from geocore.errors import StorageError
+from geocore.errors import DiskError
 from geocore.files import atomic_path
 from geocore.georeferences import creation_options, unreferenced_allowed
 from geocore.grid import Grid
@@ -117,7 +117,7 @@ class RasterWriter:
 
         Raises:
             ValueError: the values have another type or band count, or reach outside the grid.
-            StorageError: the disk is full.
+            DiskError: the disk is full.
         """
         if values.dtype != self._dtype or values.ndim != 3 or values.shape[0] != self._shape[0]:
             raise ValueError(
@@ -134,7 +134,7 @@ class RasterWriter:
         """Finish the file and put it in its place; does nothing when already closed.
 
         Raises:
-            StorageError: the disk is full.
+            DiskError: the disk is full.
         """
         with self._stack.pop_all(), _gdal_errors(self.path):
             if self._dataset.closed:
@@ -227,7 +227,7 @@ def _gdal_errors(path: Path) -> Iterator[None]:
         yield
     except (RasterioError, CPLE_BaseError) as error:
         reason = str(error).splitlines()[0]
-        raise StorageError(
+        raise DiskError(
             f"{path}: cannot be written ({reason}); is the disk full? free some space or write elsewhere"
         ) from error
 
@@ -279,9 +279,7 @@ def _check_whole(file: Path, path: Path) -> None:
                 offset = dataset.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=1)
                 length = dataset.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=1)
                 if offset is None or length is None or int(offset) + int(length) > size:
-                    raise StorageError(
-                        f"{path}: cannot be written whole; is the disk full? free some or write elsewhere"
-                    )
+                    raise DiskError(f"{path}: cannot be written whole; is the disk full? free some or write elsewhere")
 
 
 def _open(file: Path, overview_level: int | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""The record of a folder of maps, `run.json`: one entry for each call that mapped into it."""
+"""Records that commands leave: each call that mapped into a folder, in its `run.json`; the end of a training run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from geocore.documents import read_json
 from geocore.errors import RunError
-from geocore.files import atomic_write_text
+from geocore.files import atomic_write_text, read_sealed
 
 RECORD: Final = "run.json"
+FINISHED: Final = "finished.json"
 
 
 def read_calls(output: Path) -> list[dict[str, Any]]:
@@ -49,3 +50,14 @@ def scenes_of(call: dict[str, Any]) -> dict[str, Any]:
         if isinstance(group, dict) and key not in ("context", "versions", "failed")
         for name, summary in group.items()
     }
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """What a run kept at its end; None of one that has not reached it.
+
+    A damaged summary is none: the command that trains goes on from the last checkpoint and writes it again.
+    """
+    try:
+        return read_sealed(folder / FINISHED)
+    except (OSError, ValueError):
+        return None

@@ -27,6 +27,7 @@ from geocore.documents import DocumentError, parse_json, read_json, read_yaml
 from geocore.errors import DataError, RunError
 from geocore.evaluation import Evaluation, shown_parts, shown_score
 from geocore.files import atomic_write_text
+from geocore.records import read_summary
 
 _INK, _RULE = "#00fd00", "#00fd01"
 """Stand-ins for colours of the style; curves have #00fe00 to #00fe07."""
@@ -67,7 +68,7 @@ def write_report(folder: Path, *, panels: Sequence[Panel] = ()) -> Path:
     """
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder: a report describes a run; check the path")
-    run, finished = _object(folder / "run.json"), _object(folder / "finished.json")
+    run, finished = _object(folder / "run.json"), read_summary(folder)
     known = {} if isinstance(run, str) else run
     config, environment = _object(folder / "config.yaml"), _object(folder / "environment.json")
     sections = {
@@ -97,13 +98,13 @@ def _object(path: Path) -> dict[str, Any] | str:
     return content if isinstance(content, dict) else f"{path.name} holds something else."
 
 
-def _summary(run: dict[str, Any] | str, finished: dict[str, Any] | str) -> str:
+def _summary(run: dict[str, Any] | str, finished: dict[str, Any] | None) -> str:
     """What was trained, on what, and whether it reached its end."""
     rows: dict[str, Any] = {"run": run}
     if not isinstance(run, str):
         rows = {"task": run.get("task", "unknown"), "data hash": run.get("data_hash", "unknown")}
-    if isinstance(finished, str):
-        return _list(rows | {"state": "not finished" if finished.startswith("There is no") else finished})
+    if finished is None:
+        return _list(rows | {"state": "not finished"})
     early = ", stopped early" if finished.get("stopped_early") else ""
     rows["state"] = f"finished after {_plain(finished.get('steps'))} steps{early}"
     if isinstance(best := finished.get("best_score"), int | float):
@@ -112,14 +113,14 @@ def _summary(run: dict[str, Any] | str, finished: dict[str, Any] | str) -> str:
     return _list(rows)
 
 
-def _training(path: Path, finished: dict[str, Any] | str) -> str:
+def _training(path: Path, finished: dict[str, Any] | None) -> str:
     """Curves of the losses and of the validation scores."""
     charts: dict[str, _Curves] = {}
     with suppress(OSError):
         charts = _charts(path.read_text(encoding="utf-8", errors="replace").splitlines())
     if not charts:
         return _note("No losses and no validation scores: metrics.jsonl is missing, empty or cannot be read.")
-    best = None if isinstance(finished, str) else finished.get("best_step")
+    best = None if finished is None else finished.get("best_step")
     marked = best if isinstance(best, int) else None
     figures = "".join(_figure(title, charts[title], f"chart{at}", marked) for at, title in enumerate(charts))
     note = _note(f"The dashed vertical line marks step {marked}, the best checkpoint.") if marked is not None else ""

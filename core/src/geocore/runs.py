@@ -34,13 +34,13 @@ from geocore.errors import RunError
 from geocore.files import (
     FolderLock,
     atomic_write_text,
-    read_sealed,
     remove_leftovers,
     sha256_json,
     storage_errors,
     write_sealed,
 )
 from geocore.provenance import installed_versions, start_record
+from geocore.records import FINISHED, read_summary
 from geocore.settings import Settings, deciding_values, differences
 
 logger = logging.getLogger(__name__)
@@ -117,18 +117,12 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end."""
-        return self._summary() is not None
+        return read_summary(self.folder) is not None
 
     @property
     def summary(self) -> dict[str, Any]:
         """What `mark_finished` kept; empty before."""
-        return self._summary() or {}
-
-    def _summary(self) -> dict[str, Any] | None:
-        try:
-            return read_sealed(self.folder / "finished.json")
-        except (OSError, ValueError):
-            return None  # damaged, it is written again at the end, which is near
+        return read_summary(self.folder) or {}
 
     def closing(self, evaluate: str) -> str:
         """The last lines of a train command: what was reached, where it is shown, and how to score it.
@@ -158,7 +152,7 @@ class Run:
             StorageError: it cannot be written.
         """
         if self.is_main:
-            write_sealed(self.folder / "finished.json", _finite(summary))
+            write_sealed(self.folder / FINISHED, _finite(summary))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.

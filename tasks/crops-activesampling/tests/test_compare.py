@@ -18,6 +18,7 @@ from crops_activesampling import compare
 from crops_activesampling.comparison import interval, read_run, strategies_of, table
 from crops_activesampling.config import TASK, TrainSettings
 from geocore.errors import DataError
+from geocore.files import write_sealed
 from geocore.settings import deciding_values
 
 RHO = {"scores": {"rho-loss": 1.0}, "holdout": "holdout", "block": 4}
@@ -60,7 +61,7 @@ def write_run(
         lines.append({"step": step, "validation_f1_weighted": score, "validation_oa": score})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
-        (folder / "finished.json").write_text("{}")
+        write_sealed(folder / "finished.json", {})
     return folder
 
 

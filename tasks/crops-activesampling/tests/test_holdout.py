@@ -20,6 +20,7 @@ from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.devices import Place
 from geocore.errors import CheckpointError, DataError, RunError
+from geocore.files import write_sealed
 from geocore.grid import Window
 from geocore.loading import Draw
 from geocore.normalisation import BandStatistics, Statistics
@@ -112,7 +113,7 @@ def _holdout_run(
     costs = [{"step": 5, "forwards": 100, "seconds": 1.0}, {"step": 10, "forwards": 240, "seconds": 2.5}, {"step": 10}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in costs))
     if finished:
-        (folder / "finished.json").write_text("{}")
+        write_sealed(folder / "finished.json", {})
     return folder
 
 

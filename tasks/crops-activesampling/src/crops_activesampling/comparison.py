@@ -17,6 +17,7 @@ from typing import Any, Final
 from crops_activesampling.config import TASK
 from geocore.documents import MANY_BYTES, parse_json, read_json, read_text
 from geocore.errors import DataError, RunError, SettingsError
+from geocore.records import read_summary
 
 _SCORE: Final = "validation_f1_weighted"
 COSTS: Final = ("steps", "forwards", "seconds")
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> Trained:
         raise RunError(f"{folder}: is no run that was begun ({error}): give run folders of {TASK}-train") from error
     if task != TASK:
         raise RunError(f"{folder}: is a run of the task {task!r}: give run folders of {TASK}-train")
-    if not (folder / "finished.json").exists():
+    if read_summary(folder) is None:
         raise RunError(f"{folder}: has not reached its end: go on with {TASK}-train --run {folder}, or leave it out")
     points = tuple(
         {

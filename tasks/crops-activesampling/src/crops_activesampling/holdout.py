@@ -27,6 +27,7 @@ from geocore.errors import DataError, RunError
 from geocore.files import sha256_json
 from geocore.loading import Batches, GridSampler
 from geocore.progress import progress
+from geocore.records import read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,7 +121,7 @@ def holdout_checkpoint(run: Path) -> Checkpoint:
         RunError: the run has not reached its end.
     """
     checkpoint = load_checkpoint(run / "checkpoints", "best")
-    if not (run / "finished.json").exists():
+    if read_summary(run) is None:
         raise RunError(f"{run}: the hold-out model is not finished: go on with {TASK}-train --run {run}")
     return checkpoint
 
