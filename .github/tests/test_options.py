@@ -24,6 +24,18 @@ FOREIGN = {"--porcelain", "--extra", "--group", "--package", "--c", "--colour", 
 """Options of git and uv that messages and commands hold, and properties of the report's style sheet."""
 
 
+def _module_of(place):
+    """The module that an entry point runs."""
+    entrypoints, _, function = place.partition(":")
+    entrypoints, named = importlib.import_module(entrypoints), []
+    kept, entrypoints.run_command = entrypoints.run_command, named.append
+    try:
+        getattr(entrypoints, function)()
+    finally:
+        entrypoints.run_command = kept
+    return importlib.import_module(named[0])
+
+
 def _commands():
     """Name of each command -> (package, module, settings class, package of its recipes)."""
     found = {}
@@ -31,7 +43,7 @@ def _commands():
         with open(ROOT / member.folder / "pyproject.toml", "rb") as file:
             scripts = tomllib.load(file)["project"].get("scripts", {})
         for name, place in scripts.items():
-            module = importlib.import_module(place.partition(":")[0])
+            module = _module_of(place)
             given = {}
             kept, module.command = (
                 module.command,

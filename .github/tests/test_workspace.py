@@ -16,7 +16,7 @@ from workspace import ROOT, closure, packages
 MEMBERS = packages()
 TASKS = [member for member in MEMBERS.values() if member.folder.parts[0] == "tasks"]
 VERBS = ("prepare", "train", "evaluate", "predict")
-TASK_MODULES = ("config", "data", "model", "loss", "scores", "sample", *VERBS)
+TASK_MODULES = ("config", "data", "entrypoints", "model", "loss", "scores", "sample", *VERBS)
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "tools"}
 PAGES = sorted(
     Path(name)
@@ -93,7 +93,7 @@ def test_every_task_has_the_same_verbs(member):
     prefix = member.name.split("-")[0]
     scripts = project(member)["scripts"]
     for verb in VERBS:
-        assert scripts.get(f"{prefix}-{verb}") == f"{member.module}.{verb}:main"
+        assert scripts.get(f"{prefix}-{verb}") == f"{member.module}.entrypoints:{verb}"
     assert all(script.startswith(f"{prefix}-") for script in scripts)
 
 

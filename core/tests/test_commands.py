@@ -12,6 +12,7 @@ from typing import Literal
 
 import pytest
 
+from geocore import interruptions
 from geocore import progress as progress_module
 from geocore.commands import Stopped, command, load_settings, progress
 from geocore.errors import DataError, SettingsError
@@ -393,6 +394,75 @@ def test_signals_unwind_and_give_their_code(toy_script, number, code):
     assert process.returncode == code
     assert "cleaned up" in out
     assert "Traceback" not in err
+
+
+def test_a_signal_while_it_cleans_up_prints_nothing_more(toy_script):
+    code = toy_script.read_text().replace(
+        'print("cleaned up", flush=True)', 'print("cleaning", flush=True); time.sleep(9)'
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "cleaning\n"
+    process.send_signal(signal.SIGTERM)  # as `timeout` does, to the process and to its group
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(interruptions.REPEAT_S + 0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=3)[1] == "" and process.returncode == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_is_lost_in_a_destructor_comes_again(number):
+    class Leaving:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def work(settings):
+        leaving = Leaving()
+        del leaving
+        time.sleep(5)
+
+    begun, hook = time.monotonic(), sys.unraisablehook
+    assert leave(work) == 128 + number and time.monotonic() - begun < 4 and sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("place", ["before the command", "within it", "within it, swallowed"])
+def test_a_signal_while_modules_are_imported_ends_as_quietly(tmp_path, number, code, place):
+    sleep = (
+        "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(30)\nexcept BaseException as error:\n    raise "
+    )
+    (tmp_path / "slow.py").write_text(sleep + ("SystemError from e\n" if "swallowed" in place else "\n"))
+    heavy = "import slow" if place == "before the command" else "pass"
+    light = "pass" if place == "before the command" else "import slow"
+    (tmp_path / "work.py").write_text(
+        f"{heavy}\n"
+        "from geocore.commands import command\nfrom geocore.settings import Settings\n\n\n"
+        f"def work(settings):\n    {light}\n\n\n"
+        "def main():\n    command(work, Settings, prog='work')\n"
+    )
+    start = "from geocore.interruptions import run_command; run_command('work')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", start], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    err = process.communicate(timeout=10)[1]
+    said = "" if place == "before the command" else f"stopped by {number.name}; the same command starts over\n"
+    assert (process.returncode, err) == (code, said)
+
+
+def test_log_lines_and_errors_stay_within_their_lines(capfd):
+    def work(settings):
+        logging.getLogger("geocore").info("%s: 3 bands", "a\nerror: forged\x1b[2J.tif")
+        raise DataError("b\x1b]0;title\x07\udcff.tif: no")
+
+    assert leave(work) == 2
+    first, second = capfd.readouterr().err.splitlines()
+    assert (
+        first.endswith(r" a\nerror: forged\x1b[2J.tif: 3 bands") and second == r"error: b\x1b]0;title\x07\udcff.tif: no"
+    )
 
 
 def test_logging_is_plain_without_a_terminal_and_quiet_on_other_ranks(capsys, monkeypatch):

@@ -235,6 +235,32 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
     assert left_over(folder) == []
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_and_its_workers_at_once(tmp_path: Path, work: Any, how: signal.Signals) -> None:
+    """SLURM kills 30 seconds after SIGTERM; what runs is not waited for, and what waits is not begun."""
+    folder = tmp_path / "parts"
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom functools import partial\nfrom pathlib import Path\nimport jobs_work\n"
+        "from geocore.commands import command\nfrom geocore.jobs import Task, run_tasks\n"
+        "from geocore.settings import Settings\n"
+        "def main(settings):\n"
+        f"    work = partial(jobs_work.write, log={str(tmp_path)!r})\n"
+        "    tasks = [Task(f't{i}.txt', {'value': i, 'kind': 'sleeps'}) for i in range(6)]\n"
+        f"    run_tasks(tasks, work, Path({str(folder)!r}), context=None, workers=2)\n"
+        "if __name__ == '__main__':\n    command(main, Settings, prog='run', resumes=True, argv=[])\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
+    marks = wait_for("pid-*", tmp_path, 2)
+    begun = time.monotonic()
+    parent.send_signal(how)
+    _, messages = parent.communicate(timeout=10)
+    assert parent.returncode == 128 + how and time.monotonic() - begun < 5
+    assert messages.decode() == f"stopped by {how.name}; the same command goes on from here\n"
+    assert not any(is_alive(int(mark.name.removeprefix("pid-"))) for mark in marks)
+    assert len(calls(tmp_path)) == 2 and left_over(folder) == []
+
+
 def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
     with attempts_folder(folder) as own:

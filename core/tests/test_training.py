@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from geocore import checkpoints, files, gradients, states, training
+from geocore import checkpoints, files, gradients, signals, states, training
 from geocore.checkpoints import load_checkpoint
 from geocore.commands import Stopped, command
 from geocore.devices import Place
@@ -485,13 +485,19 @@ def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, n
     assert (tmp_path / "cut/checkpoints/best").read_text() == (tmp_path / "whole/checkpoints/best").read_text()
 
 
-def test_a_second_signal_acts_at_once(tmp_path):
+@pytest.mark.parametrize(("apart_s", "error"), [(0.0, Stopped), (0.1, KeyboardInterrupt)])
+def test_a_second_wish_acts_at_once_and_two_signals_together_are_one(tmp_path, monkeypatch, apart_s, error):
+    monkeypatch.setattr(signals, "REPEAT_S", 0.05)
+
     def step(model, batch):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(apart_s)
         os.kill(os.getpid(), signal.SIGINT)
         return one_loss(model, batch)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, step=lambda model, batch: [step(model, batch), step(model, batch)])
+    with pytest.raises(error):
+        train(tmp_path, step=step)
+    assert (tmp_path / "checkpoints/last").exists() == (error is Stopped)
 
 
 def test_a_run_of_other_settings_is_refused_and_operational_ones_may_change(tmp_path):

@@ -16,32 +16,20 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn, TypeVar
 
 from geocore import arguments
 from geocore.errors import SettingsError, UserError
 from geocore.files import storage_errors
+from geocore.interruptions import Stopped, unwinding
 from geocore.progress import Progress, console, is_main_rank, on_terminal, progress
 from geocore.settings import Settings
+from geocore.terminals import one_line
 from geocore.usage import usage
 
 __all__ = ["Progress", "Stopped", "command", "load_settings", "progress"]
 
 S = TypeVar("S", bound=Settings)
-
-
-class Stopped(Exception):
-    """Work ended early because of a signal, after what was worth saving had been saved."""
-
-    def __init__(self, signum: int):
-        """Keep the signal.
-
-        Args:
-            signum: number of the signal, such as `signal.SIGTERM`; the exit code is 128 more.
-        """
-        self.signum = signum
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
 
 
 def load_settings(
@@ -118,7 +106,31 @@ def command(
         SystemExit: always, with the exit code.
     """
     afterwards = "the same command goes on from here" if resumes else "the same command starts over"
-    previous = signal.signal(signal.SIGTERM, _stop)  # unwinds the stack, so that temporary files are removed
+    with unwinding() as interruption:
+        try:
+            code = _finished(main, settings, argv, prog=prog, recipes=recipes, sample_recipe=sample_recipe)
+        except BaseException as error:
+            # What was being done when a signal came, such as an import, may have made another error of it.
+            signum = error.signum if isinstance(error, Stopped) else interruption.received
+            if signum is None and isinstance(error, KeyboardInterrupt):
+                signum = signal.SIGINT
+            if signum is None:
+                raise
+            print(f"{Stopped(signum)}; {afterwards}", file=sys.stderr)
+            code = 128 + signum
+    sys.exit(code)
+
+
+def _finished(
+    main: Callable[[S], None],
+    settings: type[S],
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    recipes: str | None,
+    sample_recipe: str | None,
+) -> int:
+    """Do the work of a command; its exit code."""
     try:
         words = sys.argv[1:] if argv is None else argv
         loaded = load_settings(settings, words, prog=prog, recipes=recipes, sample_recipe=sample_recipe)
@@ -126,27 +138,14 @@ def command(
         with storage_errors():
             main(loaded)
             sys.stdout.flush()
-        code = 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 2
-    except Stopped as error:
-        print(f"{error}; {afterwards}", file=sys.stderr)
-        code = 128 + error.signum
-    except KeyboardInterrupt:
-        print(f"stopped by SIGINT; {afterwards}", file=sys.stderr)
-        code = 128 + signal.SIGINT
+        print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader of our output, such as `head`, has left; Python would complain again while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    sys.exit(code)
-
-
-def _stop(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(signum)
+        return 128 + signal.SIGPIPE
+    return 0
 
 
 def _take(words: list[str], flag: str) -> str | None:
@@ -162,16 +161,24 @@ def _take(words: list[str], flag: str) -> str | None:
     return value
 
 
+class _OneLine(logging.Formatter):
+    """Writes each message as one line, whatever names of files and texts in files it holds."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # what logging calls it
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 def _start_logging(package: str) -> None:
     handler: logging.Handler
     if on_terminal():
         from rich.logging import RichHandler
 
         handler = RichHandler(console=console(), show_path=False, show_level=False, log_time_format="%H:%M:%S")
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_OneLine("%(message)s"))
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        handler.setFormatter(_OneLine("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("geocore", package):  # third-party libraries stay at warnings
         logging.getLogger(name).setLevel(logging.INFO if is_main_rank() else logging.WARNING)

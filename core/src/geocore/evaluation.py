@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from geocore.errors import DataError
 from geocore.files import read_sealed, write_sealed
+from geocore.terminals import one_line, shell_word
 
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
@@ -148,8 +148,8 @@ def closing(run: Path, path: Path, predict: str, inputs: str) -> str:
         inputs: what it maps, one word.
     """
     return (
-        f"all scores: {path}; with pictures: {run / 'report.html'}\n"
-        f"map with it: {predict} --run {shlex.quote(str(run))} --input {inputs} --output MAPS"
+        f"all scores: {one_line(str(path))}; with pictures: {one_line(str(run / 'report.html'))}\n"
+        f"map with it: {predict} --run {shell_word(run)} --input {inputs} --output MAPS"
     )
 
 
@@ -259,6 +259,7 @@ def shown_parts(kind: str, parts: Mapping[str, Mapping[str, float | None]], colu
 
 def _aligned(rows: list[list[str]]) -> str:
     """Columns padded to their widest cell; the first one to the left, numbers to the right."""
+    rows = [list(map(one_line, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for first, *others in rows:

@@ -8,7 +8,6 @@ written, the next command. More than fits on a screen is summed up; all of it is
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from geocore.manifests import Sample
 from geocore.normalisation import BandStatistics, Statistics
 from geocore.previews import Keys, Preview, draw_previews, samples_a_row
 from geocore.progress import progress
+from geocore.terminals import one_line, shell_word
 
 PREVIEW: Final = "preview.png"
 """Name of the picture in the folder of a data set."""
@@ -102,9 +102,9 @@ def present(
         UserError: a sample cannot be read.
     """
     for line in lines(overview, [*unvalidated, *warnings]):
-        print(line, flush=True)
+        print(one_line(line), flush=True)
     save_picture(folder / PREVIEW, _drawn(overview))
-    place = shlex.quote(str(folder))
+    place = shell_word(folder)
     print(f"written to {place}: {', '.join([FILE_NAME, *written])}, and {PREVIEW}: look at it before training")
     task, splits = overview.dataset.task, splits_of(overview.dataset.samples)
     if can_train(overview.dataset):
@@ -134,7 +134,7 @@ def noted(notes: Sequence[str], file: str) -> Iterator[str]:
         file: where all of them are.
     """
     ordered = sorted(notes, key=lambda note: not note.startswith("leak"))
-    yield from (f"note: {note}" for note in ordered[:_NOTES])
+    yield from (f"note: {one_line(note)}" for note in ordered[:_NOTES])
     if len(ordered) > _NOTES:
         yield f"note: {len(ordered) - _NOTES} more notes are in {file}"
 

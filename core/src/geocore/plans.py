@@ -24,6 +24,7 @@ from geocore.planes import Plane
 from geocore.progress import progress
 from geocore.scenes import BlockSource, Scene
 from geocore.settings import TilingSettings
+from geocore.terminals import one_line
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
 _FEW, _MANY = 1, 9
@@ -199,7 +200,7 @@ def tell(plans: Mapping[str, Plan], output: Path) -> None:
         SettingsError: a job is impossible; says why.
     """
     for name, plan in plans.items():
-        print(f"{name}: {plan}")
+        print(f"{one_line(name)}: {plan}")
     disk = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     free, limit = shutil.disk_usage(disk).free, memory_limit()
     for name, plan in plans.items():

@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +41,7 @@ from geocore.files import (
 from geocore.provenance import installed_versions, start_record
 from geocore.records import FINISHED, read_summary
 from geocore.settings import Settings, deciding_values, differences
+from geocore.terminals import one_line, shell_word
 
 logger = logging.getLogger(__name__)
 
@@ -137,9 +137,10 @@ class Run:
         if score is not None:  # some are per cent
             digits = 4 if abs(score) <= 1 else 2
             reached = f"{summary['primary']} {score:.{digits}f} at step {step} of"
+        curves = one_line(str(folder / "report.html"))
         return (
-            f"best on validation: {reached} {summary.get('steps')} steps{early}; curves: {folder / 'report.html'}\n"
-            f"evaluate it: {evaluate} --run {shlex.quote(str(folder))}"
+            f"best on validation: {reached} {summary.get('steps')} steps{early}; curves: {curves}\n"
+            f"evaluate it: {evaluate} --run {shell_word(folder)}"
         )
 
     def mark_finished(self, summary: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from geocore.errors import DataError, RunError
 from geocore.files import FolderLock
 from geocore.settings import WorkerSettings
+from geocore.terminals import one_line
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.2
@@ -56,7 +57,7 @@ def in_shares(main: Callable[[S], None]) -> Callable[[S], None]:
             main(settings)
         except Unfinished as rest:
             who = f"shard {settings.shard}" if settings.shard else "this process"
-            named = ", ".join(rest.missing[:_NAMED])
+            named = one_line(", ".join(rest.missing[:_NAMED]))
             if len(rest.missing) > _NAMED:
                 named += f" and {len(rest.missing) - _NAMED} more"
             if rest.failures:

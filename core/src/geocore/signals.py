@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
 
 from geocore.devices import Place
+from geocore.interruptions import REPEAT_S
 
 _ROUND = 10
 """Steps between two exchanges about stopping: seldom enough to cost nothing, often enough for the 30 seconds that
@@ -17,12 +19,13 @@ torchrun and SLURM leave a process after SIGTERM, up to three seconds a step."""
 
 
 class StopSignals:
-    """Notes SIGINT and SIGTERM while it is open; a second one of the same kind acts as it did before."""
+    """Notes SIGINT and SIGTERM while it is open; a second wish of the same kind acts as it did before."""
 
     def __init__(self, place: Place) -> None:
         """Keep the place; signals are noted from `with` on."""
         self._place = place
         self._received: int | None = None
+        self._came: dict[int, float] = {}
         self._previous: dict[int, Any] = {}
 
     def agreed(self, step: int) -> int | None:
@@ -52,5 +55,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._came.setdefault(number, now) > REPEAT_S:
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
         self._received = number
-        signal.signal(number, self._previous[number])

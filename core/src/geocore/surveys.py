@@ -37,6 +37,7 @@ from geocore.provenance import start_record
 from geocore.records import RECORD, read_calls, write_calls
 from geocore.settings import WorkerSettings, differences
 from geocore.shares import patient_lock, remove_joined
+from geocore.terminals import one_line
 
 if TYPE_CHECKING:
     from geocore.checkpoints import Checkpoint
@@ -171,10 +172,13 @@ class Survey:
             (self.output / STATE / "parts").rmdir()
         kind, scenes = next(iter(groups.items()))
         made = f": {told(scenes.summaries)}" if scenes.summaries else ""
-        print(f"{len(scenes.summaries)} of {len(scenes.outcomes)} {scenes.kind} mapped in {self.output}{made}")
+        print(
+            one_line(f"{len(scenes.summaries)} of {len(scenes.outcomes)} {scenes.kind} mapped in {self.output}{made}")
+        )
         if scenes.summaries:
             joined = self._join(kind, maps) or maps(next(iter(scenes.summaries)))[:1]
-            print(f"open {', '.join(map(str, joined))}; how everything was made stands in {self.output / RECORD}")
+            named = f"open {', '.join(map(str, joined))}; how everything was made stands in {self.output / RECORD}"
+            print(one_line(named))
         if failed:
             total = sum(len(group.outcomes) for group in groups.values())
             kinds = " and ".join(group.kind for group in groups.values() if group.outcomes)

@@ -5,12 +5,12 @@ uv run crops-medians --data RAW --out DATASET --composites.frequency 1MS --compo
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import MediansSettings
 from geocore.commands import command
 from geocore.shares import in_shares
+from geocore.terminals import one_line, shell_word
 
 if TYPE_CHECKING:
     from geocore.jobs import Outcome
@@ -54,15 +54,15 @@ def medians(settings: MediansSettings) -> None:
 
         outcomes = cache_patches(found, settings.out, settings.composites, workers=settings, on_done=done)
     for outcome in failed:
-        print(f"failed: {outcome.message}")
+        print(f"failed: {one_line(outcome.message)}")
     kept = [outcome for outcome in outcomes if outcome.status != "failed"]
     facts = [read_entry(settings.out / FOLDER, outcome.key).facts for outcome in kept]
     empty = Counter(str(period) for fact in facts for period in fact["empty_periods"])
     for period in sorted(empty, key=int):
         print(f"note: period {period}: no data in one band at least in {empty[period]} of {len(kept)} patches")
     made = sum(outcome.status == "done" for outcome in kept)
-    print(f"{settings.out / FOLDER}: medians of {len(kept)} patches, {made} of them made now")
-    print(f"next: crops-prepare --data {shlex.quote(str(settings.data))} --out {shlex.quote(str(settings.out))}")
+    print(f"{one_line(str(settings.out / FOLDER))}: medians of {len(kept)} patches, {made} of them made now")
+    print(f"next: crops-prepare --data {shell_word(settings.data)} --out {shell_word(settings.out)}")
     if failed:
         raise DataError(
             f"{len(failed)} of {len(found)} patches cannot be used: the lines above say why; mend or remove them, then "

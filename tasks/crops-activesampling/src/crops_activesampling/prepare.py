@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from crops_activesampling.config import TASK, PrepareSettings
 from geocore.commands import command
 from geocore.shares import in_shares
+from geocore.terminals import one_line
 
 if TYPE_CHECKING:
     from geocore.jobs import Outcome
@@ -55,7 +56,7 @@ def prepare(settings: PrepareSettings) -> None:
             chosen, settings.out, settings.composites, encoder=encoder, workers=settings, on_done=done
         )
     for outcome in failed:
-        print(f"failed: {outcome.message}")
+        print(f"failed: {one_line(outcome.message)}")
     dataset = describe(settings, outcomes)
     leaks = leaks_of(dataset)
     if not settings.split.allow_leaks:

@@ -6,11 +6,11 @@ uv run crops-prepare --data RAW --out DATASET --lists SPLIT
 
 from __future__ import annotations
 
-import shlex
 from typing import NoReturn
 
 from crops_activesampling.config import SplitCommandSettings
 from geocore.commands import command
+from geocore.terminals import one_line, shell_word
 
 
 def main() -> NoReturn:
@@ -54,11 +54,11 @@ def split(settings: SplitCommandSettings) -> None:
     write_lists(settings.out, splits)
     write_tables(settings.out, splits, class_px, encoder.names)
     for note in [*notes, *missing_classes(counts_of_splits(splits, class_px), encoder.names)]:
-        print(f"note: {note}")
+        print(f"note: {one_line(note)}")
     for leak in leaks(splits):
-        print(f"warning: {leak}")
+        print(f"warning: {one_line(leak)}")
     for line in summary_lines(splits, class_px, encoder.names):
         print(line)
-    data, out = (shlex.quote(str(path)) for path in (settings.data, settings.out))
+    data, out = (shell_word(path) for path in (settings.data, settings.out))
     print(f"{out}: train.txt, val.txt, test.txt and tables of {len(splits)} patches")
     print(f"next: crops-prepare --data {data} --out DATASET --lists {out}")

@@ -8,7 +8,6 @@ site lacks, its patch lacks. Differences to Sen4AgriNet remain: level 2A instead
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from geocore.errors import DataError
 from geocore.netcdf import NetcdfFile, open_netcdf
 from geocore.netcdf_grids import netcdf_crs, netcdf_transform
 from geocore.settings import Settings, deciding, operational
+from geocore.terminals import one_line, shell_word
 
 _CUBES: Final[Mapping[str, int]] = {"S2_L2A_10m_*.nc": 1, "S2_L2A_20m_*.nc": 2}
 _LABELS: Final = "OUTPUT_*.nc"
@@ -86,9 +86,9 @@ def worldcereal(settings: WorldcerealSettings) -> None:
         names[patch.name.id] = site
         path = write_patch(settings.out, patch)
         codes = [str(code) for code in np.unique(patch.labels[patch.labels > 0])]
-        print(f"{path}: {', '.join(patch.bands)}; codes {', '.join(codes)}")
-    print(f"{len(names)} patches in {settings.out}")
-    print(f"next: crops-prepare --data {shlex.quote(str(settings.out))} --out DATASET")
+        print(one_line(f"{path}: {', '.join(patch.bands)}; codes {', '.join(codes)}"))
+    print(one_line(f"{len(names)} patches in {settings.out}"))
+    print(f"next: crops-prepare --data {shell_word(settings.out)} --out DATASET")
 
 
 def site_patch(site: Path, *, year: int | None, mask_clouds: bool) -> NewPatch:

@@ -11,7 +11,6 @@ published beside it (hls-foundation-os, commits of 2023).
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from floods_prithvi.config import SIX_BANDS, TASK, ImportSettings
 from geocore.commands import command
+from geocore.terminals import shell_word
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
@@ -142,7 +142,7 @@ def import_checkpoint(settings: ImportSettings) -> None:
         save_checkpoint(run.checkpoints, contents, best=True, keep=1)
         run.mark_finished({"primary": None, "published": settings.published})
     print(table.text())
-    folder = shlex.quote(str(settings.run))
+    folder = shell_word(settings.run)
     print(f"evaluate it: floods-evaluate --run {folder} --data DATASET")
     print(f"map with it: floods-predict --run {folder} --input SCENES --output MAPS")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from geocore.commands import command
 from geocore.shares import in_shares
+from geocore.terminals import one_line
 from seaice_multitask.config import TASK, PrepareSettings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def prepare(settings: PrepareSettings) -> None:
 
         outcomes = cache_scenes(settings, wanted, done)
     for outcome in failed:
-        print(f"failed: {outcome.message}")
+        print(f"failed: {one_line(outcome.message)}")
     dataset = describe(settings, outcomes)
     path = save_prepared(dataset, settings)
     useless = told_by_prepare(no_choice(dataset, AUTOICE_OUTPUTS), "seaice-train") if can_train(dataset) else []
