@@ -14,7 +14,7 @@ import pytest
 
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
-from geocore.netcdf import NetcdfSource, open_netcdf
+from geocore.netcdf import NetcdfSource, new_netcdf, open_netcdf
 from geocore.scenes import Scene
 
 SHAPE = (30, 40)
@@ -197,6 +197,47 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SceneError, match="No such file") as error, open_netcdf(tmp_path / "none.nc"):
         pass
     _one_line(error, tmp_path / "none.nc")
+
+
+def test_a_new_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new/a.nc"
+
+    def write(values: np.ndarray) -> None:
+        with new_netcdf(path) as file:
+            file.dimensions = {"row": 3, "col": 4}
+            file.create_variable("hh", ("row", "col"), "f4", data=values[:2])
+
+    with pytest.raises(ValueError, match="Shape"):
+        write(np.zeros((3, 4), np.float32))
+    assert not path.exists()
+    with new_netcdf(path) as file:
+        file.dimensions = {"row": 3, "col": 4}
+        file.create_variable("hh", ("row", "col"), "f4", data=np.arange(12, dtype="f4").reshape(3, 4))
+        assert not path.exists()
+    with open_netcdf(path) as read:
+        assert read.read("hh", Window(1, 1, 2, 2)).tolist() == [[5, 6], [9, 10]]
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.nc"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of the size of files")
+def test_where_a_new_file_has_no_room_the_process_lives_and_says_so(tmp_path: Path) -> None:
+    # HDF5 itself, writing to the disk, ends with a segmentation fault as it closes the file.
+    code = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from geocore.netcdf import new_netcdf
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+try:
+    with new_netcdf(Path(sys.argv[1])) as file:
+        file.dimensions = {"row": 100, "col": 100}
+        file.create_variable("hh", ("row", "col"), "f8", data=np.random.rand(100, 100), chunks=(50, 50))
+except Exception as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.nc"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "DiskError\n", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plain_hdf5_tells_what_it_holds(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise
 
 
-def atomic_write_bytes(path: Path | str, data: bytes) -> None:
+def atomic_write_bytes(path: Path | str, data: bytes | memoryview) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Raises:
@@ -238,17 +238,22 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_of(path: Path) -> Iterator[Path]:
-    """The file itself, or each file in a folder and below it.
+def sha256_files(path: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of each file in a folder and below it.
+
+    Returns:
+        Its place in the folder -> hash; the place of a file is ".".
 
     Raises:
-        OSError: something is not there, or is neither file nor folder.
+        OSError: something cannot be read, or is neither file nor folder.
     """
     if stat.S_ISREG(path.lstat().st_mode):
-        yield path
-    else:
-        for entry in sorted(path.iterdir()):
-            yield from files_of(entry)
+        return {".": sha256_file(path)}
+    return {
+        (Path(entry.name) / place).as_posix(): digest
+        for entry in sorted(path.iterdir())
+        for place, digest in sha256_files(entry).items()
+    }
 
 
 def sha256_json(value: Any) -> str:

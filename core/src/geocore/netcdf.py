@@ -7,6 +7,7 @@ offset of the band, and `geocore.radiometry.physical` makes what they stand for 
 from __future__ import annotations
 
 import dataclasses
+import io
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from geocore.bands import Bands
 from geocore.declarations import FILE, CfDeclaration, Decision, decide, stated_by_cf
 from geocore.errors import SceneError
+from geocore.files import atomic_write_bytes
 from geocore.grid import Window
 from geocore.scenes import Layer, Patch
 
@@ -261,6 +263,29 @@ def _check_shape(path: Path, variable: Variable, first: Variable) -> None:
             f"{path}: variable {variable.name!r} is {sizes}, but {first.name!r} is {first.shape[0]} x "
             f"{first.shape[1]}: the bands of a layer must have the same shape; get the file again"
         )
+
+
+@contextmanager
+def new_netcdf(path: Path) -> Iterator[Any]:
+    """A netCDF-4 file under construction, in memory; it appears, whole, when the block ends.
+
+    On a full disk HDF5 ends the process with a segmentation fault as it closes a file (seen with h5py 3.16, HDF5 2.0).
+
+    Args:
+        path: the file; replaced when it exists.
+
+    Yields:
+        A `h5netcdf.File` to be filled.
+
+    Raises:
+        StorageError: the disk is full or closed.
+    """
+    import h5netcdf
+
+    content = io.BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        yield file
+    atomic_write_bytes(path, content.getbuffer())
 
 
 def _check_signature(path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
-from geocore.files import atomic_path, storage_errors
+from geocore.netcdf import new_netcdf
 
 _CHUNK_VALUES: Final = 1 << 19
 _DAY_S: Final = 86_400
@@ -46,10 +46,8 @@ def write_patch(folder: Path, patch: NewPatch) -> Path:
     Raises:
         StorageError: the disk is full or closed.
     """
-    import h5netcdf
-
     target = folder / patch.name.relative
-    with atomic_path(target) as part, storage_errors(target), h5netcdf.File(part, "w") as file:
+    with new_netcdf(target) as file:
         name = patch.name
         file.attrs.update(patch.attributes)
         file.attrs["patch_full_name"] = name.id

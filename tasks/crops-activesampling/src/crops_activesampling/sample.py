@@ -24,6 +24,7 @@ from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName, truth_path
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.sample_fields import LEANINGS, draw_fields
 from crops_activesampling.sample_series import Season, draw_season, draw_series
+from geocore.files import atomic_path
 from geocore.progress import progress
 
 _MODULES: Final = (layout, patch_writer, sample_fields, sample_series)
@@ -134,7 +135,8 @@ def write_patch_of_sample(
         ),
     )
     if name.x < VAL_X:
-        np.savez_compressed(truth_path(path), codes=fields.truth)
+        with atomic_path(truth_path(path)) as part:
+            np.savez_compressed(part, codes=fields.truth)
     return path
 
 

@@ -22,14 +22,15 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.io import MemoryFile
 
 from floods_prithvi import sample_burn, sample_events, sample_flood, sample_frames
 from floods_prithvi.names import METADATA
 from floods_prithvi.sample_events import EVENTS, HELD_OUT, Event
 from floods_prithvi.sample_flood import Kind
+from geocore.files import storage_errors
 from geocore.progress import progress
 
 __all__ = ["CODE", "COUNTS", "write_burn_sample", "write_frames_sample", "write_sample"]
@@ -230,23 +231,25 @@ def _write(
     if compress:
         sides = {"blockxsize": -(-cols // 16) * 16, "blockysize": -(-rows // 16) * 16}
         packed = {"tiled": True, "compress": "deflate"} | sides
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=rows,
-        width=cols,
-        count=count,
-        dtype=values.dtype,
-        crs=crs,
-        transform=transform,
-        nodata=nodata,
-        interleave="band",
-        **packed,
-    ) as file:
-        file.write(values)
-        if names is not None:
-            file.descriptions = tuple(names)
+    # In memory: of a full disk GDAL tells in many ways, and at times in none.
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            height=rows,
+            width=cols,
+            count=count,
+            dtype=values.dtype,
+            crs=crs,
+            transform=transform,
+            nodata=nodata,
+            interleave="band",
+            **packed,
+        ) as file:
+            file.write(values)
+            if names is not None:
+                file.descriptions = tuple(names)
+        with storage_errors(path):
+            path.write_bytes(memory.read())
 
 
 def _metadata() -> dict[str, Any]:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.drawings import save_picture
-from geocore.files import atomic_path
 from geocore.grid import Window
+from geocore.netcdf import new_netcdf
 from geocore.planes import read_plane
 from geocore.scenes import Scene
 from geocore.tallies import by_area, share_km2
@@ -167,9 +167,7 @@ def write_upload(path: Path, scenes: Mapping[str, tuple[Path, int, tuple[int, in
     Raises:
         StorageError: the disk is full or closed.
     """
-    import h5netcdf
-
-    with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
+    with new_netcdf(path) as file:
         for scene, (classes, downscale, shape) in sorted(scenes.items()):
             with np.load(classes, allow_pickle=False) as planes:
                 for name in planes.files:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from geocore.netcdf import new_netcdf
 from seaice_multitask.sample_sensors import FREQUENCIES
 
 STANDARD: Mapping[str, tuple[float, float]] = {
@@ -190,9 +192,8 @@ class File:
     """
 
     def __init__(self, path: Path, variables: Mapping[str, Variable], sizes: Mapping[str, int]) -> None:
-        import h5netcdf  # heavy, and only needed to write
-
-        self._file = h5netcdf.File(path, "w")
+        self._writing = new_netcdf(path)
+        self._file = self._writing.__enter__()
         self._file.dimensions = {name: sizes[name] for v in variables.values() for name in v.dimensions}
         for name, variable in variables.items():
             lengths = [sizes[dimension] for dimension in variable.dimensions]
@@ -211,8 +212,10 @@ class File:
     def __enter__(self) -> File:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writing.__exit__(kind, error, trace)
 
     def put(self, name: str, values: npt.NDArray[Any], first: int = 0) -> None:
         """Write a variable, or the lines of it that begin at `first`; values are of its type already or fit it."""
