@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from geocore.cache import map_array, new_entry, read_cached, read_entry, write_cached
+from geocore.cache import is_whole, map_array, new_entry, read_cached, read_entry, write_cached
 from geocore.errors import DataError, StorageError
 from geocore.files import sha256_file
 
@@ -106,6 +106,20 @@ def test_missing_and_damaged_entries_are_said(tmp_path: Path) -> None:
         (tmp_path / "a" / "entry.json").write_text(text)
         with pytest.raises(DataError, match="cannot be understood"):
             read_entry(tmp_path, "a")
+
+
+def test_an_array_is_compared_with_the_hash_that_is_given(tmp_path: Path) -> None:
+    write_cached(tmp_path, "a", {"planes": _planes()}, fingerprint="f")
+    path, digest = tmp_path / "a" / "planes.npy", read_entry(tmp_path, "a").hashes["planes"]
+    assert is_whole(path, digest) and not is_whole(path, "0" * 64)
+    assert np.array_equal(map_array(path, digest), _planes())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    map_array(path)
+    with pytest.raises(DataError, match=r"planes\.npy: is not what was written; .*: prepare the data again"):
+        map_array(path, digest)
+    path.write_bytes(whole)
+    assert np.array_equal(map_array(path, digest), _planes())
 
 
 def test_headers_are_parsed_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from geocore import samples
 from geocore.samples import built_in_sample
 
 
@@ -28,6 +29,55 @@ def test_built_once_and_again_for_another_identity(
     assert (first / "scene.txt").read_text() == "snow"
     assert built_in_sample("snowpack", {"seed": 1}, build) != first
     assert len(built) == 2
+
+
+@pytest.mark.parametrize("place", ["scenes/a.txt", "dataset.yaml", "sample.json"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "missing", "folder"])
+def test_a_sample_that_is_not_what_was_drawn_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str, harm: str
+) -> None:
+    monkeypatch.setenv("GEOCORE_CACHE", str(tmp_path))
+
+    def build(folder: Path) -> None:
+        (folder / "scenes").mkdir(parents=True)
+        (folder / "scenes/a.txt").write_text("snow")
+        (folder / "dataset.yaml").write_text("samples: [a]")
+
+    def content(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    folder = built_in_sample("snowpack", 0, build)
+    drawn = content(folder)
+    assert set(drawn) == {"a.txt", "dataset.yaml", "sample.json"}
+    path = folder / place
+    whole = path.read_bytes()
+    path.unlink()
+    match harm:
+        case "flipped":
+            path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        case "cut":
+            path.write_bytes(whole[:-2])  # the last one is a line end
+        case "empty":
+            path.touch()
+        case "folder":
+            path.mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert built_in_sample("snowpack", 0, build) == folder  # a process looks once
+    samples._whole.clear()
+    assert built_in_sample("snowpack", 0, build) == folder
+    assert content(folder) == drawn
+    assert caplog.messages[-1].endswith("drawing the built-in sample again")
+    assert {entry.name for entry in tmp_path.iterdir()} == {folder.name, "notes.txt"}
+
+
+def test_what_killed_processes_left_is_removed_when_a_sample_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_writer: str
+) -> None:
+    monkeypatch.setenv("GEOCORE_CACHE", str(tmp_path))
+    (tmp_path / f".part-{killed_writer}").mkdir()
+    (tmp_path / ".part-of-mine").mkdir()
+    built = built_in_sample("snowpack", 0, lambda folder: folder.mkdir())
+    assert {entry.name for entry in tmp_path.iterdir()} == {built.name, ".part-of-mine"}
 
 
 def test_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,22 +195,33 @@ def read_cached(folder: Path, key: str, name: str, *, fingerprint: str | None = 
     path = folder / key / f"{name}.npy"
     if name not in entry.hashes:
         raise DataError(f"{path}: not in the cache: prepare the data again")
-    mapped = map_array(path)
-    _check_hash(path, entry.hashes[name])
-    return mapped
+    return map_array(path, entry.hashes[name])
+
+
+def is_whole(path: Path, digest: str) -> bool:
+    """Compare a file with its hash, unless this process has done so since the file was last written.
+
+    Args:
+        path: the file.
+        digest: SHA-256 of what it should hold.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    known = _identity(path, digest)
+    if known not in _whole:
+        if sha256_file(path) != digest:
+            return False
+        _whole.add(known)
+    return True
 
 
 def _check_hash(path: Path, digest: str) -> None:
-    """Compare a file with its hash, unless this process has done so since the file was last written."""
     try:
-        known = _identity(path, digest)
-        if known in _whole:
-            return
-        if sha256_file(path) != digest:
+        if not is_whole(path, digest):
             raise DataError(f"{path}: is not what was written; the disk may be damaged: prepare the data again")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: prepare the data again") from error
-    _whole.add(known)
 
 
 def _identity(path: Path, digest: str) -> tuple[object, ...]:
@@ -219,11 +230,15 @@ def _identity(path: Path, digest: str) -> tuple[object, ...]:
     return digest, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def map_array(path: Path) -> np.memmap[Any, Any]:
+def map_array(path: Path, digest: str | None = None) -> np.memmap[Any, Any]:
     """Map a `.npy` file, read-only.
 
+    Args:
+        path: the file.
+        digest: its SHA-256, with which it is compared when this process maps it for the first time; None does not look.
+
     Raises:
-        DataError: it is missing, cut off, or holds pickled objects.
+        DataError: it is missing, cut off, not what was written, or holds pickled objects.
     """
     try:
         # Unlike `np.load` it reads nothing but .npy, and it refuses arrays of Python objects.
@@ -234,4 +249,6 @@ def map_array(path: Path) -> np.memmap[Any, Any]:
     except (OSError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be mapped ({reason}): prepare the data again") from error
+    if digest is not None:
+        _check_hash(path, digest)
     return mapped
