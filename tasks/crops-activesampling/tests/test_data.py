@@ -13,11 +13,12 @@ import pytest
 
 from crops_activesampling.config import CompositeSettings, PrepareSettings, SplitSettings
 from crops_activesampling.data import Patches, Windows, describe, leaks_of, load_dataset
-from crops_activesampling.layout import PatchName, truth_path
+from crops_activesampling.layout import PatchName, true_labels, truth_path
 from crops_activesampling.loss import class_pixels
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from geocore.datasets import Dataset
 from geocore.errors import DataError
+from geocore.files import read_sealed, write_sealed
 from geocore.grid import Window
 from geocore.loading import Batches, Draw, GridSampler
 
@@ -306,7 +307,7 @@ def test_a_change_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
         load_dataset(missing)
     other = copy("other")
     entry = other / "medians" / NAMES[2].id / "entry.json"
-    entry.write_text(re.sub(r'"fingerprint": "\w+"', '"fingerprint": "0"', entry.read_text()))
+    write_sealed(entry, read_sealed(entry) | {"fingerprint": "0"})
     with pytest.raises(DataError, match="2020_31TCG_patch_11_00: was made from other data or settings"):
         load_dataset(other)
     foreign = copy("foreign")
@@ -314,6 +315,37 @@ def test_a_change_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
     (foreign / "dataset.yaml").write_text(text.partition("\n")[2].replace("task: crops", "task: snow"))
     with pytest.raises(DataError, match="is a data set of 'snow': give one made by crops-prepare"):
         load_dataset(foreign)
+
+
+@pytest.mark.parametrize("name", ["medians/{}/medians", "medians/{}/labels", "medians/{}/parcels", "noise/{}/noise"])
+def test_a_changed_byte_of_the_cache_is_never_used_and_is_made_again(raw: Path, tmp_path: Path, name: str) -> None:
+    given = settings(raw, tmp_path)
+    describe(given).save()
+    path = tmp_path / f"{name.format(NAMES[0].id)}.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+
+    def use() -> None:
+        dataset = load_dataset(tmp_path)
+        Windows(dataset, "train", periods=[3], skip_empty=True).read(draw(0, Window(0, 0, 16, 16)))
+        Patches(dataset, "train").parcels(0)
+
+    with pytest.raises(DataError, match=rf"{path.name}: is not what was written; .*: prepare the data again"):
+        use()
+    describe(given).save()
+    assert path.read_bytes() == whole
+    use()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + 40 * b"\0", "cut", "flipped"])
+def test_damaged_truth_beside_a_patch_is_one_line(raw: Path, tmp_path: Path, content: bytes | str) -> None:
+    path = tmp_path / truth_path(raw / NAMES[0].relative).name
+    whole = truth_path(raw / NAMES[0].relative).read_bytes()
+    middle = len(whole) // 2
+    damaged = {"cut": whole[:middle], "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]}
+    path.write_bytes(damaged[content] if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=r"flipped\.npz: cannot be read .*: make the sample again"):
+        true_labels(path.with_name(f"{NAMES[0].id}.nc"))
 
 
 def test_years_that_are_cut_differently_are_refused(raw: Path, tmp_path: Path) -> None:

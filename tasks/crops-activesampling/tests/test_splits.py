@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crops_activesampling import splits
 from crops_activesampling.config import SplitCommandSettings, SplitSettings
 from crops_activesampling.layout import PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
@@ -30,6 +31,31 @@ NAMES = [PatchName(year, "31TCJ", x, y) for year in (2019, 2020) for x in range(
 
 def named(*places: tuple[int, int], year: int = 2019, tile: str = "31TCJ") -> list[PatchName]:
     return [PatchName(year, tile, x, y) for x, y in places]
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_lists_of_two_splits_never_lie_beside_each_other(
+    tmp_path: Path, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: ("train", "val", "test")[index % 3] for index, name in enumerate(NAMES)}
+    after = {name: ("test", "train", "val")[index % 3] for index, name in enumerate(NAMES)}
+    write_lists(tmp_path, before)
+    write, calls = splits.atomic_write_text, []
+
+    def stopped(path: Path, text: str) -> None:
+        if len(calls) == written:
+            raise KeyboardInterrupt
+        calls.append(write(path, text))
+
+    monkeypatch.setattr(splits, "atomic_write_text", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_lists(tmp_path, after)
+    assert not (tmp_path / "train.txt").exists()
+    if written:
+        assert read_lists(tmp_path, NAMES)[0].items() <= after.items()
+    monkeypatch.undo()
+    write_lists(tmp_path, after)
+    assert read_lists(tmp_path, NAMES) == (after, [])
 
 
 def test_rules_then_fractions_then_the_exchange() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5netcdf
@@ -14,6 +15,7 @@ import pytest
 
 from geocore.datasets import Dataset, Sample
 from geocore.errors import DataError, SceneError
+from geocore.files import read_sealed, write_sealed
 from geocore.grid import Window
 from geocore.loading import Draw
 from seaice_multitask import data
@@ -211,8 +213,8 @@ def test_a_sample_says_what_it_holds_and_where_from(dataset: Dataset, folder: Pa
     assert len(without) == 1
     for sample in dataset.samples:
         assert (sample.attributes["lines"], sample.attributes["samples"]) == SHAPE
-        # Planes, the file of the charts, and where that is another one, the scene.
-        assert len(sample.hashes) == (3 if sample in without else 2)
+        # Planes and charts of the cache, the file of the charts, and where that is another one, the scene.
+        assert len(sample.hashes) == (6 if sample in without else 5)
         assert dataset.path(sample.labels["SOD"]).parent.resolve() == folder.resolve()
 
 
@@ -337,11 +339,44 @@ def test_files_that_are_gone_or_changed_are_noticed(dataset: Dataset, tmp_path: 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", [PLANES, "SIC", "FLOE"])
+def test_a_changed_byte_of_the_cache_never_trains_and_is_made_again(folder: Path, tmp_path: Path, name: str) -> None:
+    given = _settings(folder, tmp_path)
+    describe(given).save()
+    sample = load_dataset(tmp_path).split("train")[0]
+    path = tmp_path / "cache" / sample.id / f"{name}.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(DataError, match=rf"{name}.npy: is not what was written; .*: prepare the data again"):
+        Windows(load_dataset(tmp_path), "train", CHARTS).read(Draw(0, Window(0, 0, 16, 16), epoch=0, index=0))
+    again = cache_scenes(given, find_scenes([folder]))
+    assert {outcome.key: outcome.status for outcome in again} == {
+        outcome.key: "done" if outcome.key == sample.id else "skipped" for outcome in again
+    }
+    assert path.read_bytes() == whole
+    Windows(load_dataset(tmp_path), "train", CHARTS).read(Draw(0, Window(0, 0, 16, 16), epoch=0, index=0))
+
+
+def test_charts_that_are_not_those_of_the_preparation_are_not_scored(dataset: Dataset, tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for path in (root.parent / "scenes").glob("*.nc"):
+            times = path.stat()
+            content = path.read_bytes()
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    moved = load_dataset(_changed(dataset, tmp_path, change))
+    rule = r"\.nc: is not what the data set was prepared with: get the scene again, or prepare .* in another folder"
+    with pytest.raises(DataError, match=rule):
+        Scenes(moved, "val", CHARTS).charts(0)
+    assert set(Scenes(dataset, "val", CHARTS).charts(0)) == set(CHARTS)
+
+
 def test_an_entry_made_with_other_settings_is_noticed(dataset: Dataset, tmp_path: Path) -> None:
     def change(root: Path) -> None:
         path = next(root.glob("cache/*/entry.json"))
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | {"fingerprint": "other"}))
+        content = read_sealed(path)
+        write_sealed(path, content | {"fingerprint": "other"})
 
     with pytest.raises(DataError, match="made from other data or settings"):
         load_dataset(_changed(dataset, tmp_path, change))
@@ -447,8 +482,9 @@ def test_planes_that_do_not_fit_the_data_set_are_refused(dataset: Dataset, tmp_p
             np.save(path, np.load(path)[:3])
 
     made = Dataset.load(_changed(dataset, tmp_path, change))
+    unhashed = [replace(sample, hashes={}) for sample in made.samples]
     with pytest.raises(DataError, match="do not fit the data set"):
-        Scenes(made, "val", CHARTS).scene(0)
+        Scenes(replace(made, samples=unhashed), "val", CHARTS).scene(0)
 
 
 def test_the_built_in_sample_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,8 +213,10 @@ def sample_dataset() -> Dataset:
 
 def _sample(path: Path, split: str, entry: Entry, settings: PrepareSettings, encoder: Encoder) -> Sample:
     name = PatchName.of(path)
-    medians, labels = (f"{FOLDER}/{name.id}/{array}.npy" for array in (MEDIANS, "labels"))
-    rows, cols = map_array(settings.out / labels).shape
+    files = {array: f"{FOLDER}/{name.id}/{array}.npy" for array in (MEDIANS, "labels", "parcels")}
+    hashes = {file: entry.hashes[array] for array, file in files.items()}
+    labels = map_array(settings.out / files["labels"])
+    rows, cols = labels.shape
     attributes: dict[str, Scalar] = {
         "year": name.year,
         "tile": name.tile,
@@ -228,19 +230,20 @@ def _sample(path: Path, split: str, entry: Entry, settings: PrepareSettings, enc
     }
     truth = true_labels(path)
     if truth is not None:
-        given = np.array(map_array(settings.out / labels))
+        given = np.array(labels)
         noisy = (given != 0) & (given != encoder.encode(truth))
         fingerprint = sha256_json({"made_from": entry.fingerprint, "wrong": sha256_file(layout.truth_path(path))})
         write_cached(settings.out / NOISE, name.id, {NOISE: noisy}, fingerprint=fingerprint)
+        hashes[f"{NOISE}/{name.id}/{NOISE}.npy"] = read_entry(settings.out / NOISE, name.id).hashes[NOISE]
         attributes["noisy_px"] = int(noisy.sum())
     return Sample(
         id=name.id,
         group=name.tile,
         split=split,
-        inputs={MEDIANS: medians},
-        labels={CROPS: labels},
+        inputs={MEDIANS: files[MEDIANS]},
+        labels={CROPS: files["labels"]},
         attributes=attributes,
-        hashes={medians: entry.hashes[MEDIANS], labels: entry.hashes["labels"]},
+        hashes=hashes,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -354,5 +356,5 @@ def true_labels(patch: Path) -> NDArray[np.uint32] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return np.asarray(arrays[_TRUTH], np.uint32)
-    except (*_DAMAGE, EOFError) as error:
+    except (*_DAMAGE, EOFError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}): make the sample again") from error

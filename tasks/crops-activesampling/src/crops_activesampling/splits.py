@@ -119,12 +119,17 @@ def read_lists(folder: Path, found: Sequence[PatchName]) -> tuple[dict[PatchName
 def write_lists(folder: Path, splits: Mapping[PatchName, str]) -> None:
     """Write train.txt, val.txt and test.txt, with the path of a patch on each line.
 
+    Lists that are there go first, and train.txt comes last: whoever stops this on its way finds nothing to train on,
+    and never lists of two splits beside each other.
+
     Raises:
         StorageError: the disk is full or closed.
     """
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for split in SPLITS:
+        for split in SPLITS:
+            (folder / f"{split}.txt").unlink(missing_ok=True)
+    for split in reversed(SPLITS):
         lines = [f"{name.relative}\n" for name in sorted(splits) if splits[name] == split]
         atomic_write_text(folder / f"{split}.txt", "".join(lines))
 

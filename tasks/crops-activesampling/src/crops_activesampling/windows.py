@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -87,7 +87,7 @@ class Windows:
         window = draw.window
         assert window is not None
         sample = self.samples[draw.sample]
-        medians, place = map_array(self._path(sample, MEDIANS)), (..., *window.slices)
+        medians, place = mapped(self._dataset, sample, MEDIANS), (..., *window.slices)
         stored = np.stack([medians[period - 1][place] for period in self.periods])
         item = {
             "inputs": {
@@ -96,23 +96,20 @@ class Windows:
                     "valid": (stored != 0).all(axis=1, keepdims=True),
                 }
             },
-            "targets": {CROPS: np.array(map_array(self._path(sample, "labels"))[place])},
+            "targets": {CROPS: np.array(mapped(self._dataset, sample, "labels")[place])},
             "keys": np.array([draw.epoch, draw.index], np.int64),
             "index": np.array(self._indices[draw.sample][window.row, window.col], np.int64),
         }
         if self._noisy:
             known = "noisy_px" in sample.attributes
-            path = self._dataset.root / NOISE / sample.id / f"{NOISE}.npy"
-            item["noisy"] = np.array(map_array(path)[place]) if known else np.zeros(window.shape, np.bool_)
+            item["noisy"] = (
+                np.array(mapped(self._dataset, sample, NOISE)[place]) if known else np.zeros(window.shape, np.bool_)
+            )
         return item
 
     def _labelled(self, sample: Sample, places: Sequence[Window]) -> Iterator[Window]:
-        labels = map_array(self._path(sample, "labels"))
+        labels = mapped(self._dataset, sample, "labels")
         return (place for place in places if labels[place.slices].any())
-
-    def _path(self, sample: Sample, name: str) -> Path:
-        # Opened for each window: an open map holds a file descriptor, and there may be thousands of patches.
-        return self._dataset.path(sample.inputs[MEDIANS]).with_name(f"{name}.npy")
 
 
 class Patches:
@@ -135,14 +132,14 @@ class Patches:
         """
         sample, layer = self.samples[index], self._dataset.layers[MEDIANS]
         path = self._dataset.path(sample.inputs[MEDIANS])
-        mapped: npt.NDArray[Any] = map_array(path)
-        if mapped.ndim != 4 or mapped.shape[:2] != layer.axes:
+        medians: npt.NDArray[Any] = mapped(self._dataset, sample, MEDIANS)
+        if medians.ndim != 4 or medians.shape[:2] != layer.axes:
             raise DataError(f"sample {sample.id!r}: its medians do not fit the data set: prepare the data again")
-        grid = grid_of_entry(read_entry(path.parents[1], path.parent.name).facts, *mapped.shape[2:])
-        if mapped.dtype != layer.dtype:
+        grid = grid_of_entry(read_entry(path.parents[1], path.parent.name).facts, *medians.shape[2:])
+        if medians.dtype != layer.dtype:
             # Another patch has a DN above 32767, so that all of them count as float32.
-            mapped = mapped.astype(layer.dtype)
-        return Scene(sample.id, grid, {MEDIANS: ArraySource(layer, mapped)})
+            medians = medians.astype(layer.dtype)
+        return Scene(sample.id, grid, {MEDIANS: ArraySource(layer, medians)})
 
     def labels(self, index: int) -> npt.NDArray[np.uint8]:
         """Classes of a patch, shape (row, col), uint8, 0 where unlabelled.
@@ -150,7 +147,7 @@ class Patches:
         Raises:
             DataError: the cache lacks them.
         """
-        return np.array(self._map(index, "labels"), np.uint8)
+        return np.array(mapped(self._dataset, self.samples[index], "labels"), np.uint8)
 
     def parcels(self, index: int) -> npt.NDArray[np.uint32]:
         """Numbers of parcels of a patch, shape (row, col), uint32, 0 where there is none.
@@ -158,10 +155,26 @@ class Patches:
         Raises:
             DataError: the cache lacks them.
         """
-        return np.array(self._map(index, "parcels"), np.uint32)
+        return np.array(mapped(self._dataset, self.samples[index], "parcels"), np.uint32)
 
-    def _map(self, index: int, name: str) -> npt.NDArray[Any]:
-        return map_array(self._dataset.path(self.samples[index].inputs[MEDIANS]).with_name(f"{name}.npy"))
+
+def array_file(sample: Sample, name: str) -> str:
+    """File of an array of a patch, relative to the folder of the data set."""
+    medians = PurePosixPath(sample.inputs[MEDIANS])
+    path = medians if name != NOISE else medians.parents[2] / NOISE / sample.id / name
+    return path.with_name(f"{name}.npy").as_posix()
+
+
+def mapped(dataset: Dataset, sample: Sample, name: str) -> np.memmap[Any, Any]:
+    """An array of a patch: `medians`, `counts`, `labels`, `parcels` or `noise`.
+
+    It is opened each time: an open map holds a file descriptor, and there may be thousands of patches.
+
+    Raises:
+        DataError: the cache lacks it, or it is not what the data set was prepared with.
+    """
+    file = array_file(sample, name)
+    return map_array(dataset.path(file), sample.hashes.get(file))
 
 
 def grid_of_entry(facts: Mapping[str, Any], rows: int, cols: int) -> Grid:

@@ -259,15 +259,16 @@ def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
     def relative(path: str) -> str:
         return Path(os.path.relpath(path, root.resolve())).as_posix()
 
-    planes = f"{FOLDER}/{name}/{PLANES}.npy"
     facts = entry.facts
     counts: dict[str, Scalar] = {f"{chart}_px": facts[f"{chart}_px"] for chart in CLASS_NAMES}
     counts |= {f"{chart}_classes": " ".join(map(str, facts[f"{chart}_classes"])) for chart in CLASS_NAMES}
+    hashes = {f"{FOLDER}/{name}/{array}.npy": entry.hashes[array] for array in (PLANES, *CLASS_NAMES)}
+    hashes |= {relative(path): digest for path, digest in facts["hashes"].items()}
     return Sample(
         id=name,
         group=scene_group(name),
         split=split,
-        inputs={PLANES: planes},
+        inputs={PLANES: f"{FOLDER}/{name}/{PLANES}.npy"},
         labels=dict.fromkeys(CLASS_NAMES, relative(facts["charts"])),
         attributes={
             "lines": facts["lines"],
@@ -277,7 +278,7 @@ def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
             "made_from": entry.fingerprint,
             **{key: facts[key] for key in (PIXEL_M,) if key in facts},
         },
-        hashes={planes: entry.hashes[PLANES], **{relative(path): digest for path, digest in facts["hashes"].items()}},
+        hashes=hashes,
     )
 
 

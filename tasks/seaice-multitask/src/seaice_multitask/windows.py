@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from geocore.cache import map_array
+from geocore.cache import is_whole, map_array
 from geocore.datasets import Dataset, Sample
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
@@ -48,7 +48,7 @@ class Windows:
                 f"{split}; prepare scenes with charts"
             )
         self._dataset, self._outputs = dataset, tuple(outputs)
-        self._arrays: dict[Path, np.memmap[Any, Any]] = {}
+        self._arrays: dict[str, np.memmap[Any, Any]] = {}
         self._opening = threading.Lock()
 
     @property
@@ -78,11 +78,11 @@ class Windows:
         }
 
     def _array(self, sample: Sample, name: str) -> np.memmap[Any, Any]:
-        path = self._dataset.path(sample.inputs[PLANES]).with_name(f"{name}.npy")
+        file = array_file(sample, name)
         with self._opening:
-            if path not in self._arrays:
-                self._arrays[path] = map_array(path)
-            return self._arrays[path]
+            if file not in self._arrays:
+                self._arrays[file] = map_array(self._dataset.path(file), sample.hashes.get(file))
+            return self._arrays[file]
 
 
 class Scenes:
@@ -109,10 +109,11 @@ class Scenes:
         """A scene on the working grid with the one layer `planes`, mapped and not read.
 
         Raises:
-            DataError: the cache lacks it.
+            DataError: the cache lacks it, or it is not what the data set was prepared with.
         """
         sample = self.samples[index]
-        mapped = map_array(self._dataset.path(sample.inputs[PLANES]))
+        file = sample.inputs[PLANES]
+        mapped = map_array(self._dataset.path(file), sample.hashes.get(file))
         layer = self._dataset.layers[PLANES]
         if mapped.ndim != 3 or mapped.shape[0] != len(layer.bands) or mapped.dtype != layer.dtype:
             raise DataError(f"sample {sample.id!r}: its planes do not fit the data set: prepare the data again")
@@ -122,12 +123,30 @@ class Scenes:
         """Charts of a scene at 80 m, as its file has them, by output; each of shape (row, col), uint8.
 
         Raises:
-            DataError: the file cannot be read or lacks a chart.
+            DataError: the file cannot be read, lacks a chart, or is not what the data set was prepared with.
         """
         sample = self.samples[index]
-        files = {self._dataset.path(sample.labels[name]) for name in self._outputs}
-        charts = {path: read_charts(path) for path in files}
-        return {name: charts[self._dataset.path(sample.labels[name])][name] for name in self._outputs}
+        files = {sample.labels[name] for name in self._outputs}
+        charts = {file: read_charts(self._checked(file, sample.hashes.get(file))) for file in files}
+        return {name: charts[sample.labels[name]][name] for name in self._outputs}
+
+    def _checked(self, file: str, digest: str | None) -> Path:
+        """Where a scene's file lies, once it is known to be what it was; read as a whole by the first that asks."""
+        path = self._dataset.path(file)
+        try:
+            if digest is None or is_whole(path, digest):
+                return path
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror}: get the scene again") from error
+        raise DataError(
+            f"{path}: is not what the data set was prepared with: get the scene again, or prepare the data again in "
+            "another folder"
+        )
+
+
+def array_file(sample: Sample, name: str) -> str:
+    """File of an array in the cache, `planes` or a chart, relative to the folder of the data set."""
+    return PurePosixPath(sample.inputs[PLANES]).with_name(f"{name}.npy").as_posix()
 
 
 def _check_outputs(dataset: Dataset, outputs: Sequence[str]) -> None:
