@@ -73,26 +73,18 @@ def run_tasks(
 
     open_tasks, others = [], []
     for position, task in enumerate(tasks):
-        if not settings.takes(position):
-            others.append(task)
-        elif (earlier := performer.earlier(task)) is not None:
+        earlier = performer.earlier(task)
+        if earlier is not None:
             record(earlier)
-        else:
+        elif settings.takes(position):
             open_tasks.append(task)
+        else:
+            others.append(task)
     if open_tasks:
         _run(open_tasks, performer, settings, record)
-    # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
-    there = {task.key: performer.earlier(task, thorough=False) for task in others}
-    if all(there.values()) and all(outcome.is_there for outcome in outcomes.values()):
-        # This process is the one to use the parts. What is damaged of them it makes again itself.
-        there = {task.key: performer.earlier(task) for task in others}
-        # What another one has used and removed meanwhile is not damaged.
-        damaged = [task for task in others if not there[task.key] and performer.earlier(task, thorough=False)]
-        if damaged:
-            _run(damaged, performer, settings, record)
     for task in others:
-        if task.key not in outcomes:
-            record(there[task.key] or Outcome(task.key, "elsewhere", 0.0))
+        # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
+        record(performer.earlier(task) or Outcome(task.key, "elsewhere", 0.0))
     ended = [outcomes[task.key] for task in tasks]
     missing = [outcome for outcome in ended if outcome.status == "elsewhere"]
     if missing:

@@ -28,6 +28,7 @@ from geocore.samples import built_in_sample
 from geocore.scenes import Layer, Scene, decisions_of
 from geocore.shifts import probe
 from geocore.validation import cannot_choose
+from slumps_detectron2 import label_folder
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
 from slumps_detectron2.cuts import Tiles, collate, cut
@@ -83,6 +84,7 @@ def describe(settings: PrepareSettings) -> Dataset:
             remarks = [*scene.notes, *taken_for(pair.image.name, names, names)]
             readings.add(pair.image.name, decisions_of(scene.sources[IMAGE]), remarks)
     layer = common_layer(layers, remedy="choose bands that all have with --bands")
+    label_folder.begin(settings.out, pairs)
     samples: list[Sample] = []
     plots: list[Plot] = []
     views: list[View] = []
@@ -92,11 +94,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     for pair in progress(pairs, "reading labels"):
         with _opened(pair, settings) as scene:
             _check_quantities(scene)
-
-            def path_of(label: str, name: str = pair.name) -> Path:
-                return settings.out / "labels" / f"{name}_{label}.tif"
-
-            labels = write_labels(pair, scene, settings, path_of)
+            labels = write_labels(pair, scene, settings)
             size = pixel_attribute(scene.grid)
             its_plots, its_notes = plots_of(pair, labels, settings.split)
             views += views_of(scene, its_plots, labels, samples=len(pairs) * len(its_plots))

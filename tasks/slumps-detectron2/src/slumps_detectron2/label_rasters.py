@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,7 @@ from geocore.scenes import Scene
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.experts import expert_names, majority
+from slumps_detectron2.label_folder import label_path
 from slumps_detectron2.labels import IGNORED, UNLABELLED, Labels, read_labels, without_gaps
 from slumps_detectron2.pairs import ScenePair
 
@@ -40,28 +41,22 @@ class SceneLabels:
     notes: list[str]
 
 
-def write_labels(
-    pair: ScenePair, scene: Scene, settings: PrepareSettings, path_of: Callable[[str], Path]
-) -> SceneLabels:
+def write_labels(pair: ScenePair, scene: Scene, settings: PrepareSettings) -> SceneLabels:
     """Read the labels of a scene and write its rasters: instances, classes where there are several, each expert's.
 
     Args:
         pair: names the labels.
         scene: opened with the bands that are used.
-        settings: how labels are to be understood.
-        path_of: file of a label by its name.
+        settings: how labels are to be understood, and the folder of the data set.
 
     Raises:
-        DataError: a label cannot be used, leaves no pixel that counts, or would be overwritten by its raster.
+        DataError: a label cannot be used or leaves no pixel that counts.
     """
     paths: dict[str, Path] = {}
 
     def write(name: str, values: npt.NDArray[Any], window: Window, nodata: int) -> None:
-        path = path_of(name)
-        if path.resolve() in {given.resolve() for given in (pair.image, *pair.labels)}:
-            raise DataError(f"{path}: would be overwritten by the label raster of its scene: choose another --out")
-        _write(path, values, window, scene.grid, nodata)
-        paths[name] = path
+        paths[name] = label_path(settings.out, pair.name, name)
+        _write(paths[name], values, window, scene.grid, nodata)
 
     if len(pair.labels) == 1:
         labels = read_labels(pair.labels[0], scene.grid, settings, scene=pair.image.name, image=scene)

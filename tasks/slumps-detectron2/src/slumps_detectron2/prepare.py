@@ -26,12 +26,14 @@ def prepare(settings: PrepareSettings) -> None:
     from geocore.overviews import present
     from geocore.prepared import check_out, save_prepared
     from geocore.validation import told_by_prepare
+    from slumps_detectron2 import label_folder
     from slumps_detectron2.data import describe, no_choice
     from slumps_detectron2.overview import overview_of
 
     check_out(settings, TASK)
     dataset = describe(settings)
     save_prepared(dataset, settings)
+    label_folder.end(dataset)
     useless = told_by_prepare(no_choice(dataset), "slumps-train")
     rasters = {path for sample in dataset.samples for path in sample.labels.values()}
     written = f"labels/ ({len(rasters)} label rasters)"
