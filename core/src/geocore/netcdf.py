@@ -24,8 +24,11 @@ from geocore.declarations import FILE, CfDeclaration, Decision, decide, stated_b
 from geocore.errors import SceneError
 from geocore.files import atomic_write_bytes
 from geocore.grid import Window
+from geocore.hdf5 import ChunkCache, StoredArray, open_hdf5
 from geocore.scenes import Layer, Patch
 
+_NOT_A_COORDINATE = "_nc4_non_coord_"
+"""Stands in front of the name of a variable that is called as a dimension is and does not belong to it."""
 # What h5py and h5netcdf raise on damaged content, beside OSError.
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError)
 
@@ -65,8 +68,12 @@ class NetcdfFile:
             raise SceneError(f"{path}: reading netCDF needs h5netcdf: install geocore[netcdf]") from error
         _check_signature(self.path)
         try:
+            self._content = open_hdf5(self.path)
+        except _DAMAGE as error:
+            raise _damaged(self.path, error) from error
+        try:
             # Files that lack dimension scales still tell what they hold, so that a message can name it.
-            self._file = h5netcdf.File(self.path, "r", phony_dims="access")
+            self._file = h5netcdf.File(self._content, "r", phony_dims="access")
             self.attributes: Mapping[str, Any] = dict(self._file.attrs)
             self.dimensions: Mapping[str, int] = {name: len(dim) for name, dim in self._file.dimensions.items()}
             self.variables: Mapping[str, Variable] = {
@@ -74,7 +81,10 @@ class NetcdfFile:
                 for name, item in self._file.variables.items()
             }
         except _DAMAGE as error:
+            self._content.close()
             raise _damaged(self.path, error) from error
+        self._chunks = ChunkCache()
+        self._arrays: dict[str, StoredArray] = {}
 
     def variable(self, name: str) -> Variable:
         """What the file says about a variable.
@@ -101,16 +111,29 @@ class NetcdfFile:
             Shape of the variable, or (..., window rows, window columns).
 
         Raises:
-            SceneError: there is no such variable, or its content is damaged.
+            SceneError: there is no such variable, its content is damaged, or it claims more than its file and the
+                memory can hold.
         """
-        place = ... if window is None else (..., *window.slices)
-        self.variable(name)
+        variable = self.variable(name)
+        place = tuple(slice(0, length) for length in variable.shape)
+        place = place if window is None else (*place[:-2], *window.slices)
         try:
             with self._lock:
-                values = np.asarray(self._file.variables[name][place])
+                stored = self._stored(name)
+                if variable.dtype.kind in "uif" and stored.shape == variable.shape:
+                    values = stored.read(place, cache=None if window is None else self._chunks)
+                else:  # text, or a dimension that has grown since
+                    stored.check(place)
+                    values = np.asarray(self._file.variables[name][place])
         except _DAMAGE as error:
             raise _damaged(self.path, error, name) from error
         return values.astype(_native(values.dtype), copy=False)
+
+    def _stored(self, name: str) -> StoredArray:
+        if name not in self._arrays:
+            held = name if name in self._content else f"{_NOT_A_COORDINATE}{name}"
+            self._arrays[name] = StoredArray(self._content[held])
+        return self._arrays[name]
 
     def decoded(self, name: str) -> NDArray[np.float64]:
         """Physical values of a variable: unpacked, NaN where missing.
@@ -141,6 +164,7 @@ class NetcdfFile:
         """Let go of the file."""
         with self._lock:
             self._file.close()
+            self._content.close()
 
     def __enter__(self) -> Self:
         return self
@@ -255,7 +279,7 @@ def _check_shape(path: Path, variable: Variable, first: Variable) -> None:
     sizes = " x ".join(map(str, variable.shape)) or "a single value"
     if len(variable.shape) != 2 or 0 in variable.shape or variable.dtype.kind not in "buif":
         raise SceneError(
-            f"{path}: variable {variable.name!r} is {sizes} of {variable.dtype}: a band must be rows x columns of "
+            f"{path}: variable {variable.name!r} is {sizes} of {variable.dtype.name}: a band must be rows x columns of "
             "numbers; get the file again"
         )
     if variable.shape != first.shape:

@@ -6,11 +6,10 @@ The numbers follow from the shapes alone, but for the model's own share, which a
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from geocore.belts import CACHE_BYTES, PIECE_BYTES
 from geocore.errors import SettingsError
 from geocore.grid import Window
 from geocore.inference import TILES_AHEAD
+from geocore.memory import memory_limit
 from geocore.planes import Plane
 from geocore.progress import progress
 from geocore.scenes import BlockSource, Scene
@@ -206,23 +206,6 @@ def tell(plans: Mapping[str, Plan], output: Path) -> None:
     for name, plan in plans.items():
         for problem in plan.problems(free_bytes=free, memory_limit=limit):
             raise SettingsError(f"{name}: {problem}")
-
-
-def memory_limit() -> int:
-    """Bytes of memory that this process may use: the machine's, or less where its control group says so."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        for text in _content(path):
-            if text.isdecimal():
-                total = min(total, int(text))
-    return total
-
-
-def _content(path: str) -> Iterator[str]:
-    try:
-        yield Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return
 
 
 def _middle(shape: tuple[int, int], tiling: Tiling, tiles: int) -> Region:

@@ -113,13 +113,14 @@ def test_opening_reads_no_images(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return original(variable, key)
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
-    monkeypatch.setattr(layout, "read_dataset", lambda variable: read.append(variable.name))
+    chunks = layout.read_dataset
+    monkeypatch.setattr(layout, "read_dataset", lambda variable: (read.append(variable.name), chunks(variable))[1])
     with open_patch(path) as patch:
         # The coordinates alone, to compare the transform with.
-        assert read == ["/labels/x", "/labels/y"]
+        assert set(read) == {"/labels/x", "/labels/y"}
         read.clear()
         patch.times("B02")
-        assert read == ["/B02/time"]
+        assert set(read) == {"/B02/time"}
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from crops_activesampling import cf_times, composites, hdf5, layout, plane_medians
+from crops_activesampling import cf_times, composites, layout, plane_medians
 from crops_activesampling.composites import check_bands, patch_composites, period_edges
 from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import PatchName, open_patch
+from geocore import hdf5
 from geocore.cache import NewEntry, map_array, new_entry, read_entry
 from geocore.errors import DataError
 from geocore.files import sha256_file, sha256_json, storage_errors

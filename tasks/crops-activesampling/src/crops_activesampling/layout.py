@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
-from crops_activesampling.hdf5 import read_attributes, read_dataset
 from geocore.declarations import CfDeclaration, stated_by_cf, valid_codes
 from geocore.errors import DataError
 from geocore.grid import Grid, Transform, length_unit_of
+from geocore.hdf5 import open_hdf5, read_attributes, read_dataset
 from geocore.netcdf import open_netcdf
 from geocore.netcdf_grids import gdal_transform, netcdf_crs, netcdf_transform
 
@@ -130,7 +130,7 @@ class Patch:
         import h5py
 
         with self._damage():
-            self._file = h5py.File(path, "r")
+            self._file = open_hdf5(path)
         try:
             with self._damage():
                 self.groups: tuple[str, ...] = tuple(
@@ -272,7 +272,7 @@ class Patch:
         with self._damage(band):
             self._variable(band)
             variable = self._file[band]["time"]
-            numbers, attributes = np.asarray(variable[...]), read_attributes(variable)
+            numbers, attributes = read_dataset(variable), read_attributes(variable)
         times = decode_times(numbers, attributes, f"{self.path}: {band}")
         order = np.argsort(times, kind="stable")
         times = times[order]
@@ -321,7 +321,7 @@ class Patch:
                 raise DataError(f"{self.path}: {group} has neither x and y nor a transform: write the file again")
             a, b, c, d, e, f = stated[:6]
         else:
-            x, y = (np.asarray(places[axis][...], float) for axis in "xy")
+            x, y = (read_dataset(places[axis]).astype(float) for axis in "xy")
             # Sen4AgriNet's coordinates are corners, others' the middle of pixels; which, Sentinel-2's grid tells.
             a, b, c, d, e, f = netcdf_transform(str(self.path), x, y, stated=stated, from_zero=True)
         return a / ratio, b / ratio, c, d / ratio, e / ratio, f

@@ -33,6 +33,8 @@ COARSE_RATIO: Final = 25
 """80 m pixels to a pixel of the 2 km grid, along an axis."""
 
 _INCIDENCE: Final = "sar_incidenceangle"
+_MOST_POINTS: Final = 200
+"""Control points along an axis; files have 21."""
 RAW_RATIO: Final = 2
 """40 m pixels of a raw file to a pixel of 80 m, along an axis."""
 
@@ -100,7 +102,7 @@ def _grid(file: NetcdfFile, raw: bool) -> Grid:
     """The 80 m grid with its control points, whose file positions are indices of pixels, and so lie in their centre."""
     lines, samples = plane_shape(file, RADAR[0])
     spacing = file.attributes.get("pixel_spacing")
-    if not raw and spacing is not None and int(spacing) != 80:
+    if not raw and spacing is not None and np.ravel(spacing).tolist() not in ([80], ["80"]):
         raise SceneError(f"{file.path}: pixel_spacing {spacing}: ready-to-train scenes have 80 m; get the file again")
     if raw:
         # Pooling two by two leaves an odd last line or sample out.
@@ -117,7 +119,7 @@ def _grid(file: NetcdfFile, raw: bool) -> Grid:
         rows, cols = (position.ravel() for position in np.meshgrid(down, across, indexing="ij"))
     points = [array.ravel() for array in (rows, cols, longitude, latitude)]
     side = math.isqrt(points[0].size)
-    if len({array.size for array in points}) != 1 or side * side != points[0].size or side < 2:
+    if len({array.size for array in points}) != 1 or side * side != points[0].size or not 2 <= side <= _MOST_POINTS:
         raise SceneError(f"{file.path}: its control points are no square grid, as 21 x 21 are; get the file again")
     if not all(np.isfinite(array).all() for array in points):
         raise SceneError(f"{file.path}: a control point is not a number; get the file again")
