@@ -90,7 +90,8 @@ def test_what_lies_elsewhere_counts_by_its_address_and_a_loop_ends(tmp_path):
     assert content_hash(loop) == content_hash(loop)
 
 
-def test_a_file_in_an_archive_counts_with_the_archive(tmp_path):
+def test_a_file_in_an_archive_counts_with_the_archive(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCORE_ROOTS", str(tmp_path))
     write(tmp_path / "dem.tif", 1)
     shutil.make_archive(str(tmp_path / "dem"), "zip", tmp_path, "dem.tif")
     path = mosaic(tmp_path / "scene.vrt", f"/vsizip/{tmp_path}/dem.zip/dem.tif", relative=0)

@@ -1,7 +1,8 @@
-"""Files that are not read whatever they hold, told by their names: what they are, and what to do instead."""
+"""Files that are not read: by their names, whatever they hold, or by their first bytes, whatever they are called."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -46,3 +47,73 @@ def unread_among(paths: Iterable[Path]) -> str:
     return "".join(
         f"; {names[0]}{f' and {len(names) - 1} more' if names[1:] else ''}: {why}" for why, names in found.items()
     )
+
+
+HEAD_BYTES: Final = 4096
+"""Of a file's beginning, enough for what is told by it: GDAL itself looks at 1024 first."""
+
+_OWN_PIXELS: Final = re.compile(
+    rb"II\*\0|MM\0\*|II\+\0|MM\0\+"  # TIFF and BigTIFF
+    rb"|\x89PNG\r\n\x1a\n\0"
+    # A first segment that begins as it has to, since what follows the marker of a comment could be any text.
+    rb"|\xff\xd8\xff(?s:.{0,8}?\0|\xe2..ICC_PROFILE\0|\xe1..http://ns\.adobe\.com/|\xed..Photoshop )"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51\0"  # JPEG 2000, in boxes and bare
+    rb"|RIFF(?s:.{4})WEBPVP8[ LX]"
+    rb"|BM(?s:.{4})\0\0\0\0"
+    rb"|EHFA_HEADER_TAG\0"  # ERDAS Imagine
+)
+"""Formats whose files hold their own pixels, by signatures that leave no room for a text in front of a zero byte: GDAL
+looks for the words of its texts, such as <VRTDataset, up to there."""
+_TEXTS: Final = (
+    (b"<VRTDataset", "a virtual raster (VRT), which names other files"),
+    (b"<GDALTileIndexDataset", "a tile index (GTI), which names other files"),
+    (b"<GDAL_WMS", "the address of a map service (WMS)"),
+    (b"<WMS", "the address of a map service (WMS)"),
+    (b"<GDAL_WMTS", "the address of a map service (WMTS)"),
+    (b"<Capabilities", "the address of a map service (WMTS)"),
+    (b"<WCS_GDAL", "the address of a map service (WCS)"),
+    (b"<OGRVRTDataSource", "a virtual layer (OGR VRT), which names other files"),
+    (b"<OGRWFSDataSource", "the address of a feature service (WFS)"),
+    (b"<OGRCSWDataSource", "the address of a catalogue (CSW)"),
+    (b"gdal_streamed_alg", "a list of commands of GDAL (GDALG)"),
+    (b"<MRF_META", "an MRF header, which names other files"),
+    (b"DatasetHeader ", "an ERS header, which names another file"),
+    (b'"stac_version"', "a catalogue (STAC), which names other files"),
+)
+"""What must be in a text for GDAL to take it so, and what it is then."""
+_SIGNATURES: Final = (
+    (b"\x89HDF\r\n\x1a\n", "netCDF-4 or HDF5"),
+    (b"CDF\x01", "netCDF-3"),
+    (b"CDF\x02", "netCDF-3"),
+    (b"CDF\x05", "netCDF-3"),
+    (b"\x0e\x03\x13\x01", "HDF4"),
+    (b"GRIB", "GRIB"),
+    (b"SQLite format 3\0", "a database (SQLite), such as a GeoPackage"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"NITF", "NITF"),
+    (b"<", "a text of XML or HTML"),
+    (b"{", "a text of JSON"),
+)
+
+
+def holds_pixels(head: bytes) -> bool:
+    """Whether a file is by its first bytes a raster that holds its own pixels, whoever asks GDAL to open it."""
+    return _OWN_PIXELS.match(head) is not None
+
+
+def is_virtual(head: bytes) -> bool:
+    """Whether GDAL takes a file for a virtual raster by its first bytes."""
+    return b"<VRTDataset" in head.partition(b"\0")[0]
+
+
+def what_text(head: bytes) -> str | None:
+    """What a text is by its first bytes that leads GDAL to other files or to an address; None of any other content."""
+    text = head.partition(b"\0")[0]
+    return next((kind for words, kind in _TEXTS if words in text), None)
+
+
+def what_else(head: bytes) -> str | None:
+    """What a file is by its first bytes that is no raster read here; None where they tell nothing."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return what_text(head) or next((kind for signature, kind in _SIGNATURES if start.startswith(signature)), None)

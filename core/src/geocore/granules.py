@@ -7,6 +7,8 @@ A list of one's own names the file of each band, and the band whose grid is the 
       red: {file: image.tif, band: B4, scale: 0.0001}
       height: dem.tif
       clouds: {file: clouds.tif, interpolation: nearest}
+
+Its files lie in its own folder, or below a stated root (`geocore.roots`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from geocore.declarations import Declaration
 from geocore.documents import FEW_BYTES, read_yaml
 from geocore.errors import SceneError
 from geocore.locations import Location, is_remote, located
+from geocore.roots import check_named
 from geocore.stacks import BandFile
 
 _HLS: Final = re.compile(r"(HLS\.[SL]30\.T\d{2}[A-Z]{3}\.\d{7}T\d{6}\.v\d+\.\d+)\.(B\d{2}|B8A|Fmask)\.tif")
@@ -108,7 +111,7 @@ def _listed(path: Path) -> Granule:
     rule = "must be YAML with `bands`, the name of each with its file, and at most `reference` beside it; correct it"
     try:
         content = read_yaml(path)
-        files = {str(band): _listed_file(path.parent, entry) for band, entry in content.pop("bands").items()}
+        files = {str(band): _listed_file(path, entry) for band, entry in content.pop("bands").items()}
         reference = content.pop("reference", None)
         if content:
             raise ValueError(f"unknown key {next(iter(content))!r}")
@@ -123,11 +126,13 @@ def _listed(path: Path) -> Granule:
     return Granule(path.stem, files, reference)
 
 
-def _listed_file(folder: Path, entry: Any) -> BandFile:
+def _listed_file(by: Path, entry: Any) -> BandFile:
     """One band of a list: a file, or a mapping of `file` and what else a `BandFile` has."""
     values: dict[str, Any] = {"file": entry} if isinstance(entry, str) else dict(entry)
     given = values.pop("file")
     place = located(given)
+    place = by.parent / place if isinstance(place, Path) else place
+    check_named(place, by=by, folder=by.parent)
     numbers: dict[str, Any] = {key: float(values.pop(key)) for key in ("scale", "offset", "nodata") if key in values}
     if numbers.get("scale") == 0 or not all(map(math.isfinite, (numbers.get("scale", 1), numbers.get("offset", 0)))):
         raise ValueError("scale and offset must be finite, and the scale not 0")
@@ -138,7 +143,7 @@ def _listed_file(folder: Path, entry: Any) -> BandFile:
     if values:
         raise ValueError(f"unknown key {next(iter(values))!r}")
     given = Declaration(**numbers, by="list")
-    return BandFile(folder / place if isinstance(place, Path) else place, band, given, interpolation=interpolation)
+    return BandFile(place, band, given, interpolation=interpolation)
 
 
 def _safe(folder: Path) -> Granule:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import rasterio
+from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 
 from geocore.errors import SceneError
-from geocore.formats import CAMERA_RAW, why_unread
+from geocore.formats import CAMERA_RAW, HEAD_BYTES, holds_pixels, is_virtual, what_else, why_unread
 from geocore.georeferences import unreferenced_allowed
 from geocore.locations import Location, shown
+from geocore.roots import VARIABLE
+from geocore.sidecars import rasters_beside
+from geocore.specials import check_regular, open_regular
+from geocore.virtuals import MOST_NESTED, named_in
+
+FORMATS: Final = (
+    "GTiff", "PNG", "JPEG", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JPEG2000", "WEBP", "BMP", "GIF", "BIGGIF", "PNM",
+    "HFA", "ENVI", "EHdr", "AAIGrid", "SRTMHGT", "DTED",
+)  # fmt: skip
+"""GDAL's drivers of formats whose pixels lie in the file itself, or in the one that its header lies beside: all others,
+such as WMS, GTI, STACIT, MRF, ERS, PCIDSK, netCDF or Zarr, may lead to other files or to an address."""
 
 # A forked process has GDAL's list of threads but not the threads, and would wait for them for ever.
 _PROCESS = os.getpid()
@@ -22,39 +38,169 @@ _PROCESS = os.getpid()
 def open_handle(path: Location) -> Any:
     """Open a rasterio dataset, for reading.
 
+    Only formats that hold their own pixels are opened, and a virtual raster (.vrt) that names such files in its own
+    folder or below a stated root (`geocore.roots`): a file reaches for no other one, whatever it holds or is called.
+
     Args:
         path: a file or an address; within `locations.access`.
 
     Raises:
-        SceneError: it is missing, no raster, a camera's raw file, or out of reach.
+        SceneError: it is missing, no raster, a camera's raw file, out of reach, or reaches for other files.
+        SettingsError: a stated root is neither a whole path nor an address.
     """
-    if isinstance(path, Path) and path.suffix.lower() in CAMERA_RAW and path.is_file():
+    if not isinstance(path, Path):
+        return _open_remote(path)
+    if path.suffix.lower() in CAMERA_RAW and path.is_file():
         raise SceneError(f"{path}: {why_unread(path)}")
     try:
-        # As configuration, since drivers that know no such option would warn of it. Threads of a remote file would also
-        # fetch, outside of what `access` asks for, and print its errors.
-        with unreferenced_allowed(), rasterio.Env(GDAL_NUM_THREADS=threads() if isinstance(path, Path) else "1"):
-            return rasterio.open(path)
+        if path.suffix.lower() == ".vrt" and is_virtual(_head(path)):
+            real = Path(os.path.realpath(path))
+            _check_virtual(path, real.parent)
+            for beside in rasters_beside(real):
+                _check_pixels(beside)
+            return _opened(real, ("VRT",))  # its names are taken relative to where it truly lies
+        check_regular(path)
+        return _open_alone(path)
     except RasterioError as error:
-        if not isinstance(path, Path):
-            raise SceneError(
-                f"{shown(path)}: cannot be opened as a raster ({reason_of(error)}); check the address, and that its "
-                "server answers and lets you in"
-            ) from error
-        try:
-            empty = path.stat().st_size == 0
-        except FileNotFoundError:
-            raise SceneError(f"{path}: there is no such file; check the path") from error
-        except OSError as closed:
-            raise SceneError(f"{path}: {closed.strerror}: must be a readable file; check the path") from error
-        if path.is_dir():
-            raise SceneError(f"{path} is a folder: a raster file is needed; name one of its files") from error
-        if not empty and (why := why_unread(path)) is not None:
-            raise SceneError(f"{path}: {why}") from error
-        reason = "it is empty" if empty else reason_of(error)
+        raise SceneError(f"{path}: {_reason(path, error)}") from error
+    except IsADirectoryError as error:
+        raise SceneError(f"{path} is a folder: a raster file is needed; name one of its files") from error
+    except FileNotFoundError as error:
+        raise SceneError(f"{path}: there is no such file; check the path") from error
+    except OSError as error:
+        raise SceneError(f"{path}: {error.strerror}: must be a readable file; check the path") from error
+
+
+def _open_alone(path: Path) -> Any:
+    """Open a file that holds its own pixels.
+
+    Raises:
+        SceneError: it, or what is read with it, leads to other files.
+        RasterioError: it is no such raster.
+    """
+    for beside in rasters_beside(path):
+        _check_pixels(beside)
+    return _open_contained(path)
+
+
+def _open_contained(location: Location) -> Any:
+    dataset = _opened(location, FORMATS)
+    try:
+        _check_contained(dataset, location)
+    except BaseException:
+        dataset.close()
+        raise
+    return dataset
+
+
+def _check_pixels(path: Path) -> None:
+    """Refuse a file that leads to others, without keeping it open; each is looked at once while it stays what it is."""
+    state = path.stat()
+    _check_unchanged(path, state.st_ino, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _check_unchanged(path: Path, inode: int, changed_ns: int, size: int) -> None:
+    try:
+        _open_contained(path).close()
+    except RasterioError as error:
+        raise SceneError(f"{path}: {_reason(path, error)}") from error
+
+
+def _check_contained(dataset: Any, location: Location) -> None:
+    """Refuse what a file names beside its pixels: overviews anywhere, and spill files of ERDAS Imagine."""
+    # Asked for first: GDAL opens them, with any driver, to list its files or to read fewer pixels.
+    if (named := dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")) is not None:
         raise SceneError(
-            f"{path}: cannot be opened as a raster ({reason}); give a GeoTIFF, TIFF, PNG or JPEG file"
-        ) from error
+            f"{shown(location)}: takes its overviews from another file ({named[:80]}), which is not followed: write "
+            "the pixels anew: gdal_translate IN OUT.tif"
+        )
+    if dataset.driver == "HFA" and isinstance(location, Path):
+        folder = os.path.realpath(location.parent)
+        for file in dataset.files:
+            if os.path.dirname(os.path.realpath(file)) != folder and Path(file) != Path(dataset.name):
+                raise SceneError(
+                    f"{location}: takes its pixels from {file}, which lies elsewhere: convert it where you trust it: "
+                    "gdal_translate IN OUT.tif"
+                )
+
+
+def _check_virtual(path: Path, folder: Path, above: tuple[str, ...] = (), checked: set[str] | None = None) -> None:
+    """Refuse a virtual raster that reaches for more than rasters in a folder, also through others that it names.
+
+    Raises:
+        SceneError: so it is, or a file that it names is missing or no raster.
+        OSError: the VRT cannot be read.
+    """
+    real, checked = os.path.realpath(path), set() if checked is None else checked
+    if real in above or len(above) == MOST_NESTED:
+        raise SceneError(f"{path}: names itself, or is the {MOST_NESTED + 1}th one in another: build it from rasters")
+    for named in named_in(path, folder=folder if above else None):
+        place = named.place
+        if not isinstance(place, Path) or str(place) in checked:
+            continue
+        try:
+            if not named.whole:
+                check_regular(place)
+            elif is_virtual(head := _head(place)):
+                if place.suffix.lower() != ".vrt":
+                    raise SceneError(f"{path}: names {place}, which is {what_else(head)}: its name must end in .vrt")
+                _check_virtual(place, folder, (*above, real), checked)
+            elif not holds_pixels(head):
+                raise SceneError(
+                    f"{path}: names {place}, which is {what_else(head) or 'of a format without a signature'}: must be "
+                    "a raster that holds its own pixels; convert it: gdal_translate IN OUT.tif"
+                )
+            else:
+                _check_pixels(place)
+            for beside in rasters_beside(place):
+                _check_pixels(beside)
+        except OSError as error:
+            raise SceneError(f"{path}: names {place}: {error.strerror}: must be a raster; build it anew") from error
+        checked.add(str(place))
+
+
+def _head(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(HEAD_BYTES)
+
+
+def _open_remote(address: str) -> Any:
+    try:
+        return _open_contained(address)
+    except RasterioError as error:
+        remedy = "check the address, and that its server answers and lets you in"
+        if urlsplit(address).path.lower().endswith(".vrt"):
+            remedy = f"a virtual raster is read from a disk only: save it, and set {VARIABLE} to where its files lie"
+        raise SceneError(f"{shown(address)}: cannot be opened as a raster ({reason_of(error)}); {remedy}") from error
+
+
+def _opened(location: Location, drivers: Sequence[str]) -> Any:
+    # A relative path might begin as one of GDAL's own names do (GTIFF_DIR:1:, /vsizip/).
+    name = os.path.join(os.curdir, location) if isinstance(location, Path) else location
+    # Threads as configuration, since drivers that know no such option would warn of it. Those of a remote file would
+    # also fetch, outside of what `access` asks for, and print its errors.
+    with unreferenced_allowed(), rasterio.Env(GDAL_NUM_THREADS=threads() if isinstance(location, Path) else "1"):
+        return _reader(name, list(drivers))
+
+
+# As `rasterio.open` does it, which takes no list of drivers.
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]
+def _reader(name: str, drivers: list[str]) -> Any:
+    return DatasetReader(name, driver=drivers)
+
+
+def _reason(path: Path, error: RasterioError) -> str:
+    """Why GDAL does not open a file that can be read, and what to do."""
+    head = _head(path)
+    if head and (why := why_unread(path)) is not None:
+        return why
+    if is_virtual(head):
+        return f"is {what_else(head)}: such a file is read under a name that ends in .vrt; rename it if you trust it"
+    if (kind := what_else(head)) is not None:
+        return f"is {kind}, which is not read: if you trust it, convert it: gdal_translate IN OUT.tif"
+    reason = "it is empty" if not head else reason_of(error)
+    return f"cannot be opened as a raster ({reason}); give a GeoTIFF, TIFF, PNG or JPEG file"
 
 
 def lossy_compression(dataset: Any) -> str | None:

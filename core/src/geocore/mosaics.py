@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import RasterioIOError
 
+from geocore.errors import SceneError
 from geocore.files import atomic_write_text, storage_errors
-from geocore.georeferences import grid_of, unreferenced_allowed
+from geocore.georeferences import grid_of
 from geocore.grid import Grid
+from geocore.handles import open_handle
 from geocore.legends import Legend, category_names, read_legend
 
 _TOLERANCE: Final = 1e-6
@@ -83,10 +84,10 @@ class _Map:
 def _read(path: Path) -> _Map | None:
     """What a VRT repeats of a map; None when it cannot hold the map."""
     try:
-        with unreferenced_allowed(), rasterio.open(path) as dataset:
+        with closing(open_handle(path)) as dataset:
             grid = grid_of(dataset)
             found = _Map(path, grid, dataset.dtypes, dataset.nodata, dataset.descriptions, read_legend(path))
-    except RasterioIOError:  # the map of an earlier call, damaged since
+    except SceneError:  # the map of an earlier call, damaged since
         return None
     if grid.transform is None or grid.crs is None:
         return None

@@ -8,11 +8,11 @@ by 28 m, a third of a pixel, on the sample's scenes of 84 km.
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import rasterio
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer
@@ -21,6 +21,7 @@ from rasterio.warp import Resampling, reproject
 from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import SceneError
 from geocore.grid import Grid
+from geocore.handles import open_handle
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import OutputSettings
 
@@ -52,7 +53,7 @@ def write_polar_map(
     """
     points = polar_points(grid)
     target = polar_grid(grid, points, resolution_m)
-    with rasterio.open(source) as opened:
+    with closing(open_handle(source)) as opened:
         classes = opened.read(band)
     with RasterWriter(
         path,
