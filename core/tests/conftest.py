@@ -28,7 +28,7 @@ def killed_writer() -> str:
     """How a process that is no more signs what it leaves unfinished: `.part-<signature>.tif`."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    return f"{files._place()}.{ended.pid}-{'0' * 12}"
+    return f"{files.signature().partition('.')[0]}.{ended.pid}-{'0' * 12}"
 
 
 Start = Callable[..., tuple[str, list[subprocess.Popen[bytes]]]]

@@ -17,7 +17,7 @@ import pytest
 
 from geocore.attempts import attempts_folder
 from geocore.errors import DiskError, RunError, StorageError
-from geocore.files import FolderLock
+from geocore.files import FolderLock, signature
 from geocore.jobs import Task, part_path, run_tasks
 
 # The work lies in a file of its own, because a worker imports it by name.
@@ -276,20 +276,22 @@ def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) 
     assert left_over(folder) == []
 
 
-def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(tmp_path: Path, work: Any) -> None:
+def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(
+    tmp_path: Path, work: Any, killed_writer: str
+) -> None:
     folder, mine = tmp_path / "parts", tmp_path / "mine"
     (folder / ".attempts").mkdir(parents=True)
-    with attempts_folder(folder) as own:
-        name = own.name[:-12]
-    for path in (mine / "run", folder / ".attempts" / "notes", folder / ".attempts" / f"{name}{'1' * 12}"):
+    stale, starting = f"{'a' * 16}.{killed_writer}", f"{'a' * 16}.{signature()}"
+    for path in (mine / "run", *(folder / ".attempts" / name for name in ("notes", stale, starting))):
         path.mkdir(parents=True)
         (path / "kept").write_text("mine")
     (mine / "run" / ".lock").write_text("123")
     (folder / ".attempts" / "notes" / ".lock").write_text("123")
-    (folder / ".attempts" / f"{name}{'0' * 12}").symlink_to(mine / "run")
+    (folder / ".attempts" / f"{'b' * 16}.{killed_writer}").symlink_to(mine / "run")
     run_tasks(tasks_of(1), work, folder, context="new")
     assert (mine / "run" / "kept").exists() and (mine / "run" / ".lock").read_text() == "123"
-    assert len(left_over(folder)) == 3
+    # One that was killed before it had its lock is gone, one that is about to take it is not.
+    assert left_over(folder) == sorted(["notes", starting, f"{'b' * 16}.{killed_writer}"])
     # Nor does anybody work in a place that a link leads to.
     other = tmp_path / "other"
     other.mkdir()
@@ -358,7 +360,7 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_task(tmp_path: Path) -> N
 
 def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    other = folder / ".attempts" / f"another-machine.{'0' * 28}"
+    other = folder / ".attempts" / f"{'a' * 16}.00000000.1-{'0' * 12}"
     with FolderLock(other):
         (other / "t9~1").mkdir()
     run_tasks(tasks_of(1), work, folder, context=None)

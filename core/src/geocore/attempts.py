@@ -1,28 +1,25 @@
 """Attempts at tasks: each writes under a name of its own, and what a killed one left behind is cleared away.
 
-A run that works on tasks has a folder `.attempts/<machine>.<purpose><token>`, locked while the run lives, and in it one
+A run that works on tasks has a folder `.attempts/<purpose>.<signature>`, locked while the run lives, and in it one
 `<key>~<token>` for each attempt that is going on.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from geocore.errors import RunError, StorageError
-from geocore.files import ABANDONED_S, FolderLock, real_folder, sha256_json
+from geocore.files import SIGNATURE, FolderLock, is_abandoned, real_folder, sha256_json, signature
 from geocore.keys import key_file_name
 
-_RUN = re.compile(r"[A-Za-z0-9-]*\.([0-9a-f]{16})[0-9a-f]{12}")
+_RUN = re.compile(rf"(?P<purpose>[0-9a-f]{{16}})\.{SIGNATURE}")
 
 
 @contextmanager
@@ -40,11 +37,10 @@ def attempts_folder(folder: Path, purpose: JsonValue = None) -> Iterator[Path]:
         RunError: a run with another purpose is at work in the folder; each would replace what the other makes.
         StorageError: the folder cannot be written, or a link is in its place.
     """
-    host = re.sub(r"[^A-Za-z0-9-]", "-", platform.node())
-    own = real_folder(folder, ".attempts", f"{host}.{_mark(purpose)}{uuid.uuid4().hex[:12]}")
+    own = real_folder(folder, ".attempts", f"{_mark(purpose)}.{signature()}")
     with FolderLock(own):
         for other in own.parent.iterdir():
-            _remove_stale(other, host)
+            _remove_stale(other)
         try:
             refuse_other_purposes(folder, purpose)
             yield own
@@ -64,7 +60,7 @@ def refuse_other_purposes(folder: Path, purpose: JsonValue) -> None:
     """
     for path in (folder / ".attempts").glob("*"):
         run = _RUN.fullmatch(path.name)
-        if run is not None and run[1] != _mark(purpose) and FolderLock.is_held(path):
+        if run is not None and run["purpose"] != _mark(purpose) and FolderLock.is_held(path):
             raise RunError(
                 f"{folder} is in use by a process with other settings or weights: let that one end first, or write "
                 "elsewhere"
@@ -104,17 +100,15 @@ def _mark(purpose: JsonValue) -> str:
     return sha256_json(purpose)[:16]
 
 
-def _remove_stale(attempts: Path, host: str) -> None:
+def _remove_stale(attempts: Path) -> None:
     """Remove the attempts of a run that was killed, and nothing else that may lie there."""
-    try:
-        if not _RUN.fullmatch(attempts.name) or attempts.is_symlink():
-            return
-        # Locks of some cluster file systems hold on one machine only: others' attempts may live though theirs is free.
-        if attempts.name.rpartition(".")[0] != host and time.time() - os.stat(attempts).st_mtime < ABANDONED_S:
-            return
-        # A lock file is empty for the moment in which its owner takes the lock.
-        if (attempts / ".lock").lstat().st_size:
+    run = _RUN.fullmatch(attempts.name)
+    if run is None or attempts.is_symlink():
+        return
+    # Whether its process lives, or another one has the number by now, the lock tells: not before it was taken, and of
+    # another machine not on every file system.
+    with suppress(RunError, StorageError, OSError):
+        here = run["place"] == signature().partition(".")[0]
+        if is_abandoned(attempts, run) or (here and (attempts / ".lock").lstat().st_size):
             with FolderLock(attempts):
                 shutil.rmtree(attempts, ignore_errors=True)
-    except (RunError, StorageError, OSError):
-        pass

@@ -56,11 +56,12 @@ _STORAGE_RULES = {
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Whatever is written next to the same place fails as well."""
 
-_WRITER = r"(?P<place>[0-9a-f]{8})\.(?P<process>[0-9]{1,10})-[0-9a-f]{12}"
+SIGNATURE = r"(?P<place>[0-9a-f]{8})\.(?P<process>[0-9]{1,10})-[0-9a-f]{12}"
+"""As a pattern; groups that tell who signed."""
 _UNFINISHED = (
     # Libraries put more behind the name while they write.
-    re.compile(rf"\.part-{_WRITER}(?P<name>)(?:[^-].*)?", re.DOTALL),
-    re.compile(rf"\.old-{_WRITER}-(?P<name>.+)", re.DOTALL),
+    re.compile(rf"\.part-{SIGNATURE}(?P<name>)(?:[^-].*)?", re.DOTALL),
+    re.compile(rf"\.old-{SIGNATURE}-(?P<name>.+)", re.DOTALL),
 )
 ABANDONED_S = 7 * 24 * 3600.0
 """Longer than any task takes, and than clocks of two machines differ."""
@@ -106,7 +107,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     target = Path(path)
     # Whatever derives a format from the suffix sees the final one. The rest of the name may be too long to have more
     # in front of it.
-    temporary = target.with_name(f".part-{_writer()}-{uuid.uuid4().hex[:12]}{target.suffix}")
+    temporary = target.with_name(f".part-{signature()}{target.suffix}")
     with storage_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -137,6 +138,32 @@ def atomic_write_text(path: Path | str, text: str) -> None:
     atomic_write_bytes(path, text.encode())
 
 
+def signature() -> str:
+    """What tells that this process made something, and nothing else with the same name."""
+    return f"{_place()}.{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def is_abandoned(path: Path, signed: re.Match[str]) -> bool:
+    """Whether the process that signed something is no more; of another machine's that is told by age alone.
+
+    Args:
+        path: of what was signed.
+        signed: match of a pattern with `SIGNATURE`.
+    """
+    # On Windows no signal asks whether a process lives.
+    if signed["place"] != _place() or sys.platform == "win32":
+        with suppress(OSError):
+            return time.time() - path.lstat().st_mtime > ABANDONED_S
+        return False
+    try:
+        os.kill(int(signed["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
 def remove_leftovers(folder: Path | str) -> None:
     """Remove what processes that are no more left unfinished in a folder; nothing else in it is touched.
 
@@ -156,7 +183,7 @@ def remove_leftovers(folder: Path | str) -> None:
             return
         for entry in entries:
             found = next(filter(None, (pattern.fullmatch(entry.name) for pattern in _UNFINISHED)), None)
-            if found is None or not _is_abandoned(entry, found["place"], int(found["process"])):
+            if found is None or not is_abandoned(Path(entry.path), found):
                 continue
             path = Path(entry.path)
             if found["name"] and not os.path.lexists(path.with_name(found["name"])):
@@ -171,7 +198,7 @@ def discard(path: Path) -> None:
     Raises:
         OSError: it cannot be renamed.
     """
-    hidden = path.with_name(f".part-{_writer()}-{uuid.uuid4().hex[:12]}")
+    hidden = path.with_name(f".part-{signature()}")
     os.rename(path, hidden)
     _remove(hidden)
 
@@ -364,25 +391,6 @@ def _place() -> str:
     return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
-def _writer() -> str:
-    return f"{_place()}.{os.getpid()}"
-
-
-def _is_abandoned(entry: os.DirEntry[str], place: str, process: int) -> bool:
-    # On Windows no signal asks whether a process lives.
-    if place != _place() or sys.platform == "win32":
-        with suppress(FileNotFoundError):
-            return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_S
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
 def _try_lock(descriptor: int) -> bool:
     try:
         if sys.platform == "win32":
@@ -399,7 +407,7 @@ def _try_lock(descriptor: int) -> bool:
 
 def _replace_folder(temporary: Path, target: Path) -> None:
     # A folder cannot be renamed onto one that is not empty, so the old one steps aside first.
-    aside = target.with_name(f".old-{_writer()}-{uuid.uuid4().hex[:12]}-{target.name}")
+    aside = target.with_name(f".old-{signature()}-{target.name}")
     os.rename(target, aside)
     try:
         os.rename(temporary, target)
