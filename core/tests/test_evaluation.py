@@ -65,6 +65,13 @@ def test_what_was_left_out_is_said() -> None:
     assert "untrained" not in evaluation.table()
 
 
+def test_what_killed_processes_left_in_the_run_folder_is_removed(tmp_path: Path, killed_writer: str) -> None:
+    for name in (f".part-{killed_writer}.json", f".part-{killed_writer}.html", ".part-of-mine", "notes.txt"):
+        (tmp_path / name).touch()
+    an_evaluation().save(tmp_path / "evaluation-test.json")
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation-test.json", ".part-of-mine", "notes.txt"}
+
+
 def test_bad_fields_are_refused() -> None:
     with pytest.raises(ValidationError, match="'f1' is not among"):
         an_evaluation(primary="f1")

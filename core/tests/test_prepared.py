@@ -207,6 +207,18 @@ def test_another_data_set_is_never_prepared_over_one_that_is_there(dataset, tmp_
     assert save_prepared(dataset, settings).read_bytes() == kept
 
 
+def test_what_killed_processes_left_is_removed_and_nothing_else(dataset, tmp_path, killed_writer):
+    out = tmp_path / "set"
+    settings = Prepare(data=tmp_path / "raw", out=out)
+    kept = [save_prepared(dataset, settings), out / ".part-of-mine", out / ".older", out / ".old-book.yaml"]
+    for path in kept[1:]:
+        path.write_text("mine")
+    (out / f".part-{killed_writer}.yaml").write_text("task: w")
+    (out / f".part-{killed_writer}").mkdir()
+    check_out(settings, "walls")
+    assert set(out.iterdir()) == set(kept)
+
+
 def test_how_it_was_prepared_is_no_part_of_the_data(dataset, tmp_path):
     save_prepared(dataset, Prepare(data=tmp_path / "raw", out=tmp_path / "a"))
     found = load_prepared(tmp_path / "a", task="walls", layer="photo")

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from geocore.errors import RunError, StorageError
+from geocore.files import sha256_file
+from geocore.records import read_metrics
 from geocore.runs import Run, default_run_name
 from geocore.settings import DeviceSettings, Settings, TilingSettings, TrainingSettings, deciding, operational
 
@@ -37,6 +39,17 @@ def test_a_new_run_holds_what_a_reader_needs(tmp_path):
     (start,) = json.loads((folder / "environment.json").read_text())["starts"]
     assert {"torch", "numpy", "geocore"} <= set(start["versions"]) and start["command"]
     assert run.provenance["data_hash"] == "d1" and run.provenance["task"] == "snow"
+
+
+def test_the_end_says_which_metrics_were_logged(tmp_path):
+    with opened(tmp_path) as run:
+        run.log(3, {"loss": 0.5})
+        run.mark_finished({"steps": 3})
+    assert run.summary == {"steps": 3, "metrics_sha256": sha256_file(tmp_path / "metrics.jsonl")}
+    assert read_metrics(tmp_path) == [{"step": 3, "loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 0.4}\n')
+    with pytest.raises(RunError, match="is not what the run wrote"):
+        read_metrics(tmp_path)
 
 
 def test_operational_settings_may_change(tmp_path):

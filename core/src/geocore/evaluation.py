@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from geocore.errors import DataError
-from geocore.files import read_sealed, write_sealed
+from geocore.files import read_sealed, remove_leftovers, write_sealed
 from geocore.terminals import one_line, shell_word
 
 if TYPE_CHECKING:
@@ -74,12 +74,15 @@ class Evaluation(BaseModel):
     def save(self, path: Path) -> None:
         """Write the file at once or not at all; its key `sha256` is the hash of all others.
 
+        What killed processes left half written in its folder is removed.
+
         Args:
             path: usually `<run>/evaluation-<split>.json`.
 
         Raises:
             StorageError: the disk is full or closed.
         """
+        remove_leftovers(path.parent)
         write_sealed(path, self.model_dump(mode="json"))
 
     @classmethod

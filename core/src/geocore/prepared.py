@@ -15,7 +15,8 @@ from pydantic import JsonValue
 from geocore.contents import content_hash
 from geocore.datasets import Dataset, validate
 from geocore.errors import DataError
-from geocore.manifests import FILE_NAME, read_document
+from geocore.files import remove_leftovers
+from geocore.manifests import FILE_NAME, Document, read_document
 from geocore.progress import progress
 from geocore.settings import Settings, deciding_values, differences
 
@@ -76,7 +77,9 @@ def preparation_of(settings: Settings) -> dict[str, JsonValue]:
 
 
 def check_out(settings: Settings, task: str) -> None:
-    """Refuse to prepare a data set where another one lies; to be called before anything is written.
+    """Refuse to prepare a data set where another one lies, and remove what killed processes left half written there.
+
+    To be called before anything is written.
 
     Runs were trained on that one, and none of them could be evaluated any more. The same command is welcome again: it
     goes on where it was stopped, and takes in what was added to the raw data.
@@ -87,12 +90,20 @@ def check_out(settings: Settings, task: str) -> None:
 
     Raises:
         DataError: `out` holds a data set of other settings or other data, or of another task.
+        StorageError: something cannot be removed.
     """
     out: Path = settings.out  # type: ignore[attr-defined]
     try:
         held = read_document(out / FILE_NAME)
     except DataError:
-        return  # there is none, or none that could be used
+        held = None  # there is none, or none that could be used
+    if held is not None:
+        _refuse_another(held, settings, task)
+    remove_leftovers(out)
+
+
+def _refuse_another(held: Document, settings: Settings, task: str) -> None:
+    out: Path = settings.out  # type: ignore[attr-defined]
     wanted = preparation_of(settings)
     found = list(differences({"task": held.task, **held.prepared_with}, {"task": task, **wanted}))
     if found and not held.prepared_with:

@@ -1,4 +1,4 @@
-"""Records that commands leave: each call that mapped into a folder, in its `run.json`; the end of a training run."""
+"""Records that commands leave: each call that mapped into a folder, in `run.json`; metrics and end of a training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from geocore.documents import read_json
+from geocore.documents import MANY_BYTES, parse_json, read_json, read_text
 from geocore.errors import RunError
-from geocore.files import atomic_write_text, read_sealed
+from geocore.files import atomic_write_text, read_sealed, sha256_file
 
 RECORD: Final = "run.json"
 FINISHED: Final = "finished.json"
+METRICS: Final = "metrics.jsonl"
+METRICS_HASH: Final = "metrics_sha256"
+"""Of a summary: hash of the metrics as they were at the end of the run."""
 
 
 def read_calls(output: Path) -> list[dict[str, Any]]:
@@ -61,3 +64,25 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return read_sealed(folder / FINISHED)
     except (OSError, ValueError):
         return None
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What a run has logged, a mapping with `step` for each line.
+
+    Raises:
+        RunError: there is none, or it is not what the run wrote.
+    """
+    path = folder / METRICS
+    try:
+        digest = (read_summary(folder) or {}).get(METRICS_HASH)
+        if digest is not None and sha256_file(path) != digest:
+            raise ValueError("its hash is another one")
+        entries = [parse_json(line, finite=False) for line in read_text(path, most_bytes=MANY_BYTES).splitlines()]
+        for entry in entries:
+            int(entry["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
+        raise RunError(
+            f"{path}: is not what the run wrote ({reason}): leave the run out, or train it again in another folder"
+        ) from error
+    return entries

@@ -34,18 +34,19 @@ from geocore.files import (
     FolderLock,
     atomic_write_text,
     remove_leftovers,
+    sha256_file,
     sha256_json,
     storage_errors,
     write_sealed,
 )
 from geocore.provenance import installed_versions, start_record
-from geocore.records import FINISHED, read_summary
+from geocore.records import FINISHED, METRICS, METRICS_HASH, read_summary
 from geocore.settings import Settings, deciding_values, differences
 from geocore.terminals import one_line, shell_word
 
 logger = logging.getLogger(__name__)
 
-_WRITTEN = ("run.json", "config.yaml", "environment.json", "metrics.jsonl")
+_WRITTEN = ("run.json", "config.yaml", "environment.json", METRICS)
 
 
 class Run:
@@ -60,7 +61,7 @@ class Run:
         self.provenance = provenance
         """Task, configuration, data hash and versions: `fit` adds them to the card of each checkpoint."""
         self.is_main = main
-        self._metrics = folder / "metrics.jsonl"
+        self._metrics = folder / METRICS
         self._tensorboard = tensorboard
         self._writer: SummaryWriter | None = None
         self._lock: FolderLock | None = None
@@ -153,7 +154,9 @@ class Run:
             StorageError: it cannot be written.
         """
         if self.is_main:
-            write_sealed(self.folder / FINISHED, _finite(summary))
+            # Scores and costs of runs are compared by their metrics.
+            logged = {METRICS_HASH: sha256_file(self._metrics)} if self._metrics.exists() else {}
+            write_sealed(self.folder / FINISHED, _finite(summary) | logged)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.

@@ -17,8 +17,8 @@ from scipy.stats import t
 from crops_activesampling import compare
 from crops_activesampling.comparison import interval, read_run, strategies_of, table
 from crops_activesampling.config import TASK, TrainSettings
-from geocore.errors import DataError
-from geocore.files import write_sealed
+from geocore.errors import DataError, RunError
+from geocore.files import sha256_file, write_sealed
 from geocore.settings import deciding_values
 
 RHO = {"scores": {"rho-loss": 1.0}, "holdout": "holdout", "block": 4}
@@ -176,6 +176,29 @@ def test_a_resumed_run_counts_each_validation_once_and_those_without_costs_never
         file.write(json.dumps({"step": 30, "validation_f1_weighted": 0.9}) + "\n")
         file.write(json.dumps({"step": 40, "validation_f1_weighted": None, "forwards": 1, "seconds": 1.0}) + "\n")
     assert [(point["steps"], point["f1"]) for point in read_run(folder).points] == [(10, 0.5), (20, 0.65)]
+
+
+@pytest.mark.parametrize("harm", ["another score", "cut", "no number", "folder", "missing"])
+def test_metrics_that_are_not_what_the_run_wrote_are_not_compared(tmp_path: Path, harm: str) -> None:
+    folder = write_run(tmp_path / "a", [0.5, 0.6])
+    path = folder / "metrics.jsonl"
+    whole = path.read_text()
+    write_sealed(folder / "finished.json", {"metrics_sha256": sha256_file(path)})
+    assert [point["f1"] for point in read_run(folder).points] == [0.5, 0.6]
+    path.unlink()
+    match harm:
+        case "another score":
+            path.write_text(whole.replace("0.6", "0.7"))
+        case "cut":
+            path.write_text(whole[:-9])
+        case "no number":
+            path.write_text(whole.replace('"step": 10', '"step": []', 1))
+        case "folder":
+            path.mkdir()
+    with pytest.raises(
+        RunError, match=r"metrics\.jsonl: is not what the run wrote \(.*\): leave the run out, or train"
+    ):
+        read_run(folder)
 
 
 def test_intervals_are_those_of_student() -> None:

@@ -167,14 +167,36 @@ def test_what_the_losses_and_the_model_cost_is_known(tmp_path: Path) -> None:
     assert (found.training_forwards, found.training_seconds) == (240, 2.5)
 
 
-def test_damaged_losses_are_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["losses.npy", "entry.json"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "empty", "missing", "folder"])
+def test_damaged_losses_are_made_again(tmp_path: Path, name: str, harm: str) -> None:
     dataset = _dataset(tmp_path)
     run = _holdout_run(tmp_path / "holdout", dataset)
     first, _ = _asked(run, dataset)
-    (path,) = (run / "losses").glob("*/losses.npy")
-    path.write_bytes(path.read_bytes()[:50])
+    (path,) = (run / "losses").glob(f"*/{name}")
+    whole = path.read_bytes()
+    path.unlink()
+    match harm:
+        case "flipped":
+            path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        case "cut":
+            path.write_bytes(whole[:50])
+        case "empty":
+            path.touch()
+        case "folder":
+            path.mkdir()
     again, made = _asked(run, dataset)
     assert len(made) == 1 and torch.equal(first.losses.nan_to_num(), again.losses.nan_to_num())
+    assert _asked(run, dataset)[1] == []
+
+
+def test_damaged_metrics_leave_the_cost_of_the_model_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = _dataset(tmp_path)
+    run = _holdout_run(tmp_path / "holdout", dataset)
+    (run / "metrics.jsonl").write_text('{"step": 5, "forw')
+    found, _ = _asked(run, dataset)
+    assert (found.training_forwards, found.training_seconds) == (0, 0.0)
+    assert "what the training of the hold-out model cost is not known: " in caplog.text
 
 
 def test_a_hold_out_model_that_does_not_belong_is_one_clear_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 from crops_activesampling.comparison import COSTS, Strategy, mean, read_run, reference_of, strategies_of, table
 from crops_activesampling.config import CompareSettings
 from geocore.commands import command
-from geocore.files import atomic_path, atomic_write_text
+from geocore.files import atomic_path, atomic_write_text, remove_leftovers
 
 _AXES: Final = ("optimiser steps", "forward passes of one sample", "seconds")
 
@@ -36,7 +36,7 @@ def compare(settings: CompareSettings) -> None:
     reference = reference_of(strategies, settings.reference)
     rows = table(strategies, reference)
     text = markdown(rows, reference)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(settings.out)
     with atomic_path(settings.out / "comparison.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

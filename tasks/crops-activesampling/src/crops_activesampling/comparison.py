@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from crops_activesampling.config import TASK
-from geocore.documents import MANY_BYTES, parse_json, read_json, read_text
+from geocore.documents import read_json
 from geocore.errors import DataError, RunError, SettingsError
-from geocore.records import read_summary
+from geocore.records import read_metrics, read_summary
 
 _SCORE: Final = "validation_f1_weighted"
 COSTS: Final = ("steps", "forwards", "seconds")
@@ -68,14 +68,10 @@ def read_run(folder: Path) -> Trained:
 
     Raises:
         DataError: no validation is there with what it cost.
-        RunError: the folder is no run of this task, or the run has not reached its end.
+        RunError: the folder is no run of this task, the run has not reached its end, or its metrics are damaged.
     """
     try:
         identity = read_json(folder / "run.json", finite=False)
-        lines = read_text(folder / "metrics.jsonl", most_bytes=MANY_BYTES).splitlines()
-        merged: dict[int, dict[str, Any]] = {}
-        for entry in map(parse_json, lines):
-            merged.setdefault(int(entry["step"]), {}).update(entry)
         settings = {**identity["settings"], "training": dict(identity["settings"]["training"])}
         task, data_hash, seed = identity["task"], str(identity["data_hash"]), int(settings["training"].pop("seed"))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,6 +80,9 @@ def read_run(folder: Path) -> Trained:
         raise RunError(f"{folder}: is a run of the task {task!r}: give run folders of {TASK}-train")
     if read_summary(folder) is None:
         raise RunError(f"{folder}: has not reached its end: go on with {TASK}-train --run {folder}, or leave it out")
+    merged: dict[int, dict[str, Any]] = {}
+    for entry in read_metrics(folder):
+        merged.setdefault(int(entry["step"]), {}).update(entry)
     points = tuple(
         {
             "f1": float(entry[_SCORE]),

@@ -26,7 +26,7 @@ from geocore.bands import Band, Bands
 from geocore.cache import Entry, map_array, read_entry, write_cached
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.errors import DataError
-from geocore.files import sha256_file, sha256_json
+from geocore.files import remove_leftovers, sha256_file, sha256_json
 from geocore.jobs import Outcome
 from geocore.labels import check_varied
 from geocore.manifests import Scalar
@@ -98,6 +98,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
         for path in chosen
         if PatchName.of(path).id in done
     }
+    remove_leftovers(settings.out / NOISE)
     if not entries:
         raise DataError(f"{settings.data}: no patch could be read; the lines above say why")
     samples = [_sample(path, chosen[path], entry, settings, encoder) for path, entry in entries.items()]

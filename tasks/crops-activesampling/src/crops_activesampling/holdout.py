@@ -22,12 +22,11 @@ from crops_activesampling.model import MEDIANS, class_names, restore_model, trai
 from geocore.cache import Entry, new_entry, read_cached, read_entry
 from geocore.checkpoints import Checkpoint, load_checkpoint
 from geocore.devices import Place, to_device
-from geocore.documents import MANY_BYTES, parse_json, read_text
 from geocore.errors import DataError, RunError
-from geocore.files import sha256_json
+from geocore.files import remove_leftovers, sha256_json
 from geocore.loading import Batches, GridSampler
 from geocore.progress import progress
-from geocore.records import read_summary
+from geocore.records import read_metrics, read_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +98,7 @@ def holdout_losses(
     )
     folder, key = run / FOLDER, identity[:12]
     if place.is_main and not _is_there(folder, key, identity):
+        remove_leftovers(folder)
         began = time.monotonic()
         cut = windows(network.periods)
         losses = _losses(network.to(place.device), cut, place)
@@ -182,11 +182,11 @@ def _training_cost(run: Path) -> dict[str, float]:
     """What the hold-out model itself cost, from the last line of its metrics that says it."""
     cost: dict[str, float] = {"training_forwards": 0, "training_seconds": 0.0}
     try:
-        lines = read_text(run / "metrics.jsonl", most_bytes=MANY_BYTES).splitlines()
-    except OSError:
+        entries = read_metrics(run)
+    except RunError as error:
+        logger.warning("what the training of the hold-out model cost is not known: %s", error)
         return cost
-    for line in lines:
-        entry = parse_json(line, finite=False)
+    for entry in entries:
         if "forwards" in entry:
             cost = {"training_forwards": entry["forwards"], "training_seconds": entry["seconds"]}
     return cost

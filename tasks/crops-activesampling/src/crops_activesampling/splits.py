@@ -13,7 +13,7 @@ from crops_activesampling.config import SplitSettings
 from crops_activesampling.layout import PatchName
 from crops_activesampling.rules import SPLITS, drawn_order, read_rules
 from geocore.errors import DataError
-from geocore.files import atomic_write_text, storage_errors
+from geocore.files import atomic_write_text, remove_leftovers, storage_errors
 
 PIXELS_FILE: Final = "pixel_counts.csv"
 PATCHES_FILE: Final = "patches.csv"
@@ -125,6 +125,7 @@ def write_lists(folder: Path, splits: Mapping[PatchName, str]) -> None:
     Raises:
         StorageError: the disk is full or closed.
     """
+    remove_leftovers(folder)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for split in SPLITS:

@@ -137,7 +137,7 @@ def unet_counts(
 
     Raises:
         DataError: `home` lacks a split.
-        RunError: the folder belongs to other settings or other data.
+        RunError: another process is training it.
     """
     network = train_unet(settings, home, folder, place)
     return {"U-Net": chip_counts(network, chips, tiling=settings.tiling, place=place)}
@@ -154,14 +154,14 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
 
     Raises:
         DataError: the data set lacks a split.
-        RunError: the folder belongs to other settings or other data.
+        RunError: another process is training it.
     """
     from floods_prithvi.data import Chips, Windows
     from geocore.augmentations import Augmentation, Flip, Rot90, compose
+    from geocore.baselines import baseline_run
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import seed_everything
     from geocore.loading import Batches, RandomWindowSampler
-    from geocore.runs import Run
     from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
     from geocore.training import fit
     from geocore.weights import load_strictly
@@ -204,7 +204,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
         batch_size=chosen.batch_size,
         pin_memory=place.device.type == "cuda",
     )
-    with Run.open(folder, settings=settings, data_hash=dataset.hash, task="floods-baseline", tensorboard=False) as run:
+    with baseline_run(folder, settings=settings, data_hash=dataset.hash, task="floods-baseline") as run:
         if not run.finished:
             logger.info("training the baseline, a U-Net, for %d steps, once", chosen.steps)
             fit(

@@ -119,10 +119,10 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
         place: device and precision.
     """
     from geocore.augmentations import compose
+    from geocore.baselines import baseline_run
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import seed_everything
     from geocore.loading import Batches, GridSampler
-    from geocore.runs import Run
     from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
     from geocore.training import fit
     from geocore.weights import load_strictly
@@ -170,7 +170,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
         collate=collate,
         drop_last=False,
     )
-    with Run.open(folder, settings=settings, data_hash=dataset.hash, task="slumps-baseline", tensorboard=False) as run:
+    with baseline_run(folder, settings=settings, data_hash=dataset.hash, task="slumps-baseline") as run:
         if not run.finished:
             logger.info("training the baseline, a U-Net, for %d steps, once", steps)
             fit(
