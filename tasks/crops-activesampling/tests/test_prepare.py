@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from crops_activesampling.data import load_dataset
 from crops_activesampling.layout import PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.prepare import main, prepare
+from geocore.cache import CachedArray
 from geocore.datasets import Dataset
-from geocore.errors import DataError, SettingsError
+from geocore.errors import DataError, DiskError, SettingsError
 
 SIZE = 12
 # A patch of each split of the rules `sample`, and the one to train on that touches another.
@@ -88,6 +90,66 @@ def test_the_same_command_goes_on_where_it_was_stopped(raw: Path, tmp_path: Path
     after = inodes(tmp_path)
     assert {path: after[path] for path in before} == before
     assert (first / "medians.npy").is_file()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All files but locks and the markers of tasks, which hold times."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(at): path.read_bytes() for at, path in files.items() if path.name != ".lock" and ".done" not in at.parts
+    }
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, entry: int, error: BaseException) -> None:
+    """Have the writing of the arrays of an entry fail, entries being counted from 0."""
+    write, begun = CachedArray.write, []
+
+    def failing(array: CachedArray, values: Any) -> None:
+        begun.append(array)
+        if len(begun) > entry * 4:  # medians, counts, parcels, labels
+            raise error
+        write(array, values)
+
+    monkeypatch.setattr(CachedArray, "write", failing)
+
+
+@pytest.mark.parametrize("entry", [0, 2, 3])
+def test_a_full_disk_ends_in_no_smaller_data_set_and_the_same_command_goes_on(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entry: int
+) -> None:
+    prepare(settings(raw, tmp_path / "undisturbed"))
+    capsys.readouterr()
+    given = settings(raw, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        stopped_at(patched, entry, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(DiskError, match="no space left"):
+            prepare(given)
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "out/dataset.yaml").exists()
+    assert len(list((tmp_path / "out/medians").glob("2*"))) == entry
+    prepare(given)
+    assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize(
+    "other", [{"encoder": "with-grassland"}, {"composites": CompositeSettings(bands=["B02"], fill="linear")}]
+)
+@pytest.mark.parametrize("entry", [1, 9])
+def test_nothing_of_a_stopped_preparation_with_other_settings_is_taken(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any], entry: int
+) -> None:
+    prepare(settings(raw, tmp_path / "undisturbed"))
+    with monkeypatch.context() as patched:
+        stopped_at(patched, entry, KeyboardInterrupt())
+        patched.setattr("geocore.prepared.save_prepared", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(settings(raw, tmp_path / "out", **other))
+    prepare(settings(raw, tmp_path / "out"))
+    assert content(tmp_path / "out") == content(tmp_path / "undisturbed")
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_another_split_leaves_the_cache_alone(raw: Path, tmp_path: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5netcdf
 import pytest
 
+from geocore.cache import CachedArray
 from geocore.datasets import Dataset
-from geocore.errors import DataError, SettingsError
+from geocore.errors import DataError, DiskError, SettingsError
 from seaice_multitask.config import PrepareSettings, SplitSettings, WorkingSettings
 from seaice_multitask.data import load_dataset, scene_id
 from seaice_multitask.prepare import prepare
@@ -70,6 +73,64 @@ def test_the_same_command_goes_on_where_it_was_stopped(folder: Path, tmp_path: P
     prepare(settings)
     assert {path: path.stat().st_ino for path in entries[1:]} == before
     assert (entries[0] / "planes.npy").is_file()
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """All files but locks and the markers of tasks, which hold times."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(at): path.read_bytes() for at, path in files.items() if path.name != ".lock" and ".done" not in at.parts
+    }
+
+
+def _stopped_at(monkeypatch: pytest.MonkeyPatch, entry: int, error: BaseException) -> None:
+    """Have the writing of the arrays of an entry fail, entries being counted from 0."""
+    write, begun = CachedArray.write, []
+
+    def failing(array: CachedArray, values: Any) -> None:
+        begun.append(array)
+        if len(begun) > entry * 4:  # planes and three charts
+            raise error
+        write(array, values)
+
+    monkeypatch.setattr(CachedArray, "write", failing)
+
+
+@pytest.mark.parametrize("entry", [0, 6])
+def test_a_full_disk_ends_in_no_smaller_data_set_and_the_same_command_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], entry: int
+) -> None:
+    prepare(_settings(folder, tmp_path / "undisturbed"))
+    capsys.readouterr()
+    settings = _settings(folder, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        _stopped_at(patched, entry, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(DiskError, match="no space left"):
+            prepare(settings)
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "out/dataset.yaml").exists()
+    assert len(list((tmp_path / "out/cache").glob("2*"))) == entry
+    prepare(settings)
+    assert _content(tmp_path / "out") == _content(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("entry", [4, 9])
+def test_nothing_of_a_stopped_preparation_with_other_settings_is_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: int
+) -> None:
+    prepare(_settings(folder, tmp_path / "undisturbed"))
+    nearest = WorkingSettings(downscale=5, sar_reduction="nearest", chart_reduction="nearest")
+    with monkeypatch.context() as patched:
+        _stopped_at(patched, entry, KeyboardInterrupt())
+        patched.setattr("geocore.prepared.save_prepared", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(_settings(folder, tmp_path / "out", working=nearest))
+    prepare(_settings(folder, tmp_path / "out"))
+    assert _content(tmp_path / "out") == _content(tmp_path / "undisturbed")
+
+
+def _interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def _without(path: Path, name: str) -> None:
