@@ -5,18 +5,32 @@ Each maker writes a file of some kilobytes, and its docstring says what its read
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import sqlite3
+import struct
 import subprocess
 import sys
+import time
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import shapely
+import torch
+
+from geocore.archives import read_arrays
+from geocore.rasters import open_raster
+from geocore.vectors import is_nested
 
 Maker = Callable[[Path], object]
 
@@ -209,6 +223,342 @@ def test_a_variable_that_was_hardly_written_is_read_window_by_window(tmp_path: P
     assert values[10, 10] == 5 and np.count_nonzero(values == 3) == 399
     assert (source.read(Window(19_990, 19_990, 10, 10)).values == 3).all()
     source.close()
+
+
+# ---- rasters
+
+PIXELS = bytes(range(256)) * 16
+AT = 4000
+"""Where the pixels of a TIFF, and whatever else, begin."""
+
+
+def tiff(*extra: tuple[int, int, int, int], data: bytes = PIXELS, **changed: int) -> Maker:
+    """A TIFF of 64 x 64 pixels, but for what is changed (`tag_256`) or added: (tag, type, count, value or place)."""
+    tags = {256: (4, 1, 64), 257: (4, 1, 64), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, AT)}
+    tags |= {277: (3, 1, 1), 278: (4, 1, 64), 279: (4, 1, min(len(data), 4096))}
+    for name, value in changed.items():
+        tags[int(name[4:])] = (*tags[int(name[4:])][:2], value)
+    tags |= {tag: (kind, count, value) for tag, kind, count, value in extra}
+
+    def make(path: Path) -> None:
+        entries = [struct.pack("<HHII", tag, *entry) for tag, entry in sorted(tags.items())]
+        head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+        path.write_bytes(head + bytes(AT - len(head)) + data)
+
+    return make
+
+
+def gdal_metadata() -> bytes:
+    items = b"".join(b'<Item name="k%d">v</Item>' % number for number in range(40_000))
+    return b"<GDALMetadata>" + items + b"</GDALMetadata>\0"
+
+
+def png(*chunks: tuple[bytes, bytes], width: int = 64, height: int = 64) -> Maker:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def make(path: Path) -> None:
+        parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), *chunks]
+        parts += [(b"IDAT", zlib.compress(bytes(65 * 64))), (b"IEND", b"")]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+
+    return make
+
+
+RASTERS: dict[str, tuple[Maker, str]] = {
+    "plane.tif": (tiff(tag_256=100_000, tag_257=100_000, tag_278=1), "promises 100000 x 100000 pixels"),
+    "largest.tif": (tiff(tag_256=2**31 - 1, tag_257=2**31 - 1), "and at most 1 GiB can be read at once"),
+    "strip.tif": (tiff(tag_256=20_000, tag_257=20_000, tag_278=20_000, tag_259=8), "cannot be read"),
+    "offsets.tif": (tiff((273, 4, 2**31, AT), (279, 4, 2**31, AT)), "cannot be read"),
+    # Half an hour: rasterio lists all bands anew each time that one is asked about.
+    "bands.tif": (tiff(tag_277=65_535), "has 65535 bands, and at most 10000"),
+    "planes.tif": (tiff((284, 3, 1, 2), tag_277=65_535), "has 65535 bands, and at most 10000"),
+    # Minutes: GDAL looks each entry up among all before it.
+    "texts.tif": (
+        tiff((42112, 2, len(gdal_metadata()), AT), data=gdal_metadata()),
+        "holds more text about its pixels",
+    ),
+    "plane.png": (png(width=100_000, height=100_000), "promises 100000 x 100000 pixels"),
+    "texts.png": (
+        png(*[(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(10**6))) for n in range(200)]),
+        "holds more text about its pixels",
+    ),
+    "text.png": (png((b"iTXt", b"k\0\1\0\0\0" + zeros())), "holds more text about its pixels"),
+}
+
+
+def test_rasters_are_one_line(folder: Path) -> None:
+    found = attack(
+        folder,
+        {name: make for name, (make, _) in RASTERS.items()},
+        "",
+        "from geocore.rasters import open_raster",
+        "with open_raster(path) as scene: return scene.read(Window(0, 0, 64, 64), ['image'])['image'].values.shape",
+    )
+    check(found, {name: said for name, (_, said) in RASTERS.items()})
+
+
+def test_claims_that_cost_nothing_do_not_keep_a_raster_from_being_read(folder: Path) -> None:
+    """libtiff drops what it cannot take, and the pixels are good."""
+    makers = {
+        "colours.tif": tiff((320, 3, 2**31, AT), tag_262=3),
+        "keys.tif": tiff((34735, 3, 65_535, AT), (34736, 12, 2**30, AT), (34737, 2, 2**31 - 1, AT)),
+        "points.tif": tiff((33922, 12, 2**30, AT)),
+        "packet.tif": tiff((700, 1, 2**31 - 1, AT)),
+        "pages.tif": tiff((330, 4, 2**31 - 1, AT)),
+        "circle.tif": tiff((34665, 4, 1, 8)),
+        "profile.png": png((b"iCCP", b"k\0\0" + zeros())),
+        "text_as_it_is.png": png((b"iTXt", b"k\0\0\0\0\0" + b"x" * 10**6)),
+    }
+    body = "with open_raster(path) as scene: return scene.read(Window(0, 0, 64, 64), ['image'])['image'].values.shape"
+    for name, (end, said, mib, seconds) in attack(
+        folder, makers, "", "from geocore.rasters import open_raster", body
+    ).items():
+        assert (end, said) == ("read", "(1, 64, 64)"), name
+        assert mib < 150 and seconds < 2, name
+
+
+def test_a_thousand_bands_open_as_fast_as_one(tmp_path: Path) -> None:
+    """Ten seconds before, as the flags of all bands were listed for each of them."""
+    tiff(tag_277=1000, tag_256=4)(tmp_path / "a.tif")
+    start = time.perf_counter()
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert len(scene.layers["image"].bands) == 1000
+    assert time.perf_counter() - start < 1
+
+
+# ---- outlines
+
+SQUARE = shapely.box(1, 1, 5, 5)
+NESTED = b"".join(struct.pack("<BII", 1, 7, 1) for _ in range(100_000)) + shapely.to_wkb(SQUARE)
+
+
+def parquet(columns: dict[str, Any]) -> Maker:
+    def make(path: Path) -> None:
+        table = geopandas.GeoDataFrame({"a": [1]}, geometry=[SQUARE], crs="EPSG:32633")
+        table.to_parquet(path)
+        metadata = pq.read_schema(path).metadata
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+
+    return make
+
+
+def geopackage(script: str) -> Maker:
+    def make(path: Path) -> None:
+        geopandas.GeoDataFrame({"a": [1]}, geometry=[SQUARE], crs="EPSG:32633").to_file(path, driver="GPKG", layer="l")
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.executescript(script)
+
+    return make
+
+
+def geojson(geometry: str) -> Maker:
+    feature = '{"type": "Feature", "properties": {}, "geometry": %s}'
+    text = '{"type": "FeatureCollection", "features": [' + feature + "]}"
+    return lambda path: path.write_text(text % geometry)
+
+
+def long_index(path: Path) -> None:
+    geopandas.GeoDataFrame({"a": [1]}, geometry=[SQUARE], crs="EPSG:32633").to_file(path)
+    with path.with_suffix(".shx").open("r+b") as file:
+        file.seek(24)
+        file.write(struct.pack(">i", 50 + 4 * 200_000_000))
+        file.truncate(100 + 8 * 200_000_000)
+
+
+ENDLESS = """
+CREATE VIEW v AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c)
+    SELECT n AS fid, (SELECT geom FROM l) AS geom FROM c;
+INSERT INTO gpkg_contents(table_name, data_type, identifier, srs_id) VALUES ('v', 'features', 'v', 32633);
+INSERT INTO gpkg_geometry_columns VALUES ('v', 'geom', 'POLYGON', 32633, 0, 0);
+DELETE FROM gpkg_contents WHERE table_name = 'l'; DELETE FROM gpkg_geometry_columns WHERE table_name = 'l';
+"""
+COMPUTED = "ALTER TABLE l ADD COLUMN big AS (hex(zeroblob(400000000)));"
+RING = '{"type": "Polygon", "coordinates": [[[1, 1], [%s, 1], [5, 5], [1, 5], [1, 1]]]}'
+
+OUTLINES: dict[str, tuple[Maker, str]] = {
+    "view.gpkg": (geopackage(ENDLESS), "v is a view or a computed table"),
+    "computed.gpkg": (geopackage(COMPUTED), "l is a view or a computed table"),
+    "index.shp": (long_index, "lists 200000000 outlines, which"),
+    # Twenty seconds and more, two gigabytes, and a segmentation fault.
+    "rows.parquet": (
+        parquet({"geometry": pa.array([shapely.to_wkb(SQUARE)] * 300_000).dictionary_encode()}),
+        "promises 300000 outlines",
+    ),
+    "text.parquet": (
+        parquet({"geometry": [shapely.to_wkb(SQUARE)], "s": ["x" * 300_000_000]}),
+        "promises 0.28 GiB of values",
+    ),
+    "nested.parquet": (parquet({"geometry": [NESTED]}), "holds others more than 32 levels deep"),
+    "points.parquet": (parquet({"geometry": [struct.pack("<BIII", 1, 3, 1, 2**31 - 1)]}), "cannot be read as outlines"),
+    "nested.geojson": (
+        geojson('{"type": "GeometryCollection", "geometries": [' * 9000 + RING % 5 + "]}" * 9000),
+        "cannot be read as outlines",
+    ),
+    "brackets.geojson": (geojson('{"type": "Polygon", "coordinates": ' + "[" * 9000), "cannot be read as outlines"),
+    "infinite.geojson": (geojson(RING % "1e999"), "cannot be read as outlines"),
+    # A traceback of GEOS.
+    "no_number.geojson": (geojson(RING % "NaN"), "coordinates that are no numbers"),
+}  # fmt: skip
+
+
+def test_outlines_are_one_line(folder: Path) -> None:
+    found = attack(
+        folder,
+        {name: make for name, (make, _) in OUTLINES.items()},
+        "",
+        "import geopandas, pyarrow.parquet, shapely\n"
+        "from geocore.grid import Grid\n"
+        "from geocore.outlines import read_outlines",
+        "crs = 'EPSG:4326' if path.suffix == '.geojson' else 'EPSG:32633'\n"
+        "    return len(read_outlines(path, Grid(100, 100, (0.1, 0, 0, 0, -0.1, 10), crs)).geometries)",
+    )
+    check(found, {name: said for name, (_, said) in OUTLINES.items()})
+
+
+def test_geometries_in_geometries_are_read_as_deep_as_gdal_does() -> None:
+    parts = shapely.MultiPolygon([SQUARE, shapely.box(8, 8, 9, 9)])
+    for shape in (
+        parts,
+        shapely.GeometryCollection([parts, shapely.Point(1, 2), shapely.LineString([(0, 0), (1, 1)])]),
+    ):
+        for flavor in ("extended", "iso"):
+            three = shapely.force_3d(shape)
+            assert not is_nested(shapely.to_wkb(shapely.set_srid(three, 4326), include_srid=flavor == "extended"))
+    inner = shapely.to_wkb(parts)
+    for levels, deep in ((30, False), (31, True)):
+        assert is_nested(struct.pack("<BII", 1, 7, 1) * levels + inner) is deep
+        assert is_nested(struct.pack(">BII", 0, 7, 1) * levels + inner) is deep
+
+
+# ---- archives of arrays
+
+
+def header_of(kind: str, shape: str) -> str:
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape})}}"
+
+
+def entry(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text + data
+
+
+def archive(content: bytes) -> Maker:
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+            file.writestr("a.npy", content)
+
+    return make
+
+
+def packed_zeros(path: Path) -> None:
+    content = entry(header_of("|u1", "300000000,"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        file.writestr("a.npy", content + bytes(3 * 10**8))
+
+
+ARCHIVES: dict[str, tuple[Maker, str]] = {
+    "shape": (archive(entry(header_of("<f8", "100000, 100000"))), "an array of 100000 x"),
+    "overflow": (archive(entry(header_of("<f8", "4294967296, 4294967296"))), "array of"),
+    "negative": (archive(entry(header_of("<f8", "-1, -8"), bytes(64))), "array of -1"),
+    "objects": (archive(entry(header_of("|O", "1,"), bytes(8))), "Python's objects"),
+    "header": (archive(entry("[" * 110)), ""),
+    "wide": (archive(entry(header_of("|V1000000000", "9,"))), "array of 9 in"),
+    "bomb": (packed_zeros, "claims 0.28 GiB in"),
+    "other": (lambda path: path.write_bytes(b"no archive"), "not a zip file"),
+}  # fmt: skip
+
+
+def test_archives_are_one_line(folder: Path) -> None:
+    found = attack(
+        folder,
+        {name: make for name, (make, _) in ARCHIVES.items()},
+        ".npz",
+        "from geocore.archives import ArchiveError, read_arrays",
+        "try: return list(read_arrays(path))\n    except ArchiveError as error: raise DataError(str(error))",
+    )
+    check(found, {name: said for name, (_, said) in ARCHIVES.items()})
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_archives_of_arrays_are_read_as_numpy_reads_them(tmp_path: Path, save: Any) -> None:
+    arrays = {
+        "planes": np.arange(24, dtype=np.uint16).reshape(2, 3, 4),
+        "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big": np.arange(5, dtype=">i4"),
+        "none": np.zeros((0, 3)),
+        "one": np.float32(7),
+        "names": np.array(["a", "bc"]),
+    }
+    save(tmp_path / "a.npz", **arrays)
+    read = read_arrays(tmp_path / "a.npz")
+    assert list(read) == list(arrays)
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(read[name], values)
+        assert read[name].dtype == values.dtype and read[name].flags.writeable
+
+
+# ---- weights
+
+
+def program(code: bytes) -> Maker:
+    return lambda path: path.write_bytes(b"\x80\x02}X\x01\x00\x00\x00a" + code + b"s.")
+
+
+def torch_file(code: bytes) -> Maker:
+    def make(path: Path) -> None:
+        torch.save({"a": torch.zeros(2)}, path)
+        with zipfile.ZipFile(path) as file:
+            entries = {name: file.read(name) for name in file.namelist()}
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in entries.items():
+                file.writestr(
+                    name, b"\x80\x02}X\x01\x00\x00\x00a" + code + b"s." if name.endswith("data.pkl") else content
+                )
+
+    return make
+
+
+def swollen(path: Path) -> None:
+    """A file of torch whose tensor is zeros, packed."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        file.writestr("archive/data/0", bytes(300_000_000))
+
+
+def tensors(header: Any, data: bytes = bytes(8)) -> Maker:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def claim(*shape: int, end: int = 8) -> dict[str, Any]:
+    return {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}
+
+
+SIX_GIGABYTES = b"\x8a\x08" + struct.pack("<q", 6 * 10**9)
+WEIGHTS: dict[str, tuple[Maker, str]] = {
+    # Six gigabytes from nine hundred bytes.
+    "bytes.pt": (torch_file(b"cbuiltins\nbytearray\n" + SIX_GIGABYTES + b"\x85R"), "create builtins.bytearray"),
+    "view.pt": (lambda path: torch.save({"a": torch.zeros(1).expand(10**5, 10**5)}, path), "a claims 37 GiB"),
+    "swollen.pt": (swollen, "claims 0.28 GiB in"),
+    "place.pkl": (lambda path: path.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f."), "keeps a value at place 2147483647"),
+    "array.pkl": (program(b"cnumpy\nndarray\n" + SIX_GIGABYTES + b"\x85\x85R"), "claims"),
+    "codec.pkl": (program(b"c_codecs\nencode\nU\x01bX\x03\x00\x00\x00hex\x86R"), "must be latin1"),
+    "plane.safetensors": (tensors(claim(10**5, 10**5, end=4 * 10**10)), "damaged or not a file of weights"),
+    "overflow.safetensors": (tensors(claim(2**62, 8)), "damaged or not a file of weights"),
+    "header.safetensors": (lambda path: path.write_bytes(struct.pack("<Q", 2**40) + b"{}"), "damaged or not a file"),
+    "brackets.safetensors": (tensors(b"[" * 10**5), "damaged or not a file of weights"),
+}  # fmt: skip
+
+
+def test_weights_are_one_line(folder: Path) -> None:
+    found = attack(
+        folder,
+        {name: make for name, (make, _) in WEIGHTS.items()},
+        "",
+        "from geocore.errors import WeightsError\nfrom geocore.weights import load_foreign",
+        "try: return list(load_foreign(path))\n    except WeightsError as error: raise DataError(str(error))",
+    )
+    check(found, {name: said for name, (_, said) in WEIGHTS.items()})
 
 
 def check(found: dict[str, list[Any]], expected: dict[str, str]) -> None:

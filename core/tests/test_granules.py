@@ -140,7 +140,26 @@ def test_level_1c_has_its_own_names_and_offsets(tmp_path: Path) -> None:
             "does",
         ),
         ("<a><QUANTIFICATION_VALUE>many</QUANTIFICATION_VALUE></a>", "does not say"),
-        ("<a><QUANTIFICATION_VALUE>0</QUANTIFICATION_VALUE></a>", "does not say"),
+        ("<a><QUANTIFICATION_VALUE>0</QUANTIFICATION_VALUE></a>", "QUANTIFICATION_VALUE 0"),
+        ("<a><QUANTIFICATION_VALUE>inf</QUANTIFICATION_VALUE></a>", "QUANTIFICATION_VALUE inf"),
+        ("<a><QUANTIFICATION_VALUE>nan</QUANTIFICATION_VALUE></a>", "QUANTIFICATION_VALUE nan"),
+        (
+            '<a><QUANTIFICATION_VALUE>1</QUANTIFICATION_VALUE><BOA_ADD_OFFSET band_id="-1">1</BOA_ADD_OFFSET></a>',
+            "band_id -1",
+        ),
+        (
+            '<a><QUANTIFICATION_VALUE>1</QUANTIFICATION_VALUE><BOA_ADD_OFFSET band_id="1">-1e999</BOA_ADD_OFFSET></a>',
+            "offset of B02 -inf",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY a "xxxxxxxxxx">'
+            + "".join(
+                f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+            )
+            + "]><a>&i;</a>",
+            "does not say what numbers mean",
+        ),
+        ("<a>" * 300_000, "does not say what numbers mean"),
     ],
 )
 def test_a_safe_folder_without_its_metadata_is_one_line(tmp_path: Path, text: str | None, words: str) -> None:

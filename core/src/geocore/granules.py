@@ -22,7 +22,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from geocore.declarations import Declaration
-from geocore.documents import FEW_BYTES, read_yaml
+from geocore.documents import read_text, read_yaml
 from geocore.errors import SceneError
 from geocore.locations import Location, is_remote, located
 from geocore.roots import check_named
@@ -183,17 +183,18 @@ def _rank(band: str) -> int:
 def _radiometry(path: Path) -> tuple[float, dict[str, float]]:
     """Stored units per 1 of reflectance, and what is added to the numbers of each band first."""
     try:
-        if path.stat().st_size > FEW_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        leaves = [(element.tag.rpartition("}")[2], element) for element in ElementTree.parse(path).iter()]
+        root = ElementTree.fromstring(read_text(path))
+        leaves = [(element.tag.rpartition("}")[2], element) for element in root.iter()]
         quantities = _numbers(leaves, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"))
         offsets = {
-            _SAFE_BANDS[int(element.attrib["band_id"])]: float(element.text or "")
+            _SAFE_BANDS[_index(element.attrib["band_id"])]: float(element.text or "")
             for tag, element in leaves
             if tag in ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET")
         }
-        if not quantities or not quantities[0] > 0:
-            raise ValueError("no QUANTIFICATION_VALUE")
+        if not quantities or not 0 < quantities[0] < math.inf:
+            raise ValueError(f"QUANTIFICATION_VALUE {quantities[0]:g}" if quantities else "no QUANTIFICATION_VALUE")
+        if wrong := [f"{band} {offset:g}" for band, offset in offsets.items() if not math.isfinite(offset)]:
+            raise ValueError(f"offset of {wrong[0]}")
     except OSError as error:
         raise SceneError(f"{path}: {error.strerror}: must be a readable file; copy the product whole") from error
     except (ElementTree.ParseError, ValueError, KeyError, IndexError) as error:
@@ -202,6 +203,13 @@ def _radiometry(path: Path) -> tuple[float, dict[str, float]]:
             "product whole"
         ) from error
     return quantities[0], offsets
+
+
+def _index(text: str) -> int:
+    """A number from 0; -1 would be the last band."""
+    if (index := int(text)) < 0:
+        raise ValueError(f"band_id {text}")
+    return index
 
 
 def _numbers(leaves: Iterable[tuple[str, ElementTree.Element]], tags: tuple[str, ...]) -> list[float]:

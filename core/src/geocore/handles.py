@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 from geocore.errors import SceneError
 from geocore.formats import CAMERA_RAW, HEAD_BYTES, holds_pixels, is_virtual, what_else, why_unread
 from geocore.georeferences import unreferenced_allowed
+from geocore.headers import check_texts
 from geocore.locations import Location, shown
 from geocore.roots import VARIABLE
 from geocore.sidecars import rasters_beside
@@ -78,6 +79,7 @@ def _open_alone(path: Path) -> Any:
         SceneError: it, or what is read with it, leads to other files.
         RasterioError: it is no such raster.
     """
+    check_texts(path)
     for beside in rasters_beside(path):
         _check_pixels(beside)
     return _open_contained(path)

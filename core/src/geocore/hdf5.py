@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geocore.errors import SceneError
-from geocore.memory import memory_limit
+from geocore.memory import most_at_once
 from geocore.specials import check_regular
 
 _DEFLATE, _SHUFFLE, _FLETCHER, _SZIP, _NBIT, _SCALE_OFFSET, _LZF = 1, 2, 3, 4, 5, 6, 32000
@@ -44,8 +44,7 @@ _LARGEST_CHUNK_BYTES: Final = 1 << 30
 _MOST_CHUNKS: Final = 1 << 20
 """That one read looks up, each in some microseconds."""
 _FREE_BYTES: Final = 1 << 28
-"""That may be read at once of any file, however small."""
-_MOST_BYTES_PER_BYTE: Final = 2000
+"""That may always be read at once; a window of less asks nobody for limits."""
 _TEXT_BYTES: Final = 64
 """That a text takes at least, once it is Python's."""
 
@@ -186,13 +185,11 @@ class StoredArray:
 
     def _check_claim(self, place: Place) -> None:
         wanted = self._itemsize * prod(part.stop - part.start for part in place)
-        if wanted > _FREE_BYTES:
-            most = min(memory_limit() // 2, max(_FREE_BYTES, self._size * _MOST_BYTES_PER_BYTE))
-            if wanted > most:
-                raise SceneError(
-                    f"{self._shown} ({_times(self.shape)}) would take {wanted / 2**30:.3g} GiB at once: a file of "
-                    f"{self._size} bytes may take {most / 2**30:.3g} here; cut it into smaller ones"
-                )
+        if wanted > _FREE_BYTES and wanted > (most := most_at_once(self._size)):
+            raise SceneError(
+                f"{self._shown} ({_times(self.shape)}) would take {wanted / 2**30:.3g} GiB at once: a file of "
+                f"{self._size} bytes may take {most / 2**30:.3g} here; cut it into smaller ones"
+            )
         if self._chunks is not None and prod(_counts(place, self._chunks)) > _MOST_CHUNKS:
             raise SceneError(
                 f"{self._shown} is stored in chunks of {_times(self._chunks)} values, of which a million can be read "

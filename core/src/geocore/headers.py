@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from geocore.errors import SceneError
+from geocore.specials import open_regular
+
 # TIFF 6.0 and its supplements; EXIF holds the first of them in a TIFF of its own.
 _ORIENTATION: Final = 274
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SUB_PAGES, _EXTRA_SAMPLES = (
@@ -25,6 +28,7 @@ _SUBFILE_TYPE, _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SUB_PAGES, _EXTRA_S
     338,
 )
 _DNG_VERSION: Final = 50706
+_GDAL_METADATA: Final = 42112
 _WANTED: Final = frozenset(
     (_ORIENTATION, _SUBFILE_TYPE, _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _SUB_PAGES, _EXTRA_SAMPLES, _DNG_VERSION)
 )
@@ -38,6 +42,9 @@ _MOST_ENTRIES: Final = 4096
 _MOST_VALUES: Final = 4096
 _MOST_SEGMENTS: Final = 10_000
 _MOST_EXIF_BYTES: Final = 1 << 20
+_MOST_METADATA_BYTES: Final = 1 << 19
+_TEXTS_PER_PACKED: Final = 4
+"""What a byte of a packed text counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,32 @@ def header_of(path: Path) -> Header:
     except OSError:
         pass
     return Header()
+
+
+def check_texts(path: Path) -> None:
+    """Refuse texts in a TIFF or PNG over which GDAL would spend minutes before it has opened the file.
+
+    It looks each entry of its XML up among those before it, and inflates each text of a PNG, a thousandfold at most.
+
+    Raises:
+        SceneError: texts of a TIFF are longer than half a megabyte, packed ones of a PNG than an eighth.
+    """
+    length = 0
+    try:
+        with open_regular(path) as file:
+            start = file.read(8)
+            if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                file.seek(0)
+                length = _first(next(_directories(file), {}), _GDAL_METADATA, 0)
+            elif start == b"\x89PNG\r\n\x1a\n":
+                length = _TEXTS_PER_PACKED * sum(size for kind, size in _png_chunks(file) if _is_packed(file, kind))
+    except OSError:
+        return
+    if length > _MOST_METADATA_BYTES:
+        raise SceneError(
+            f"{path}: holds more text about its pixels than can be read before them; write the pixels anew, without "
+            "it: gdal_translate -nomd IN OUT.tif"
+        )
 
 
 def _of_tiff(file: BinaryIO) -> Header:
@@ -144,12 +177,13 @@ def _directories(file: BinaryIO) -> Iterator[dict[int, tuple[int, ...]]]:
         count = min(struct.unpack(order + count_form, counted)[0], _MOST_ENTRIES)
         table = file.read(count * entry_bytes)
         link = file.read(link_bytes)
-        entries = struct.iter_unpack(order + entry_form, table[: len(table) // entry_bytes * entry_bytes])
+        entries = list(struct.iter_unpack(order + entry_form, table[: len(table) // entry_bytes * entry_bytes]))
         yield {
             tag: values
             for tag, form, length, inline in entries
             if tag in _WANTED and (values := _values(file, order, form, length, inline))
-        }
+            # Of this text the length is wanted, and not the text.
+        } | {tag: (length,) for tag, _, length, _ in entries if tag == _GDAL_METADATA}
         at = struct.unpack(order + link_form, link)[0] if len(link) == link_bytes else 0
 
 
@@ -189,14 +223,25 @@ def _jpeg_exif(file: BinaryIO) -> bytes:
 def _png_exif(file: BinaryIO) -> bytes:
     """The chunk eXIf, which may stand in front of the pixels or behind them (PNG 3.0, 11.3.4.5)."""
     file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length = int.from_bytes(head[:4], "big")
-        if head[4:] == b"eXIf":
+    for kind, length in _png_chunks(file):
+        if kind == b"eXIf":
             return file.read(min(length, _MOST_EXIF_BYTES))
-        if head[4:] == b"IEND":
-            break
-        file.seek(length + 4, os.SEEK_CUR)  # a checksum of 4 bytes stands behind the data
     return b""
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and length of each chunk from where a file stands, which then stands at its data."""
+    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
+        length = int.from_bytes(head[:4], "big")
+        at = file.tell()
+        yield head[4:], length
+        file.seek(at + length + 4)  # a checksum of 4 bytes stands behind the data
+
+
+def _is_packed(file: BinaryIO, kind: bytes) -> bool:
+    """Whether a chunk holds a text that has to be inflated (PNG 3.0, 11.3.3); the file stands at its data."""
+    # A keyword of up to 79 bytes and its end stand in front of the flag.
+    return kind == b"zTXt" or (kind == b"iTXt" and file.read(81).partition(b"\0")[2][:1] == b"\1")
 
 
 def _webp_exif(file: BinaryIO) -> bytes:

@@ -9,6 +9,8 @@ from typing import Final
 
 _ROOT: Final = Path("/sys/fs/cgroup")
 _OWN: Final = Path("/proc/self/cgroup")
+_FREE_BYTES: Final = 1 << 28
+_MOST_BYTES_PER_BYTE: Final = 200
 
 
 def memory_limit() -> int:
@@ -18,6 +20,14 @@ def memory_limit() -> int:
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_group_limits(), *_own_limits()]
     return min(limits)
+
+
+def most_at_once(file_bytes: int) -> int:
+    """Bytes that what a file of some size claims may take in one piece: half of the memory, and little of a small file.
+
+    What packs better, or was never written, is mostly nothing; 256 MiB of it are granted to any file.
+    """
+    return min(memory_limit() // 2, max(_FREE_BYTES, file_bytes * _MOST_BYTES_PER_BYTE))
 
 
 def _group_limits() -> Iterator[int]:

@@ -18,6 +18,7 @@ from geocore.errors import DataError
 from geocore.extents import Extent, crs_name, extent_of, likely_cause
 from geocore.grid import Grid, parse_crs, same_crs
 from geocore.polygons import Geometry, library
+from geocore.vectors import check_vectors
 
 OUTLINE_EXTENSIONS: Final = (".gpkg", ".shp", ".geojson", ".json", ".parquet", ".geoparquet")
 """Files of outlines, in lower case."""
@@ -101,11 +102,17 @@ def read_outlines(
     moved = _moved(given, table, grid)
     if moved is not given:
         said += f", brought from {crs_name(crs)} to {crs_name(grid.crs)}"
-    shapes, states, repaired = _polygons(given, moved)
-    _check_kinds(path, states)
     area = _area_of(grid)
-    inside = states == _KEPT
-    inside[inside] = shapely.intersects(shapes[inside], area) & ~shapely.touches(shapes[inside], area)
+    try:
+        shapes, states, repaired = _polygons(given, moved)
+        _check_kinds(path, states)
+        inside = states == _KEPT
+        inside[inside] = shapely.intersects(shapes[inside], area) & ~shapely.touches(shapes[inside], area)
+    except shapely.errors.GEOSException as error:
+        raise DataError(
+            f"{path}: an outline cannot be worked with ({' '.join(str(error).split())[:160]}); mend it (in QGIS: Fix "
+            "geometries) or remove it"
+        ) from error
     states[(states == _KEPT) & ~inside] = _OUTSIDE
     if not inside.any():
         raise DataError(_elsewhere(path, given, crs, grid, scene))
@@ -151,12 +158,15 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path}: there is no such file; check the path")
     try:
+        check_vectors(path)
         if path.suffix.lower() in _PARQUET:
             table = geopandas.read_parquet(path)
         else:
             table = geopandas.read_file(path, layer=_layer(path))
     except DataError:
         raise
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}: must be a readable file; check the path") from error
     except Exception as error:  # the readers below raise many kinds
         reason = " ".join(str(error).split())[:160]
         raise DataError(
@@ -218,7 +228,9 @@ def _polygons(
     """
     shapely = library("shapely")
     # After the move, which can spoil a shape, and only what has a place: the repair cannot handle infinity.
-    placed = np.isfinite(shapely.bounds(moved)).all(axis=1)
+    coordinates, owners = shapely.get_coordinates(moved, return_index=True)
+    placed = np.ones(len(moved), np.bool_)
+    placed[owners[~np.isfinite(coordinates).all(axis=1)]] = False
     finite = np.where(placed, moved, np.array(None, object))
     invalid = ~shapely.is_valid(finite) & ~shapely.is_missing(finite)
     mended = np.where(invalid, shapely.make_valid(finite), finite)
@@ -279,6 +291,10 @@ def _area_of(grid: Grid) -> Geometry:
 
 def _elsewhere(path: Path, given: npt.NDArray[Any], crs: str | None, grid: Grid, scene: str) -> str:
     """What to say of features none of which lies on the scene."""
+    if not np.isfinite(library("shapely").get_coordinates(given)).all():
+        return (
+            f"{path}: 0 of {len(given)} outlines lie on {scene}, and some have coordinates that are no numbers; mend it"
+        )
     # As the file has them: what lies elsewhere may have no place in the scene's CRS.
     left, bottom, right, top = (float(value) for value in library("shapely").total_bounds(given))
     found, area = Extent(left, bottom, right, top, crs), extent_of(grid)

@@ -100,8 +100,8 @@ def picture_of(dataset: Any, path: Location, *, codes: bool) -> Picture:
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     header = _header(dataset, path)
     _check_readable(dataset, shown(path), header, structure.get("SOURCE_COLOR_SPACE"))
-    alphas = [i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha]
-    planes = [i for i in dataset.indexes if i not in alphas]
+    alphas = alpha_bands(dataset)
+    planes = [i for i in dataset.indexes if i not in set(alphas)] if alphas else list(dataset.indexes)
     from_white = structure.get("MINISWHITE") == "YES" or header.photometric == _WHITE_IS_ZERO
     if from_white and codes:
         raise SceneError(
@@ -120,6 +120,14 @@ def picture_of(dataset: Any, path: Location, *, codes: bool) -> Picture:
     opaque = highest_alpha(dataset.dtypes[alphas[0] - 1]) if header.premultiplied and alphas and planes else None
     keyed = "NODATA_VALUES" in dataset.tags() and all(flags == _KEYED for flags in dataset.mask_flag_enums)
     return Picture(header.orientation, colours, seen, white, keyed, opaque, tuple(notes))
+
+
+def alpha_bands(dataset: Any) -> list[int]:
+    """Indexes, from 1, of the bands that a file flags as alpha."""
+    # Asked for once: each time rasterio lists the flags of all bands anew.
+    return [
+        index for index, held in zip(dataset.indexes, dataset.colorinterp, strict=True) if held == ColorInterp.alpha
+    ]
 
 
 def alpha_notes(dataset: Any, name: str, picture: Picture, *, as_band: bool) -> Iterator[str]:
@@ -173,7 +181,7 @@ class ShownDataset:
         self._exchanged, self._down, self._across = _TURNS[picture.orientation]
         self._bands: list[tuple[int, int | None]] = []
         """For each band its index in the dataset and, of a palette, its place among the colours."""
-        self._alphas = [i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha]
+        self._alphas = alpha_bands(dataset)
         colours = 0 if picture.colours is None else picture.colours.shape[1]
         for index in dataset.indexes:
             places = range(colours) if colours and index not in self._alphas else (None,)

@@ -14,7 +14,7 @@ import numpy as np
 import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
 from geocore.bands import Bands
@@ -27,7 +27,7 @@ from geocore.handles import open_handle, reason_of, remedy_for
 from geocore.integrity import check_file
 from geocore.locations import access, located, name_of, shown
 from geocore.nesting import nesting_ratio
-from geocore.pictures import alpha_notes, picture_of
+from geocore.pictures import alpha_bands, alpha_notes, picture_of
 from geocore.scenes import Layer, Patch, Scene, valid_mask
 from geocore.warping import Warp
 
@@ -108,14 +108,16 @@ class RasterSource:
                 shown_dataset = self.picture.shows(dataset)
                 self._alpha = _planes(shown_dataset)[1]
             self._dataset = dataset = shown_dataset
-            self._dtype = np.result_type(*(_dtype(dataset.dtypes[index - 1], self._name) for index in self._indexes))
+            dtypes = dataset.dtypes
+            held = {dtypes[index - 1] for index in self._indexes}
+            self._dtype = np.result_type(*(_dtype(dtype, self._name) for dtype in sorted(held)))
             self._nodata = [band.nodata for band in decided]
             with rasterio.Env():
                 self._mask_indexes = _mask_indexes(dataset, self._indexes)
             # Whether values can be missing; else one mask will do for all bands, which saves the comparison.
             self._marked = self._dtype.kind == "f" or any(nodata is not None for nodata in self._nodata)
             self._masks = len(self._indexes) if self._marked or len(self._mask_indexes) > 1 else 1
-            self._one_type = len({dataset.dtypes[index - 1] for index in self._indexes}) == 1
+            self._one_type = len(held) == 1
             self.shape: tuple[int, int] = dataset.shape
             self.block = dataset.block_shapes[self._indexes[0] - 1]
             self.grid = grid_of(dataset)
@@ -139,8 +141,16 @@ class RasterSource:
         )
         with rasterio.Env():  # looking for masks, GDAL warns on the terminal of oddities that do not matter
             masked = self._alpha is not None or bool(_mask_indexes(dataset, self._indexes))
+        # Asked for once: each time rasterio lists all bands anew.
+        said = [
+            stated(nodata, float(scale), float(offset), unit)
+            for nodata, scale, offset, unit in zip(
+                dataset.nodatavals, dataset.scales, dataset.offsets, dataset.units, strict=True
+            )
+        ]
+        dtypes = dataset.dtypes
         return tuple(
-            decide(name, before, _stated(dataset, index), behind, masked=masked, dtype=dataset.dtypes[index - 1])
+            decide(name, before, said[index - 1], behind, masked=masked, dtype=dtypes[index - 1])
             for name, index, before, behind in zip(names, self._indexes, first, last, strict=True)
         )
 
@@ -286,8 +296,8 @@ def _ratio(reference: Grid, source: RasterSource) -> int:
 
 def _planes(dataset: Any) -> tuple[list[int], int | None]:
     """Indexes, from 1, of the bands that hold an image, and of the alpha band if there is one."""
-    alpha = [i for i in dataset.indexes if dataset.colorinterp[i - 1] == ColorInterp.alpha]
-    planes = [i for i in dataset.indexes if i not in alpha]
+    alpha = alpha_bands(dataset)
+    planes = sorted(set(dataset.indexes) - set(alpha))
     # A file of nothing but alpha is a mask that someone means to read.
     return (planes, alpha[0] if alpha else None) if planes else (list(dataset.indexes), None)
 
@@ -297,7 +307,8 @@ def _mask_indexes(dataset: Any, indexes: Sequence[int]) -> list[int]:
 
     GDAL's flags name one origin per band; nodata and alpha are looked at in the values instead, which is cheaper.
     """
-    flags = [set(dataset.mask_flag_enums[index - 1]) for index in indexes]
+    every = dataset.mask_flag_enums
+    flags = [set(every[index - 1]) for index in indexes]
     if all(flag == {MaskFlags.per_dataset} for flag in flags):
         return [indexes[0]]
     masked = any(not flag & {MaskFlags.all_valid, MaskFlags.nodata, MaskFlags.alpha} for flag in flags)
@@ -319,13 +330,6 @@ def _index_of(name: str, names: Sequence[str], path: str) -> int:
     raise SceneError(
         f"{path}: has no band {name!r}: its bands are {', '.join(names)}; name one of these or a number from 1"
     )
-
-
-def _stated(dataset: Any, index: int) -> Declaration:
-    """What a file says of one band."""
-    place = index - 1
-    numbers = float(dataset.scales[place]), float(dataset.offsets[place])
-    return stated(dataset.nodatavals[place], *numbers, dataset.units[place])
 
 
 def _dtype(name: str, file: str) -> np.dtype[Any]:

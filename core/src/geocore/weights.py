@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import collections
+import mmap
 import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,9 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from geocore.errors import WeightsError
+from geocore.memory import most_at_once
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "model_state")
 """Keys under which training frameworks keep the weights, tried in this order."""
+
+_ANY_BYTES = b"bytearray"
+"""Name by which a program makes any number of bytes; torch calls it when asked."""
 
 _SHOWN = 3
 """Names that a message lists before it says how many more there are."""
@@ -30,6 +37,13 @@ class _Inert:
     def __init__(self, *arguments: object) -> None: ...
 
     def __setstate__(self, state: object) -> None: ...
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Take the place of `codecs.encode` for bytes under protocol 2; other encodings double what they are given."""
+    if encoding != "latin1":
+        raise WeightsError(f"bytes in the encoding {encoding[:40]!r}: must be latin1, as pickle writes them")
+    return codecs.encode(text, "latin1")
 
 
 def _nothing(*arguments: object) -> None:
@@ -62,8 +76,10 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         elif path.suffix == ".pkl":
             with path.open("rb") as file:
+                _check_places(file, path.stat().st_size)
                 content = _ArrayUnpickler(file, encoding="latin1").load()
         else:
+            _check_torch_file(path)
             with torch.serialization.safe_globals(_allowed_in_torch_files()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError as error:
@@ -73,8 +89,8 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
             raise WeightsError(f"weights {path}: {_refusal(refused.group(1))}") from None
         # torch's own text tells to read the file without its protection.
         raise WeightsError(f"weights {path}: damaged or not a file of weights; get it again") from None
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise WeightsError(f"weights {path}: claims more than fits into memory; get it again, or free some") from error
     # Damaged files make the readers fail in many ways: EOFError, KeyError, RuntimeError...
     except Exception as error:
         raise WeightsError(f"weights {path}: damaged or not a file of weights ({_first_line(error)})") from error
@@ -108,6 +124,42 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     module.load_state_dict(dict(state))
 
 
+def _check_torch_file(path: Path) -> None:
+    """Refuse what torch's reader would give memory to without looking.
+
+    Raises:
+        WeightsError: the entries claim more than the file can hold, or a program in it asks for any number of bytes.
+    """
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(entry.file_size for entry in archive.infolist())
+            if claimed > most_at_once(size):
+                raise WeightsError(f"claims {claimed / 2**30:.2g} GiB in {size} bytes; get it again")
+            programs = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+            asks = any(_ANY_BYTES in program for program in programs)
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            asks = content.find(_ANY_BYTES) >= 0
+    if asks:
+        raise WeightsError(_refusal("builtins.bytearray"))
+
+
+def _check_places(file: BinaryIO, size: int) -> None:
+    """Refuse a pickle that keeps a value at a place beyond its own length: all places before it would be made.
+
+    Raises:
+        WeightsError: so it is.
+    """
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > size:
+                raise WeightsError(f"keeps a value at place {argument} of a file of {size} bytes; get it again")
+    except ValueError:
+        pass  # who loads it says what is wrong
+    file.seek(0)
+
+
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -117,6 +169,14 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     arrays = {str(name): value for name, value in content.items() if isinstance(value, Tensor | np.ndarray)}
     if not arrays:
         raise WeightsError(f"weights {path}: no tensors in it; its keys are {_listed([str(key) for key in content])}")
+    most = most_at_once(path.stat().st_size)
+    for name, value in arrays.items():
+        # A view of one number can have any shape, and is filled when it is copied.
+        if value.nbytes > most:
+            raise WeightsError(
+                f"weights {path}: {name[:60]} claims {value.nbytes / 2**30:.2g} GiB, far more than the file can hold; "
+                "get it again"
+            )
     try:
         state = {name: torch.as_tensor(value) for name, value in arrays.items()}
     except (TypeError, ValueError) as error:
@@ -138,7 +198,7 @@ def _allowed_in_torch_files() -> list[Any]:
             for core in ("core", "_core")
             for function, name in ((reconstruct, "_reconstruct"), (scalar, "scalar"))
         ),
-        (codecs.encode, "_codecs.encode"),
+        (_encoded, "_codecs.encode"),
         # Under protocol 2 a method is pickled as getattr(class, name), so this name comes with the class.
         (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
         (_nothing, "builtins.getattr"),
@@ -159,7 +219,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         if full == "collections.OrderedDict":
             return collections.OrderedDict
         if full == "_codecs.encode":
-            return codecs.encode
+            return _encoded
         raise WeightsError(_refusal(f"{module}.{name}"))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
+from geocore.archives import read_arrays
 from geocore.declarations import CfDeclaration, stated_by_cf, valid_codes
 from geocore.errors import DataError
 from geocore.grid import Grid, Transform, length_unit_of
@@ -354,7 +353,6 @@ def true_labels(patch: Path) -> NDArray[np.uint32] | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return np.asarray(arrays[_TRUTH], np.uint32)
-    except (*_DAMAGE, EOFError, BadZipFile, zlib.error) as error:
+        return np.asarray(read_arrays(path)[_TRUTH], np.uint32)
+    except _DAMAGE as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__}): make the sample again") from error

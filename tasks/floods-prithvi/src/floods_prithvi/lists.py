@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 from floods_prithvi.config import PrepareSettings
 from floods_prithvi.names import FORMATS, ChipFiles, chip_id, listed
+from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
 from geocore.splits import split_by_group
 
@@ -112,11 +114,11 @@ def read_list(path: Path) -> list[str]:
         DataError: the file cannot be read, or is empty.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
+        rows = csv.reader(io.StringIO(read_text(path), newline=""))
+        names = [row[0].strip() for row in rows if row and row[0].strip()]
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: must be a readable list of chips; check the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (DocumentError, csv.Error) as error:
         raise DataError(f"{path}: is no text ({error}): must be a list of chips; save it as CSV in UTF-8") from error
     if not names:
         raise DataError(f"{path}: is empty: a list must name at least one chip; fill or remove it")

@@ -15,8 +15,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.archives import ArchiveError, read_arrays
 from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.drawings import save_picture
+from geocore.errors import DataError
 from geocore.grid import Window
 from geocore.netcdf import new_netcdf
 from geocore.planes import read_plane
@@ -169,17 +171,23 @@ def write_upload(path: Path, scenes: Mapping[str, tuple[Path, int, tuple[int, in
     """
     with new_netcdf(path) as file:
         for scene, (classes, downscale, shape) in sorted(scenes.items()):
-            with np.load(classes, allow_pickle=False) as planes:
-                for name in planes.files:
-                    key = f"{scene}_{name}"
-                    dimensions = (f"{key}_dim0", f"{key}_dim1")
-                    for dimension, length in zip(dimensions, shape, strict=True):
-                        file.dimensions[dimension] = length
-                    chunks = (min(BLOCK_PX, shape[0]), min(BLOCK_PX, shape[1]))
-                    variable = file.create_variable(
-                        key, dimensions, "uint8", compression="gzip", compression_opts=1, chunks=chunks
-                    )
-                    _fill(variable, planes[name], downscale, shape)
+            for name, plane in _classes(classes).items():
+                key = f"{scene}_{name}"
+                dimensions = (f"{key}_dim0", f"{key}_dim1")
+                for dimension, length in zip(dimensions, shape, strict=True):
+                    file.dimensions[dimension] = length
+                chunks = (min(BLOCK_PX, shape[0]), min(BLOCK_PX, shape[1]))
+                variable = file.create_variable(
+                    key, dimensions, "uint8", compression="gzip", compression_opts=1, chunks=chunks
+                )
+                _fill(variable, plane, downscale, shape)
+
+
+def _classes(path: Path) -> dict[str, Chart]:
+    try:
+        return read_arrays(path)
+    except (OSError, ArchiveError) as error:
+        raise DataError(f"{path}: cannot be read ({error}): remove it, and map the scene again") from error
 
 
 def _fill(variable: Any, working: Chart, downscale: int, shape: tuple[int, int]) -> None:

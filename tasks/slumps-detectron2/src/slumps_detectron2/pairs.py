@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
 from slumps_detectron2.config import PrepareSettings
 
@@ -69,11 +71,10 @@ def read_table(table: Path) -> list[ScenePair]:
         DataError: the file is missing or empty, or a column or a value is not understood.
     """
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))
+        lines = list(csv.reader(io.StringIO(read_text(table), newline="")))
     except OSError as error:
         raise DataError(f"{table}: {error.strerror}: --data takes a CSV file of pairs; check the path") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (DocumentError, csv.Error) as error:
         raise DataError(f"{table}: is no CSV text ({error}): save it as CSV in UTF-8") from error
     rows = [(number, [cell.strip() for cell in line]) for number, line in enumerate(lines, start=1) if any(line)]
     if not rows:

@@ -8,7 +8,6 @@ sighting once, whatever the size of a region. `instances.merge` makes objects of
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.archives import read_arrays
 from geocore.errors import DataError
 from geocore.files import storage_errors
 from geocore.grid import Window
@@ -232,15 +232,15 @@ def load_sightings(path: Path) -> list[Sighting]:
         DataError: the file is missing or not of this kind.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            masks, windows = arrays["masks"], arrays["windows"].tolist()
-            scores, labels, tiles = (arrays[name].tolist() for name in ("scores", "labels", "tiles"))
+        arrays = read_arrays(path)
+        masks, windows = arrays["masks"], arrays["windows"].tolist()
+        scores, labels, tiles = (arrays[name].tolist() for name in ("scores", "labels", "tiles"))
         sightings, first = [], 0
         for (row, col, height, width), score, label, tile in zip(windows, scores, labels, tiles, strict=True):
             last = first + height * width
             mask = masks[first:last].reshape(height, width)
             sightings.append(Sighting(Window(row, col, height, width), mask, score, label, (tile[0], tile[1])))
             first = last
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable file of sightings; delete it and map the region again") from error
     return sightings
