@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import collections
+import math
 import mmap
 import pickle
 import pickletools
@@ -172,9 +173,10 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     most = most_at_once(path.stat().st_size)
     for name, value in arrays.items():
         # A view of one number can have any shape, and is filled when it is copied.
-        if value.nbytes > most:
+        claimed = math.prod(value.shape) * value.itemsize
+        if claimed > most:
             raise WeightsError(
-                f"weights {path}: {name[:60]} claims {value.nbytes / 2**30:.2g} GiB, far more than the file can hold; "
+                f"weights {path}: {name[:60]} claims {claimed / 2**30:.2g} GiB, far more than the file can hold; "
                 "get it again"
             )
     try:
