@@ -155,6 +155,19 @@ def test_what_an_earlier_validation_chose_is_told(tmp_path, caplog):
     assert "the threshold 0.3 was chosen by the validation of step 2, before the weights of step-000003" in caplog.text
 
 
+@pytest.mark.parametrize("held", [None, "", "step-0000"])
+def test_last_is_the_newest_where_a_killed_process_has_not_named_it(tmp_path, held):
+    """Killed between the renaming of its first checkpoint and the writing of `last`, a run could never go on."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path, contents(step), best=False, keep=2)
+    (tmp_path / "last").unlink()
+    if held is not None:
+        (tmp_path / "last").write_text(held)
+    assert load_checkpoint(tmp_path, for_training=True).step == 2
+    (tmp_path / "step-000002" / "model.safetensors").write_bytes(b"")
+    assert load_checkpoint(tmp_path, for_training=True).step == 1
+
+
 def test_what_is_not_there_is_one_clear_line(tmp_path):
     assert not has_checkpoints(tmp_path / "none")
     with pytest.raises(CheckpointError, match="has no 'last' checkpoint: train first"):

@@ -170,7 +170,8 @@ def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) 
 def load_checkpoint(folder: Path, which: str = "last", *, for_training: bool = False) -> Checkpoint:
     """Find a checkpoint and check that its files are what was written.
 
-    When the one that `last` names is damaged, the newest whole one is taken instead, with a warning.
+    When the one that `last` names is damaged, the newest whole one is taken instead, with a warning; when `last` names
+    none, the newest whole one is meant.
 
     Args:
         folder: the checkpoints of one run.
@@ -182,6 +183,9 @@ def load_checkpoint(folder: Path, which: str = "last", *, for_training: bool = F
     """
     name = _pointed(folder, which) if which in ("last", "best") else which
     paths = checkpoint_paths(folder)
+    if which == "last" and not name and paths:
+        # A process killed between the renaming of its first checkpoint and the writing of `last` leaves it so.
+        name = paths[-1].name
     if not name or (name == which and not (folder / name).exists()):
         there = ", ".join(path.name for path in paths)
         remedy = f"take one of {there} with --checkpoint" if paths else "train first"

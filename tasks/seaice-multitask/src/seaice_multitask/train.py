@@ -66,9 +66,8 @@ def train(settings: TrainSettings) -> None:
                 logger.info("%s is finished", folder)
             else:
                 _fit(settings, dataset, place, run)
-                if place.is_main:
-                    write_report(run.folder)
             if place.is_main:
+                write_report(run.folder)  # of a finished run too: a kill may have come before its report
                 print(run.closing("seaice-evaluate"))
 
 
