@@ -106,12 +106,14 @@ def imports(session: nox.Session) -> None:
     """Check which module may import which: the layers of geocore, and no task another task."""
     _tool(session, "lint-imports", "--no-cache")
     # The tasks are found, so that a new one is held to the rules without an edit here.
-    tasks = [member.module for member in MEMBERS.values() if member.folder.parts[0] == "tasks"]
+    tasks = {name: member.module for name, member in MEMBERS.items() if member.folder.parts[0] == "tasks"}
     modules = [member.module for member in MEMBERS.values()]
-    libraries = [module for module in modules if module not in tasks]
-    contracts = [("libraries know no task", "forbidden", {"source": libraries, "forbidden": tasks})]
+    # What depends on tasks, to try their commands, is no library.
+    above = {name for name, member in MEMBERS.items() if member.runtime & set(tasks)}
+    libraries = [member.module for name, member in MEMBERS.items() if name not in tasks and name not in above]
+    contracts = [("libraries know no task", "forbidden", {"source": libraries, "forbidden": list(tasks.values())})]
     if len(tasks) > 1:
-        contracts.append(("tasks are independent", "independence", {"": tasks}))
+        contracts.append(("tasks are independent", "independence", {"": list(tasks.values())}))
     lines = ["[importlinter]", "root_packages =", *(f"    {module}" for module in modules)]
     for number, (name, kind, lists) in enumerate(contracts):
         lines += [f"[importlinter:contract:{number}]", f"name = {name}", f"type = {kind}"]
@@ -183,3 +185,19 @@ def bench(session: nox.Session) -> None:
     out = home / "results" if session.posargs else ROOT / MEMBERS["geocore-bench"].folder
     folders = ["--environments", str(home / "environments"), "--data", str(home / "data"), "--out", str(out)]
     session.run(python, "-m", "geocore_bench", *folders, *session.posargs, external=True)
+
+
+@nox.session(python=PYTHON, default=False)
+def faults(session: nox.Session) -> None:
+    """Kill, starve and damage every command of every task; `-- TASK ... --minutes N --seed N` for a part."""
+    _trials(session, "faults")
+
+
+def _trials(session: nox.Session, name: str) -> None:
+    """Run a session of geocore-trials; what is published is a whole one, anything else lies beside the environment."""
+    package = MEMBERS["geocore-trials"]
+    _install(session, package)
+    out = Path(session.create_tmp()) / "results" if session.posargs else ROOT / package.folder
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        environment = TEST_ENV | {"OMP_NUM_THREADS": "1"}
+        session.run("geocore-trials", name, "--out", str(out), *session.posargs, env=environment)

@@ -18,7 +18,9 @@ from geocore.settings import Settings
 from geocore.usage import usage
 from workspace import ROOT, packages
 
-MEMBERS = {member.name: member for member in packages().values() if member.name != "geocore-bench"}
+MEMBERS = {
+    member.name: member for member in packages().values() if member.name not in ("geocore-bench", "geocore-trials")
+}
 FLAG = re.compile(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?")
 FOREIGN = {"--porcelain", "--extra", "--group", "--package", "--c", "--colour", "--rule", "--stroke"}
 """Options of git and uv that messages and commands hold, and properties of the report's style sheet."""
