@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas
@@ -161,3 +163,18 @@ def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(StorageError, match="no space left"):
         write_polygons(tmp_path / "a.gpkg", tmp_path / "a.parquet", SQUARES, {"id": [1, 2]}, UTM)
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys, shapely; from pathlib import Path; from geocore.polygons import *\n"
+        "from geocore.errors import DiskError\n"
+        "shapes = [shapely.Point(i, i).buffer(20, quad_segs=64) for i in range(50)]\n"
+        "folder = Path(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (240_000, 240_000))\n"
+        "try: write_polygons(folder / 'a.gpkg', folder / 'a.parquet', shapes, {}, 'EPSG:32633')\n"
+        "except DiskError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(str(tmp_path)) and "free some" in done.stdout and done.stdout.count("\n") == 1
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "a.gpkg").exists()

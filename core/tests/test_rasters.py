@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
 
-from geocore.errors import SceneError, StorageError
+from geocore.errors import DiskError, SceneError, StorageError
 from geocore.grid import ControlPoint, Grid, Window
 from geocore.rasters import RasterSource, RasterWriter, open_raster, open_rasters, write_raster
 from geocore.scenes import Patch, Scene
@@ -626,3 +627,25 @@ def test_real_mask_whose_crs_has_no_code_lies_on_utm_10(tmp_path: Path) -> None:
     with open_raster(tmp_path / "a.tif") as scene:
         assert scene.grid.same_georeference(grid)
         np.testing.assert_array_equal(scene.read(grid.window)["image"].values, mask)
+
+
+@pytest.mark.parametrize("cog", [True, False])
+def test_what_may_not_fit_on_the_disk_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cog: bool) -> None:
+    """A disk that is full while libtiff closes a classic TIFF can keep it in a loop for ever."""
+    values = np.arange(256 * 256, dtype=np.uint16).reshape(1, 256, 256)
+    grid = Grid(256, 256, (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), "EPSG:32633", length_unit="m")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("geocore.cogs.shutil.disk_usage", lambda folder: usage._replace(free=50_000))
+    with pytest.raises(DiskError, match="no space left on the disk: 0.05 MB are free and up to 0"):
+        write_raster(tmp_path / "a.tif", values, grid=grid, cog=cog)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_before_the_product_is_a_big_tiff(tmp_path: Path) -> None:
+    """Of these a full disk makes no endless loop; what users get is a classic one."""
+    grid = Grid(64, 64, (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), "EPSG:32633", length_unit="m")
+    with RasterWriter(tmp_path / "a.tif", grid=grid, count=1, dtype="uint8") as writer:
+        writer.write(np.ones((1, 64, 64), np.uint8))
+        (working,) = tmp_path.glob(".part-*.working.tif")
+        assert working.read_bytes()[:4] == b"II+\0"
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II*\0"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,9 @@ BLOCK_PX = 512
 """Side of a block; windows written should start and end at its multiples, or blocks are compressed several times."""
 
 Overviews = Literal["nearest", "average"]
+
+_DIRECTORY_BYTES = 1 << 16
+"""At least as much as the directories of a small TIFF and its overviews take."""
 
 
 class RasterWriter:
@@ -88,8 +92,9 @@ class RasterWriter:
             stack.callback(_remove_working_files, self._final)
             self._working = self._final.with_name(f"{self._final.name}.working.tif") if cog else self._final
             with _gdal_errors(self.path):
-                # What is read once, to be compressed again, is packed fast rather than small.
-                self._dataset = _create(self._working, options, zlevel=1 if cog else 6)
+                if not cog:
+                    _check_room(self.path, count * grid.height * grid.width * self._dtype.itemsize)
+                self._dataset = _create(self._working, options, passing=cog)
                 stack.callback(self._dataset.close)
                 self._describe(band_names, colours, class_names)
             self._stack = stack.pop_all()
@@ -139,9 +144,12 @@ class RasterWriter:
         with self._stack.pop_all(), _gdal_errors(self.path):
             if self._dataset.closed:
                 return
-            self._dataset.close()
+            with rasterio.Env():  # GDAL would tell the terminal of each block that it could not write
+                self._dataset.close()
             _check_whole(self._working, self.path)
             if self._cog:
+                # Packed tighter, but with overviews, which lie beside it until it is whole.
+                _check_room(self.path, 2 * self._working.stat().st_size)
                 _translate(self._working, self._final, self._overviews)
                 _check_whole(self._final, self.path)
             write_legend(self.path, self._legend)  # a map that is there has the one that belongs to it
@@ -232,7 +240,29 @@ def _gdal_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _create(path: Path, options: Mapping[str, Any], *, zlevel: int) -> Any:
+def _check_room(path: Path, needed: int) -> None:
+    """Refuse to begin what may not fit.
+
+    Where a disk fills up while libtiff writes a file of the classic kind, it may end up in an endless loop: it looks
+    for a directory, reads zeros, and takes the header for one, then its link for the next.
+    """
+    needed += _DIRECTORY_BYTES
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise DiskError(
+            f"{path}: no space left on the disk: {free / 1e6:.3g} MB are free and up to {needed / 1e6:.3g} MB may be "
+            "needed; free some or write elsewhere"
+        )
+
+
+def _create(path: Path, options: Mapping[str, Any], *, passing: bool) -> Any:
+    """Open a new file.
+
+    Args:
+        path: the file.
+        options: of `rasterio.open`.
+        passing: whether it will be read once, to be compressed again.
+    """
     with unreferenced_allowed():
         return rasterio.open(
             path,
@@ -245,10 +275,11 @@ def _create(path: Path, options: Mapping[str, Any], *, zlevel: int) -> Any:
             # GDAL takes three or four bands of bytes for a photograph, and the fourth for its alpha.
             photometric="MINISBLACK",
             compress="deflate",
-            zlevel=zlevel,
+            zlevel=1 if passing else 6,
             # Blocks are compressed by GDAL's threads while the caller makes the next ones.
             num_threads=threads(),
-            bigtiff="IF_SAFER",
+            # Of the big kind a full disk makes no endless loop, see `_check_room`.
+            bigtiff="YES" if passing else "IF_SAFER",
             **options,
         )
 

@@ -182,5 +182,5 @@ def _start_logging(package: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("geocore", package):  # third-party libraries stay at warnings
         logging.getLogger(name).setLevel(logging.INFO if is_main_rank() else logging.WARNING)
-    # GDAL's warnings are about tags of files that it reads all the same; what it cannot read is an error.
-    logging.getLogger("rasterio").setLevel(logging.ERROR)
+    # GDAL warns of tags of files that it reads all the same; what it cannot read or write ends in an exception.
+    logging.getLogger("rasterio").setLevel(logging.CRITICAL)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -119,7 +120,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
                 os.replace(temporary, target)
             _sync_entry(target.parent)
         except BaseException:
-            _remove(temporary)
+            # Libraries leave journals and the like beside what they could not finish, under longer names.
+            for left in (temporary, *target.parent.glob(f"{glob.escape(temporary.name)}?*")):
+                _remove(left)
             raise
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import rasterio.features
 from affine import Affine
 
-from geocore.errors import DataError, SettingsError
+from geocore.errors import DataError, DiskError, SettingsError
 from geocore.files import atomic_path
 from geocore.grid import Grid, Transform, Window, length_unit_of
 from geocore.ground import Measures, measure_rings
@@ -134,10 +135,25 @@ def write_polygons(
     table = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(many, crs=crs), crs=crs)
     with atomic_path(parquet) as temporary:
         table.to_parquet(temporary)
-    with atomic_path(gpkg) as temporary, warnings.catch_warnings():
+    with atomic_path(gpkg) as temporary, _full_disk(gpkg), warnings.catch_warnings():
         # A scene without a CRS has outlines without one; whoever mapped it has been told.
         warnings.filterwarnings("ignore", message=".*crs.* was not provided")
         table.to_file(temporary, layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    """GDAL tells of a full disk by what it could not do to the database, without an error number."""
+    errors = importlib.import_module("pyogrio.errors")
+    try:
+        yield
+    except (errors.FieldError, errors.GeometryError, errors.CRSError):
+        raise  # faults of the table
+    except (errors.DataSourceError, errors.DataLayerError) as error:
+        reason = " ".join(str(error).split())
+        raise DiskError(
+            f"{path}: cannot be written ({reason}); is the disk full? free some space or write elsewhere"
+        ) from error
 
 
 def _column(values: Any) -> Any:
