@@ -53,6 +53,20 @@ def test_what_is_no_run_of_the_task_is_named(tmp_path: Path, make: Callable[[Pat
     assert str(error.value).startswith(f"{tmp_path}/x: {cause}") and "--run takes" in str(error.value)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"task": "flo', b'{"task": "fmoods"}', b"[" * 10_000, None])
+def test_a_run_can_be_used_when_its_record_is_damaged(tmp_path: Path, content: bytes | None) -> None:
+    run = a_run(tmp_path / "run")
+    for step in (1, 2):
+        (run / f"checkpoints/step-{step:06d}").mkdir(exist_ok=True)
+        (run / f"checkpoints/step-{step:06d}/card.json").write_text('{"task": "floods"}' if step == 1 else "{")
+    (run / "run.json").unlink()
+    if content is not None:
+        (run / "run.json").write_bytes(content)
+    check_run(run, "floods")
+    with pytest.raises(RunError, match="is a run of floods, not of crops"):
+        check_run(run, "crops")
+
+
 def test_a_run_needs_something_trained(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     check_run(run, "floods")

@@ -90,13 +90,20 @@ def check_inputs(inputs: Iterable[Location], output: Path, *, kind: str = "scene
 
 
 def _run_held(folder: Path) -> str | None:
-    """Task of the training run in a folder; None where there is none."""
-    try:
-        content = read_json(folder / RECORD, finite=False)
-    except (OSError, ValueError):
-        return None
-    held = content.get("task") if isinstance(content, dict) else None
-    return held if isinstance(held, str) else None
+    """Task of the training run in a folder; None where there is none.
+
+    What is trained says so itself, so that it can be scored and mapped with when `run.json` is damaged.
+    """
+    cards = sorted(folder.glob("checkpoints/step-*/card.json"), reverse=True)
+    for path in (*cards, folder / RECORD):
+        try:
+            content = read_json(path, finite=False)
+        except (OSError, ValueError):
+            continue
+        held = content.get("task") if isinstance(content, dict) else None
+        if isinstance(held, str):
+            return held
+    return None
 
 
 def _other(folder: Path) -> str:
