@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -325,3 +326,18 @@ def test_a_granule_beside_another_scene_does_not_hide_it(tmp_path: Path) -> None
     write_raster(folder / "other.tif", np.ones((9, 9), "uint8"), grid=Grid(9, 9))
     name = "HLS.S30.T10TGS.2022285T190401.v2.0"
     assert find_images([folder], extensions=(".tif",)) == {name: folder / name, "other": folder / "other.tif"}
+
+
+def test_a_granule_that_lacks_something_is_a_scene_that_fails_by_itself(tmp_path: Path) -> None:
+    product = tmp_path / "S2A_MSIL2A_A.SAFE"
+    product.mkdir()
+    (tmp_path / "list.yaml").write_text("bands: 3\n")
+    (tmp_path / "other.tif").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.tif")
+    assert find_images([tmp_path], extensions=(".tif",)) == {"S2A_MSIL2A_A": product, "other": tmp_path / "other.tif"}
+    alone = {"S2A_MSIL2A_A": product, "list": tmp_path / "list.yaml", "pipe": tmp_path / "pipe.tif"}
+    assert find_images(list(alone.values()), extensions=(".tif",)) == alone
+    for name, path in alone.items():
+        assert image_name(path) == name
+        with pytest.raises(SceneError, match="MTD_MSIL1C|is not understood|is a named pipe"):
+            open_image(path)

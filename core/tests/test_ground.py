@@ -10,7 +10,9 @@ import pytest
 import shapely
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from geocore.grid import ControlPoint, Grid, Window
+from geocore.errors import DataError
+from geocore.extents import Extent
+from geocore.grid import ControlPoint, Grid, Window, transformer
 from geocore.ground import PixelAreas, has_ground, pixel_side_m, to_degrees, wrapped
 from geocore.polygons import measures
 
@@ -205,3 +207,27 @@ def test_longitudes_lie_within_180() -> None:
 
 def _way(source: str, target: str) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(source, target, always_xy=True)
+
+
+def test_on_another_body_areas_are_its_own_and_places_are_none_of_the_earth() -> None:
+    radius, moon = 1_737_400.0, "+proj=eqc +R=1737400 +units=m"
+    shape = box(0, 0, 100_000, 100_000)
+    found = measures([shape], moon)
+    # Between two parallels of a sphere.
+    expected = radius**2 * (100_000 / radius) * math.sin(100_000 / radius)
+    assert found.area_m2[0] == pytest.approx(expected, rel=4e-6)
+    assert np.isnan([found.lat[0], found.lon[0]]).all()
+    grid = Grid(4, 4, (10.0, 0, 0, 0, -10.0, 0), moon, length_unit="m")
+    assert has_ground(grid) and pixel_side_m(grid) == pytest.approx(10, rel=1e-6)
+    assert PixelAreas(grid).within(Window(0, 0, 4, 4)) == pytest.approx(100, rel=1e-5)
+    assert np.isnan(to_degrees(moon, [0.0, 1.0], [0.0, 1.0])).all()
+
+
+@pytest.mark.parametrize("crs", ["+proj=eqc +R=1737400 +units=m", 'LOCAL_CS["mine",UNIT["metre",1]]'])
+def test_no_way_leads_from_another_body_or_from_none_to_the_earth(crs: str) -> None:
+    with pytest.raises(DataError, match="no way leads from the CRS"):
+        transformer(crs, "EPSG:32630")
+    transform = (10.0, 0.0, 0.0, 0.0, -10.0, 0.0)
+    assert not Grid(4, 4, transform, crs).same_georeference(Grid(4, 4, transform, "EPSG:32630"))
+    assert not Extent(0, 0, 1, 1, crs).meets(Extent(0, 0, 1, 1, "EPSG:32630"))
+    assert np.isnan(to_degrees(crs, 0.0, 0.0)).all()

@@ -49,6 +49,9 @@ def write(arguments, part, log):
         raise Awkward("a", "b")
     if kind == "nothing":
         return
+    if kind == "hungry":
+        import numpy
+        numpy.empty(1 << 60, "uint8")
     if kind == "dies":
         part.write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -148,7 +151,7 @@ def test_a_users_error_fails_its_task_only(tmp_path: Path, work: Any, workers: i
 
 @pytest.mark.parametrize(("workers", "kind", "error"), [
     (0, "bug", ZeroDivisionError),
-    (2, "bug", ZeroDivisionError),
+    (2, "bug", RuntimeError),
     (0, "nothing", FileNotFoundError),
     (1, "awkward", RuntimeError),
 ])  # fmt: skip
@@ -156,10 +159,29 @@ def test_a_bug_is_raised_and_what_is_done_stays(
     tmp_path: Path, work: Any, workers: int, kind: str, error: type[Exception]
 ) -> None:
     folder = tmp_path / "parts"
-    with pytest.raises(error):
-        run_tasks(tasks_of(2, t1=kind), work, folder, context=None, workers=workers)
+    seen = []
+    with pytest.raises(error, match=None if workers == 0 else "(?s)task t1.txt:.*Traceback"):
+        run_tasks(tasks_of(4, t1=kind), work, folder, context=None, workers=workers, on_done=seen.append)
     assert left_over(folder) == []
-    assert run_tasks(tasks_of(1), work, folder, context=None)[0].status == "skipped"
+    # Those behind it were done all the same.
+    assert {outcome.key: outcome.status for outcome in seen} == {
+        "t0.txt": "done",
+        "t1.txt": "failed",
+        "t2.txt": "done",
+        "t3.txt": "done",
+    }
+    assert [outcome.status for outcome in run_tasks(tasks_of(4), work, folder, context=None)] == [
+        "skipped",
+        "done",
+        "skipped",
+        "skipped",
+    ]
+
+
+def test_a_task_that_takes_more_memory_than_there_is_fails_alone(tmp_path: Path, work: Any) -> None:
+    outcomes = run_tasks(tasks_of(2, t0="hungry"), work, tmp_path / "parts", context=None)
+    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert outcomes[0].message.startswith("takes more memory than there is (Unable to allocate")
 
 
 def test_a_killed_worker_costs_one_attempt(tmp_path: Path, work: Any) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import rasterio
 import torch
 from affine import Affine
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.rpc import RPC
 
 from geocore.blending import VALID, DenseBlend
 from geocore.devices import Place
@@ -178,6 +182,49 @@ def test_complex_numbers_are_refused(tmp_path: Path, dtype: str) -> None:
     with rasterio.open(path, "w", driver="GTiff", count=1, height=9, width=9, dtype=dtype) as file:
         file.write(np.ones((1, 9, 9), "complex64"))
     refused(path, rf"holds complex numbers \({dtype}\)")
+
+
+def test_header_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", numbers((1, 8, 8)))
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ["QQQQ"]
+    path.write_bytes(path.read_bytes().replace(b"QQQQ", b"\xe4\xff\xfe\x80"))
+    refused(path, "its header cannot be understood .*utf-8.*write the pixels anew")
+
+
+@pytest.mark.parametrize("numbers_of", [(math.nan, 0, 0, 0, -1, 0), (0, 0, 5, 0, 0, 5), (1, 1, 0, 1, 1, 0)])
+def test_a_transform_that_leads_nowhere_is_refused(tmp_path: Path, numbers_of: tuple[float, ...]) -> None:
+    path = save(tmp_path / "a.tif", numbers((1, 8, 8)), transform=Affine(*numbers_of), crs="EPSG:32630")
+    refused(path, "leads nowhere")
+
+
+def test_control_points_without_a_crs_are_kept_and_told(tmp_path: Path) -> None:
+    points = [GroundControlPoint(row, col, 10.0 * col, 20.0 * row) for row in (0, 8) for col in (0, 8)]
+    path = save(tmp_path / "a.tif", numbers((1, 8, 8)), gcps=points, crs=CRS(), transform=None)
+    with closing(open_image(path)) as source:
+        write_raster(tmp_path / "map.tif", numbers((1, 8, 8)), grid=source.grid)
+        assert any("control points without a CRS" in note for note in source.notes)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        found, crs = file.gcps
+        assert not crs and [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+def test_rational_polynomials_alone_are_told(tmp_path: Path) -> None:
+    ones = [1.0] + [0.0] * 19
+    numbers_of = dict.fromkeys(("line_num_coeff", "line_den_coeff", "samp_num_coeff", "samp_den_coeff"), ones)
+    places = dict.fromkeys(
+        f"{axis}_{kind}" for axis in ("height", "lat", "line", "long", "samp") for kind in ("off", "scale")
+    )
+    path = save(
+        tmp_path / "a.tif",
+        numbers((1, 8, 8)),
+        rpcs=RPC(**dict.fromkeys(places, 1.0), **numbers_of),
+        crs=None,
+        transform=None,
+    )
+    with closing(open_image(path)) as source:
+        assert source.grid.transform is None
+        assert [note for note in source.notes if "rational polynomials (RPC) alone, which are not kept" in note]
 
 
 def claim_tiff(path: Path, claimed: int, *, big: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -458,3 +459,30 @@ def test_scenes_are_mapped_under_the_names_that_their_files_have(
     survey.finish({"scenes": again}, told=told, maps=lambda name: [])
     assert f"{len(ODD)} of {len(ODD)} scenes mapped" in capsys.readouterr().out
     assert calls(survey.output)[0]["scenes"] == again.summaries
+
+
+def test_a_scene_that_cannot_be_read_fails_when_its_turn_comes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    tasks = scenes_in(tmp_path / "in", a=2, c=4)
+    os.mkfifo(tmp_path / "in/pipe.txt")
+    places = {name: tmp_path / f"in/{name}.txt" for name in ("a", "b", "pipe", "c")}
+
+    def digest(place: Path) -> str:
+        return sha256_file(place)
+
+    def unread(place: Path) -> str:
+        raise SceneError(f"{place}: is not understood")
+
+    tasks = scene_tasks(places, digest)
+    survey = survey_of(tmp_path / "maps")
+    outcomes = {outcome.key: outcome for outcome in mapped(survey, tasks).outcomes}
+    assert [outcome.status for outcome in outcomes.values()] == ["done", "failed", "failed", "done"]
+    assert outcomes["b"].message.startswith(f"{places['b']}: cannot be read (No such file or directory); check the")
+    assert outcomes["pipe"].message.startswith(f"{places['pipe']}: cannot be read (is a named pipe); check the")
+    assert [path.read_text() for path in products(survey.output, "c")] == ["8", "8"]
+    # One that can be read again is mapped, and the others stay.
+    (tmp_path / "in/b.txt").write_text("6")
+    again = mapped(survey, scene_tasks({name: places[name] for name in ("a", "b", "c")}, digest))
+    assert [outcome.status for outcome in again.outcomes] == ["skipped", "done", "skipped"]
+    (failed,) = mapped(survey, scene_tasks({"a": places["a"]}, unread)).failed
+    assert failed.message == f"{places['a']}: is not understood"

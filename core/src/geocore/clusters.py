@@ -48,7 +48,7 @@ def run_on_cluster(
 
     Raises:
         RunError: distributed is not installed, the scheduler cannot be reached or is lost, or its side lacks packages.
-        Exception: a bug in the work, once the running tasks have ended.
+        DiskError: nothing can be written any more; once the running tasks have ended.
     """
     client = _connect(scheduler)
     try:

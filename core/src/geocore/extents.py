@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from geocore.errors import DataError
-from geocore.grid import Grid, parse_crs, same_crs
+from geocore.grid import Grid, parse_crs, same_crs, transformer
 
 _DEGREES: Final = "EPSG:4326"
 _UNKNOWN: Final = "check the pair"
@@ -65,9 +65,9 @@ class Extent:
         if _is_geographic(self.crs) and max(abs(self.left), abs(self.right)) > 360:
             return nowhere  # PROJ would wrap them around the Earth
         try:
-            transformer = pyproj.Transformer.from_crs(parse_crs(self.crs), parse_crs(crs), always_xy=True)
-            left, bottom, right, top = transformer.transform_bounds(self.left, self.bottom, self.right, self.top)
-        except pyproj.exceptions.ProjError:
+            way = transformer(self.crs, crs)
+            left, bottom, right, top = way.transform_bounds(self.left, self.bottom, self.right, self.top)
+        except (DataError, pyproj.exceptions.ProjError):
             return nowhere
         return Extent(left, bottom, right, top, crs)
 

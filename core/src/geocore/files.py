@@ -31,6 +31,7 @@ from typing import Any, Self
 
 from geocore.documents import read_json
 from geocore.errors import DiskError, RunError, StorageError
+from geocore.specials import open_regular
 
 if sys.platform == "win32":
     import msvcrt
@@ -263,8 +264,12 @@ def read_sealed(path: Path | str) -> dict[str, Any]:
 
 
 def sha256_file(path: Path | str) -> str:
-    """SHA-256 of a file's content, 64 hexadecimal digits."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's content, 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read, or is no file of data.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

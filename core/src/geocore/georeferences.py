@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 
+from geocore.errors import DataError, SceneError
 from geocore.grid import ControlPoint, Grid, length_unit_of
 
 # The filters of `warnings` are shared by all threads; two that open files at once would restore each other's.
@@ -29,7 +31,21 @@ def unreferenced_allowed() -> Iterator[None]:
 
 
 def grid_of(dataset: Any) -> Grid:
-    """The grid of an open rasterio dataset; an identity transform is taken for none, as GDAL does."""
+    """The grid of an open rasterio dataset; an identity transform is taken for none, as GDAL does.
+
+    Raises:
+        SceneError: the CRS or the transform is none.
+    """
+    try:
+        return _grid_of(dataset)
+    except SceneError:
+        raise
+    except (CRSError, DataError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SceneError(f"its CRS cannot be read ({reason}); write it anew: gdal_edit.py -a_srs EPSG:CODE") from error
+
+
+def _grid_of(dataset: Any) -> Grid:
     points, points_crs = dataset.gcps
     transform = dataset.transform
     if transform == Affine.identity():
@@ -39,6 +55,11 @@ def grid_of(dataset: Any) -> Grid:
         return Grid(dataset.height, dataset.width, crs=crs, gcps=gcps)
     crs = crs_text(dataset.crs)
     a, b, c, d, e, f = (float(value) for value in transform[:6])
+    if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e == b * d:
+        raise SceneError(
+            f"its transform {(a, b, c, d, e, f)} leads nowhere: must be finite, with pixels that have an area; write "
+            "it anew: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM"
+        )
     return Grid(dataset.height, dataset.width, (a, b, c, d, e, f), crs, length_unit=length_unit_of(crs))
 
 
@@ -68,6 +89,7 @@ def creation_options(grid: Grid) -> dict[str, Any]:
     if grid.transform is not None:
         options["transform"] = Affine(*grid.transform)
     elif grid.gcps:
+        options.setdefault("crs", CRS())  # none is not taken for no CRS here
         options["gcps"] = [
             GroundControlPoint(row=p.row, col=p.col, x=p.x, y=p.y, z=p.z, id=str(number))
             for number, p in enumerate(grid.gcps, start=1)

@@ -75,16 +75,20 @@ def granule_of(location: Location) -> Granule | None:
     return None if path.exists() or not path.parent.is_dir() else _hls(path.parent).get(path.name)
 
 
-def granules_in(folder: Path) -> list[Path]:
-    """Paths of the granules in a folder, as `granule_of` takes them, ordered by name.
+def is_granule(location: Location) -> bool:
+    """Whether there is a granule at a path, be it one that lacks something."""
+    try:
+        return granule_of(location) is not None
+    except SceneError:
+        return True
 
-    Raises:
-        SceneError: as `granule_of`.
-    """
-    if granule_of(folder) is not None:
+
+def granules_in(folder: Path) -> list[Path]:
+    """Paths of the granules in a folder, as `granule_of` takes them, by name; also of those that lack something."""
+    if is_granule(folder):
         return [folder]
     flat = [folder / name for name in _hls(folder)]
-    return sorted([*flat, *(path for path in folder.iterdir() if path.is_dir() and granule_of(path) is not None)])
+    return sorted([*flat, *(path for path in folder.iterdir() if path.is_dir() and is_granule(path))])
 
 
 def _hls(folder: Path) -> dict[str, Granule]:

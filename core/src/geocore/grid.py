@@ -165,12 +165,17 @@ class Grid:
             return same_points and (self.crs == other.crs or not self.gcps)
         if (self.crs is None) != (other.crs is None):
             return False
+        other_crs = self.crs and other.crs and not same_crs(self.crs, other.crs)
+        try:
+            way = transformer(str(other.crs), str(self.crs)) if other_crs else None
+        except DataError:
+            return False  # of another body
         pixel = math.sqrt(abs(self.transform[0] * self.transform[4] - self.transform[1] * self.transform[3]))
         for row in (0, self.height):
             for col in (0, self.width):
                 x, y = _position(other.transform, row, col)
-                if self.crs and other.crs and not same_crs(self.crs, other.crs):
-                    x, y = _transformer(other.crs, self.crs).transform(x, y)
+                if way is not None:
+                    x, y = way.transform(x, y)
                 mine = _position(self.transform, row, col)
                 # Not `> tolerance`: outside the area of a projection the distance may be nan.
                 if not math.dist(mine, (x, y)) <= tolerance_px * pixel:
@@ -223,10 +228,20 @@ def same_crs(first: str, second: str) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _transformer(source: str, target: str) -> pyproj.Transformer:
+def transformer(source: str, target: str) -> pyproj.Transformer:
+    """The way from one CRS to another, x before y in both.
+
+    Raises:
+        DataError: a CRS cannot be understood, or there is no way, as from the Moon to the Earth, or from a CRS that is
+            tied to no body.
+    """
     import pyproj
 
-    return pyproj.Transformer.from_crs(parse_crs(source), parse_crs(target), always_xy=True)
+    try:
+        return pyproj.Transformer.from_crs(parse_crs(source), parse_crs(target), always_xy=True)
+    except pyproj.exceptions.ProjError as error:
+        names = " to ".join(f"{parse_crs(crs).name[:60]!r}" for crs in (source, target))
+        raise DataError(f"no way leads from the CRS {names}: they must be of one body, and tied to it") from error
 
 
 def _position(transform: Transform, row: float, col: float) -> tuple[float, float]:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.grid import Grid, Window, length_unit_of, parse_crs
+from geocore.errors import DataError
+from geocore.grid import Grid, Window, length_unit_of, parse_crs, transformer
 
 if TYPE_CHECKING:
     import pyproj
@@ -37,13 +38,13 @@ _NODES: Final = 257
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
-    """Polygons on the ground; each array of shape (polygon,), float64, NaN where a point has no place on the Earth."""
+    """Polygons on the ground; each array of shape (polygon,), float64, NaN where a point has no place there."""
 
     area_m2: Float64
     perimeter_m: Float64
     """Holes included."""
     lat: Float64
-    """Of the centroid, degrees, EPSG:4326."""
+    """Of the centroid, degrees, EPSG:4326; NaN on another body than the Earth."""
     lon: Float64
     """As `lat`, -180 to 180."""
 
@@ -54,7 +55,7 @@ class Measures:
 
 
 def has_ground(grid: Grid) -> bool:
-    """Whether a grid has a transform and a CRS that lead to the Earth."""
+    """Whether a grid has a transform and a CRS that lead to the ground, of whatever body."""
     return grid.transform is not None and length_unit_of(grid.crs) != "px"
 
 
@@ -155,7 +156,11 @@ def to_degrees(crs: str, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Float64, F
     Raises:
         DataError: the CRS cannot be understood.
     """
-    lon, lat = _transformer(crs).transform(x, y)
+    way = _to_the_earth(crs)
+    if way is None:
+        nowhere = np.full(np.shape(x), np.nan)
+        return nowhere, nowhere.copy()
+    lon, lat = way.transform(x, y)
     return wrapped(np.asarray(lon, np.float64)), np.asarray(lat, np.float64)
 
 
@@ -271,8 +276,8 @@ class _Body:
 
     geographic: pyproj.Transformer
     """To the longitude and latitude that the CRS is based on."""
-    degrees_of: pyproj.Transformer
-    """From there to EPSG:4326."""
+    degrees_of: pyproj.Transformer | None
+    """From there to EPSG:4326; None of another body than the Earth, whose areas are measured all the same."""
     radians_per_unit: float
     radius_m: float
     """Of the equator."""
@@ -314,6 +319,8 @@ class _Body:
             + 761 * e6 / 45360 * np.sin(6 * beta)
         )
         longitude = np.arctan2(directions[:, 1], directions[:, 0])
+        if self.degrees_of is None:
+            return np.full(len(longitude), np.nan), np.full(len(longitude), np.nan)
         lon, lat = self.degrees_of.transform(longitude / self.radians_per_unit, latitude / self.radians_per_unit)
         lon, lat = np.asarray(lon, np.float64), np.asarray(lat, np.float64)
         known = np.isfinite(lon) & np.isfinite(lat)
@@ -339,18 +346,20 @@ def _body(crs: str) -> _Body:
     a, b = base.ellipsoid.semi_major_metre, base.ellipsoid.semi_minor_metre
     return _Body(
         pyproj.Transformer.from_crs(parsed.to_2d(), base.to_2d(), always_xy=True),
-        pyproj.Transformer.from_crs(base.to_2d(), "EPSG:4326", always_xy=True),
+        _to_the_earth(base.to_2d().to_wkt()),
         float(base.axis_info[0].unit_conversion_factor),
         float(a),
         1 - (b / a) ** 2,
     )
 
 
-@lru_cache(maxsize=64)
-def _transformer(crs: str) -> pyproj.Transformer:
-    import pyproj
-
-    return pyproj.Transformer.from_crs(parse_crs(crs), "EPSG:4326", always_xy=True)
+def _to_the_earth(crs: str) -> pyproj.Transformer | None:
+    """The way to EPSG:4326; None where there is none."""
+    parse_crs(crs)
+    try:
+        return transformer(crs, "EPSG:4326")
+    except DataError:
+        return None
 
 
 def _pixels_m2(grid: Grid, rows: npt.NDArray[Any], cols: npt.NDArray[Any]) -> Float64:

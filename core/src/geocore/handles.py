@@ -11,8 +11,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.env import ensure_env_with_credentials
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 
 from geocore.errors import SceneError
@@ -31,6 +32,9 @@ FORMATS: Final = (
 )  # fmt: skip
 """GDAL's drivers of formats whose pixels lie in the file itself, or in the one that its header lies beside: all others,
 such as WMS, GTI, STACIT, MRF, ERS, PCIDSK, netCDF or Zarr, may lead to other files or to an address."""
+
+_UNTOLD: Final = (UnicodeError, CRSError, CPLE_BaseError)
+"""What rasterio raises of a header that GDAL has read, beside its own errors."""
 
 # A forked process has GDAL's list of threads but not the threads, and would wait for them for ever.
 _PROCESS = os.getpid()
@@ -183,7 +187,34 @@ def _opened(location: Location, drivers: Sequence[str]) -> Any:
     # Threads as configuration, since drivers that know no such option would warn of it. Those of a remote file would
     # also fetch, outside of what `access` asks for, and print its errors.
     with unreferenced_allowed(), rasterio.Env(GDAL_NUM_THREADS=threads() if isinstance(location, Path) else "1"):
-        return _reader(name, list(drivers))
+        try:
+            dataset = _reader(name, list(drivers))
+            try:
+                _check_described(dataset, location)
+            except BaseException:
+                dataset.close()
+                raise
+        except _UNTOLD as error:
+            raise SceneError(
+                f"{shown(location)}: its header cannot be understood ({reason_of(error)}); write the pixels anew: "
+                "gdal_translate IN OUT.tif"
+            ) from error
+        return dataset
+
+
+def _check_described(dataset: Any, location: Location) -> None:
+    """Look at all that a file says of itself: what cannot be understood of it is told here, and nowhere else.
+
+    Raises:
+        SceneError: there is no band.
+    """
+    if not dataset.count:
+        raise SceneError(f"{shown(location)}: has no band: save the raster that counts as a GeoTIFF of its own")
+    for index in dataset.indexes:
+        dataset.tags(index)
+    for name in ("descriptions", "units", "scales", "offsets", "nodatavals", "colorinterp", "dtypes", "crs", "gcps"):
+        getattr(dataset, name)
+    dataset.tags()
 
 
 # As `rasterio.open` does it, which takes no list of drivers.

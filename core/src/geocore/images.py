@@ -12,7 +12,7 @@ from pathlib import Path
 from geocore.declarations import NOTHING, Declaration
 from geocore.errors import DataError, SceneError
 from geocore.formats import unread_among
-from geocore.granules import Granule, granule_of, granules_in
+from geocore.granules import Granule, granule_of, granules_in, is_granule
 from geocore.locations import Location, located, name_of, shown
 from geocore.masks import MaskedSource, MaskRule
 from geocore.rasters import RasterSource
@@ -23,7 +23,11 @@ ImageSource = RasterSource | StackSource | MaskedSource
 
 def image_name(location: Location) -> str:
     """What the products of a scene are called: the file's name without its ending, or the granule's."""
-    granule = granule_of(location)
+    try:
+        granule = granule_of(location)
+    except SceneError:  # whoever opens it says what is wrong
+        path = Path(location)
+        return path.name.removesuffix(".SAFE") if path.is_dir() else path.stem
     return name_of(location) if granule is None else granule.name
 
 
@@ -43,15 +47,15 @@ def find_images(
 
     Raises:
         DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
-        SceneError: a granule lacks its metadata.
     """
     found: dict[str, Location] = {}
     for given in map(located, inputs):
         scenes = [given]
-        if isinstance(given, Path) and granule_of(given) is None:
+        if isinstance(given, Path) and not is_granule(given):
             if not given.exists():
                 raise DataError(f"{given}: not found: --input takes scenes or folders of them; check the path")
-            scenes = [given] if given.is_file() else _scenes_in(given, extensions, left_out, made)
+            # Whoever opens what is neither file nor folder says what it is.
+            scenes = _scenes_in(given, extensions, left_out, made) if given.is_dir() else [given]
             if not scenes:
                 raise DataError(
                     f"{given}: no scene ({', '.join(extensions)}, .SAFE, HLS): check the path"

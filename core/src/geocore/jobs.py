@@ -33,9 +33,9 @@ def run_tasks(
 ) -> list[Outcome]:
     """Run all tasks that are not done yet, or whose files are not what was written any more.
 
-    A `UserError` fails its task and the others go on, unless nothing can be written any more; any other exception is a
-    bug. Both are raised once the running tasks have ended, with all that is done kept. When a worker is killed, what it
-    was doing is done again.
+    What a task raises fails it, and the others go on: one bad scene ends no survey. What was no `UserError` is a bug
+    and raised once all have ended. That nothing can be written any more is raised once the running tasks have ended.
+    When a worker is killed, what it was doing is done again.
 
     Args:
         tasks: keys must differ. All shards have to be given the same ones in the same order.
@@ -86,6 +86,8 @@ def run_tasks(
         # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
         record(performer.earlier(task) or Outcome(task.key, "elsewhere", 0.0))
     ended = [outcomes[task.key] for task in tasks]
+    for bug in (outcome.bug for outcome in ended if outcome.bug is not None):
+        raise bug
     missing = [outcome for outcome in ended if outcome.status == "elsewhere"]
     if missing:
         raise Unfinished(

@@ -12,20 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from geocore.errors import DataError
-from geocore.grid import Grid, Window, length_unit_of, parse_crs, same_crs
+from geocore.grid import Grid, Window, length_unit_of, parse_crs, same_crs, transformer
 from geocore.ground import directions, has_ground
 from geocore.scenes import Scene
 from geocore.signatures import Signature, alike, signature_of
-
-if TYPE_CHECKING:
-    import pyproj
 
 Float64 = npt.NDArray[np.float64]
 
@@ -84,7 +80,10 @@ class Footprint:
         assert other.grid.crs is not None
         assert self.grid.crs is not None
         if not same_crs(other.grid.crs, self.grid.crs):
-            x, y = _transformer(other.grid.crs, self.grid.crs).transform(x, y)
+            try:
+                x, y = transformer(other.grid.crs, self.grid.crs).transform(x, y)
+            except DataError:
+                return False  # of another body
         row, col = _pixels(self.grid, _unwound(self.grid, np.asarray(x)), np.asarray(y))
         inside = (row >= self.rows[0]) & (row < self.rows[-1] + 1) & (col >= self.cols[0]) & (col < self.cols[-1] + 1)
         line, column = _nearest(self.rows, row[inside]), _nearest(self.cols, col[inside])
@@ -291,13 +290,6 @@ def _unwound(grid: Grid, x: Float64) -> Float64:
     turn = 2 * np.pi / parse_crs(grid.crs).axis_info[0].unit_conversion_factor
     a, b, c, *_ = grid.transform
     return x + turn * np.round((a * grid.width / 2 + b * grid.height / 2 + c - x) / turn)
-
-
-@lru_cache(maxsize=64)
-def _transformer(source: str, target: str) -> pyproj.Transformer:
-    import pyproj
-
-    return pyproj.Transformer.from_crs(parse_crs(source), parse_crs(target), always_xy=True)
 
 
 def _listed(names: Sequence[str], limit: int = _EXAMPLES) -> str:

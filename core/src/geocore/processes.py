@@ -38,7 +38,7 @@ def run_in_processes(
 
     Raises:
         RunError: workers end before they begin a task.
-        Exception: a bug in the work, once the running tasks have ended.
+        DiskError: nothing can be written any more; once the running tasks have ended.
     """
     waiting, suspects = list(tasks), list[Task]()
     fruitless = 0
@@ -89,7 +89,7 @@ def _run_in_pool(
                 if left.pop(outcome.key, None) is not None:
                     record(outcome)
     except BaseException as error:
-        # Behind a bug running tasks end as usual; when interrupted, not: one may take many minutes more.
+        # Behind a full disk running tasks end as usual; when interrupted, not: one may take many minutes more.
         if not isinstance(error, Exception):
             our_end.close()
         raise

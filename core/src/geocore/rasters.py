@@ -120,13 +120,19 @@ class RasterSource:
             self._one_type = len(held) == 1
             self.shape: tuple[int, int] = dataset.shape
             self.block = dataset.block_shapes[self._indexes[0] - 1]
-            self.grid = grid_of(dataset)
+            self.grid = self._grid_of(dataset)
             self.layer = Layer(
                 name=layer,
                 bands=Bands(tuple(decided)),
                 dtype=self._dtype.name,
             )
             self._opened = opened.pop_all()
+
+    def _grid_of(self, dataset: Any) -> Grid:
+        try:
+            return grid_of(dataset)
+        except SceneError as error:
+            raise SceneError(f"{self._name}: {error}") from error
 
     def _decided(
         self,
@@ -219,7 +225,21 @@ class RasterSource:
         """What a person should know of how the file is read, a line each; looks at a few windows of an alpha band."""
         with self._lock, access(self.path):
             name = PurePosixPath(self._name).name
-            return (*self.picture.notes, *alpha_notes(self._stored, name, self.picture, as_band=self._alpha_as_band))
+            notes = [
+                *self.picture.notes,
+                *alpha_notes(self._stored, name, self.picture, as_band=self._alpha_as_band),
+            ]
+            if self.grid.transform is None and not self.grid.gcps and self._stored.rpcs is not None:
+                notes.append(
+                    f"{name}: has rational polynomials (RPC) alone, which are not kept: maps of it have no "
+                    "georeference; bring it to a map first: gdalwarp -rpc -t_srs EPSG:CODE IN OUT"
+                )
+            elif self.grid.gcps and self.grid.crs is None:
+                notes.append(
+                    f"{name}: has control points without a CRS: what is made of it has them too, and lies nowhere; "
+                    "state it: gdal_edit.py -a_srs EPSG:CODE"
+                )
+            return tuple(notes)
 
     def close(self) -> None:
         """Close the file, after the read in progress."""

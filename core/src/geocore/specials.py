@@ -16,8 +16,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _SYSTEM: Final = ("/dev/", "/proc/", "/sys/")
 _MEMORY: Final = "/dev/shm/"
@@ -37,7 +38,7 @@ def check_regular(path: Path | str) -> None:
     _check(path, os.stat(path))
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Open a file of data for reading, at once or not at all; links are followed.
 
     Raises:

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geocore.attempts import refuse_other_purposes
-from geocore.errors import DataError
+from geocore.errors import DataError, SceneError, UserError
 from geocore.files import real_folder, remove_leftovers
 from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
-from geocore.locations import Location
+from geocore.locations import Location, shown
 from geocore.mosaics import write_mosaics
 from geocore.progress import progress
 from geocore.provenance import start_record
@@ -48,6 +48,7 @@ STATE: Final = ".geocore"
 """Folder, hidden from a GIS, of what lets the same command go on."""
 SUMMARY: Final = "summary.json"
 """In the part of a scene that is a folder, because it keeps more than its summary."""
+_UNREAD: Final = "unread"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,13 @@ class Survey:
                 bar.advance()
 
             outcomes = run_tasks(
-                tasks, work, self._done, context=self.context, products=products, workers=workers, on_done=ended
+                tasks,
+                _ReadableWork(work),
+                self._done,
+                context=self.context,
+                products=products,
+                workers=workers,
+                on_done=ended,
             )
         summaries = {outcome.key: _summary(self.part(outcome.key)) for outcome in outcomes if outcome.is_there}
         endings = [path.name.removeprefix(task.key) for task in tasks[:1] for path in products(task.key)]
@@ -253,19 +260,40 @@ class Survey:
 def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str]) -> list[Task]:
     """A task for each scene, with the arguments `path` and `sha256`, so that a changed scene is mapped anew.
 
+    One that cannot be read has the argument `unread` in place of its hash, and fails with it when its turn comes.
+
     Args:
         places: name of each scene -> where it lies.
         digest: hash of a scene's content.
-
-    Raises:
-        StorageError: a scene cannot be read.
     """
     tasks = []
     for name, place in places.items():
         # A worker may run in another folder; an address is a text and stays as it is.
         path = place.absolute() if isinstance(place, Path) else place
-        tasks.append(Task(name, {"path": str(path), "sha256": digest(path)}))
+        arguments = {"path": str(path)}
+        try:
+            arguments["sha256"] = digest(path)
+        except UserError as error:
+            arguments[_UNREAD] = str(error)
+        except OSError as error:
+            named = "" if error.filename in (None, str(path)) else f" needs {error.filename}, which"
+            arguments[_UNREAD] = (
+                f"{shown(path)}:{named} cannot be read ({error.strerror}); check the path, and who may read it"
+            )
+        tasks.append(Task(name, arguments))
     return tasks
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadableWork:
+    """The work of scenes that could be read."""
+
+    work: Work
+
+    def __call__(self, arguments: dict[str, Any], part: Path) -> None:
+        if _UNREAD in arguments:
+            raise SceneError(arguments[_UNREAD])
+        self.work(arguments, part)
 
 
 def parts_folder(output: Path, name: str) -> Path:

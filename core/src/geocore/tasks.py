@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,6 +71,8 @@ class Outcome:
     """Time that the work took, when it was done."""
     message: str = ""
     """Why it failed, or what it waits for; one line."""
+    bug: Exception | None = field(default=None, compare=False)
+    """What was raised, where it is nothing that a user can mend."""
 
     @property
     def is_there(self) -> bool:
@@ -113,7 +114,6 @@ class Performer:
 
         Raises:
             DiskError: nothing can be written any more, by other tasks either.
-            Exception: a bug in the work; what a user can mend is a failed outcome.
         """
         started = time.perf_counter()
         try:
@@ -128,22 +128,24 @@ class Performer:
             raise
         except UserError as error:
             return Outcome(task.key, "failed", time.perf_counter() - started, str(error))
+        except MemoryError as error:
+            reason = f"takes more memory than there is ({error})" if str(error) else "takes more memory than there is"
+            return Outcome(task.key, "failed", time.perf_counter() - started, reason)
+        except Exception as error:
+            said = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
+            return Outcome(task.key, "failed", time.perf_counter() - started, said, error)
 
     def perform_remotely(self, task: Task, attempts: Path) -> Outcome:
-        """As `perform`, for another process: an exception that could not be rebuilt there becomes one that can.
+        """As `perform`, for another process, where an exception might not be rebuilt and has no traceback.
 
         Raises:
-            RuntimeError: in place of such an exception, with its traceback as text.
+            DiskError: as of `perform`.
         """
-        try:
-            return self.perform(task, attempts)
-        except Exception as error:
-            try:
-                pickle.loads(pickle.dumps(error))
-            except Exception:
-                # It would look like a killed worker.
-                raise RuntimeError(f"task {task.key}:\n{traceback.format_exc()}") from None
-            raise
+        outcome = self.perform(task, attempts)
+        if outcome.bug is None:
+            return outcome
+        told = "".join(traceback.format_exception(outcome.bug))
+        return replace(outcome, bug=RuntimeError(f"task {task.key}:\n{told}"))
 
     def _made_meanwhile(self, task: Task) -> Outcome | None:
         earlier = self.earlier(task)

@@ -80,7 +80,8 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
     for path in inputs:
         if not path.exists():
             raise DataError(f"{path}: not found: give scenes (netCDF) or folders of them; check the path")
-        files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix == ".nc" and f.is_file())
+        # Whoever opens what is neither file nor folder says what it is.
+        files = sorted(f for f in path.iterdir() if f.suffix == ".nc" and f.is_file()) if path.is_dir() else [path]
         files = [
             file
             for file in files

@@ -80,8 +80,9 @@ def find_photos(inputs: Sequence[Path], *, mask_suffix: str = "_mask") -> list[P
     for path in inputs:
         if not path.exists():
             raise DataError(f"{path}: not found: --input takes photographs or folders of them; check the path")
-        files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in RASTER_EXTENSIONS)
-        photos = [file for file in files if path.is_file() or not file.stem.endswith(mask_suffix)]
+        # Whoever opens what is neither file nor folder says what it is.
+        files = sorted(f for f in path.iterdir() if f.suffix.lower() in RASTER_EXTENSIONS) if path.is_dir() else [path]
+        photos = [file for file in files if not path.is_dir() or not file.stem.endswith(mask_suffix)]
         if not photos:
             raise DataError(
                 f"{path}: no photograph ({', '.join(RASTER_EXTENSIONS)}): check the path"
