@@ -72,7 +72,7 @@ def test_block_that_writes_nothing_is_a_bug(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO])
 def test_disk_trouble_is_one_clear_line(number: int, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="out.bin: .*; ") as caught, storage_errors(tmp_path / "out.bin"):
         raise OSError(number, os.strerror(number))

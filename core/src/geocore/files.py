@@ -51,6 +51,8 @@ _STORAGE_RULES = {
     errno.ELOOP: "a symbolic link stands where none is followed, or leads in a circle; remove it",
     errno.ENAMETOOLONG: "the name is longer than the file system takes; give a shorter one",
     errno.ENOTEMPTY: "a folder is in the way, most likely of another process at the same work; let that one end first",
+    errno.EIO: "the disk, or the connection to it, fails; check it, then run the same command again",
+    errno.ESTALE: "the file system has lost it; mount it anew, then run the same command again",
     errno.ENOLCK: "the file system has no locks; write elsewhere or have it mounted with them",
     errno.ENOSYS: "the file system lacks a function, most likely locks; write elsewhere or have it mounted with them",
 }
