@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from geocore import hdf5
-from geocore.hdf5 import StoredArray, read_attributes, read_dataset
+from geocore.hdf5 import StoredArray, open_hdf5, read_attributes, read_dataset
 
 SHAPE = (5, 14, 9)
 VALUES = np.random.default_rng(0).integers(0, 65_536, SHAPE, np.uint16)
@@ -196,3 +196,15 @@ def test_attributes_are_text_and_plain_values(file: h5py.File) -> None:
     assert found == {
         "units": "days since 2019-01-01", "crs": "EPSG:32631", "title": "\ufffd?", "_FillValue": 7, "one": "text",
     }  # fmt: skip
+
+
+def test_a_damaged_object_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    """What a visitor of HDF5's links raises comes out of it as a SystemError, which is a bug's traceback."""
+    path = tmp_path / "damaged.nc"
+    with h5py.File(path, "w", libver="latest") as written:
+        written["group/values"] = np.arange(12)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"OHDR") + 6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(OSError, match="its objects cannot be read .*checksum"):
+        open_hdf5(path)

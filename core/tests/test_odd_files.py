@@ -283,6 +283,31 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str, share: float) ->
     assert "\n" not in str(caught.value)
 
 
+def test_every_changed_byte_of_a_png_is_noticed(tmp_path: Path) -> None:
+    """Each lies under a checksum; of what says which pixels are transparent GDAL only left out what was damaged."""
+    path, changed = tmp_path / "a.png", tmp_path / "changed.png"
+    with rasterio.open(path, "w", driver="PNG", width=40, height=30, count=1, dtype="uint8", nodata=3) as file:
+        file.write(numbers((1, 30, 40)) % 8)
+        file.write_colormap(1, {number: (number * 30, number, 255 - number) for number in range(8)})
+    data = path.read_bytes()
+    with open_raster(path) as scene:
+        sound = scene.read(scene.grid.window)["image"]
+        assert not sound.valid.all()
+    places = range(data.index(b"IHDR"), data.index(b"IEND"))
+    assert data.index(b"tRNS") in places
+    noticed = 0
+    for place in places:
+        changed.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            with open_raster(changed) as scene:
+                read = scene.read(scene.grid.window)["image"]
+        except SceneError as error:
+            noticed += "damaged" in str(error) or "cannot be" in str(error)
+        else:
+            assert np.array_equal(read.values, sound.values) and np.array_equal(read.valid, sound.valid), place
+    assert noticed > 0.9 * len(places)
+
+
 def test_several_threads_decode_a_damaged_file_without_a_word_on_the_terminal(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

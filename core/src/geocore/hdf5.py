@@ -299,6 +299,15 @@ def _leads_out(file: Any) -> str | None:
     import h5py
 
     seen, attributes = 0, h5py.h5a.get_num_attrs(file.id)
+    damage: list[Exception] = []
+
+    def visit(name: bytes, link: Any) -> str | None:
+        # What a visitor raises comes out of HDF5 as a SystemError without its reason.
+        try:
+            return look(name, link)
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            damage.append(error)
+            return "damaged"
 
     def look(name: bytes, link: Any) -> str | None:
         nonlocal seen, attributes
@@ -318,7 +327,9 @@ def _leads_out(file: Any) -> str | None:
                 return f"{shown} has its values in other files"
         return None
 
-    reason: str | None = file.id.links.visit(look, info=True)
+    reason: str | None = file.id.links.visit(visit, info=True)
+    if damage:
+        raise OSError(f"its objects cannot be read ({' '.join(map(str, damage[0].args))})") from damage[0]
     return reason
 
 

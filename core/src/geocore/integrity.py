@@ -1,10 +1,11 @@
-"""Damage to raster files that GDAL does not report: headers that promise too much, PNG files cut off."""
+"""Damage to raster files that GDAL does not report: headers that promise too much, PNG files cut off or changed."""
 
 from __future__ import annotations
 
 import math
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _MOST_PIXELS_PER_BYTE = {"PNG": 10_000, "JPEG": 10_000, "GTiff": 300_000}
 # A TIFF holds offset and length of each block, of at least this many bytes together.
 _LEAST_INDEX_BYTES_PER_BLOCK = 6
 _PNG_SIGNATURE_BYTES = 8
+_PIECE_BYTES = 1 << 20
 # Of a tile only the part asked for is decoded, but all of its index is built first.
 _LARGEST_JP2_TILE_PX = 1 << 31
 # The size segment follows the start of the codestream, behind boxes that hold little more than the georeference.
@@ -34,7 +36,7 @@ def check_file(dataset: Any, path: Path) -> None:
 
     Raises:
         SceneError: the header promises more than the file can hold, blocks are too large to decode, or a PNG
-            file ends early.
+            file ends early or has a chunk that is not what was written.
     """
     if dataset.count > _MOST_BANDS:
         raise SceneError(
@@ -69,8 +71,8 @@ def check_file(dataset: Any, path: Path) -> None:
                 f"{path}: is stored in tiles of {down} x {across} pixels, and at most 2 Gpx can be handled; the file "
                 "is damaged, or has to be rewritten in tiles: gdal_translate -of COG IN OUT"
             )
-    if dataset.driver == "PNG" and not _png_is_whole(path):
-        raise SceneError(f"{path}: ends early; the file is damaged or incomplete: copy or make it again")
+    if dataset.driver == "PNG" and (damage := _png_damage(path)) is not None:
+        raise SceneError(f"{path}: {damage}; the file is damaged or incomplete: copy or make it again")
 
 
 def _jp2_tile(path: Path) -> tuple[int, int] | None:
@@ -83,13 +85,28 @@ def _jp2_tile(path: Path) -> tuple[int, int] | None:
     return struct.unpack_from(">II", header, place) if start >= 0 and place + 8 <= len(header) else None
 
 
-def _png_is_whole(path: Path) -> bool:
-    """Follow the chunks to the closing one; GDAL reads a whole image of which half is there as half black."""
+def _png_damage(path: Path) -> str | None:
+    """Follow the chunks to the closing one, and compare the checksum of each but those of the image, which GDAL does.
+
+    GDAL reads an image of which half is there as half black, and goes on without a damaged chunk that says which pixels
+    are transparent (tRNS) or how the picture is turned (eXIf).
+
+    Returns:
+        What is wrong; None where nothing is.
+    """
     with path.open("rb") as file:
         file.seek(_PNG_SIGNATURE_BYTES)
         while len(header := file.read(8)) == 8:
-            if header[4:] == b"IEND":
-                return True
-            # Length and kind in front of the data, a checksum of 4 bytes behind.
-            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)
-    return False
+            length, kind = int.from_bytes(header[:4], "big"), header[4:]
+            if kind == b"IEND":
+                return None
+            if kind == b"IDAT":
+                file.seek(length + 4, os.SEEK_CUR)
+                continue
+            checksum = zlib.crc32(kind)
+            while length and (piece := file.read(min(length, _PIECE_BYTES))):
+                checksum, length = zlib.crc32(piece, checksum), length - len(piece)
+            stated = file.read(4)
+            if len(stated) == 4 and int.from_bytes(stated, "big") != checksum:
+                return f"its {kind.decode('ascii', 'replace')} chunk is not what was written"
+    return "ends early"

@@ -242,6 +242,7 @@ class Run:
     def _record_start(self) -> None:
         """Write config.yaml anew and add this start to environment.json."""
         remove_leftovers(self.folder)
+        remove_leftovers(self.checkpoints)
         atomic_write_text(self.folder / "config.yaml", yaml.safe_dump(self.provenance["config"], sort_keys=False))
         path = self.folder / "environment.json"
         starts = _earlier_starts(path)

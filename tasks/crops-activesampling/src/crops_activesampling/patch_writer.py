@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
+from geocore.files import remove_leftovers
 from geocore.netcdf import new_netcdf
 
 _CHUNK_VALUES: Final = 1 << 19
@@ -47,6 +48,7 @@ def write_patch(folder: Path, patch: NewPatch) -> Path:
         StorageError: the disk is full or closed.
     """
     target = folder / patch.name.relative
+    remove_leftovers(target.parent)
     with new_netcdf(target) as file:
         name = patch.name
         file.attrs.update(patch.attributes)
