@@ -193,6 +193,12 @@ def faults(session: nox.Session) -> None:
     _trials(session, "faults")
 
 
+@nox.session(python=PYTHON, default=False)
+def fuzz(session: nox.Session) -> None:
+    """Read thousands of mutated files of every format; `-- FORMAT ... --minutes N --seed N` for a part."""
+    _trials(session, "fuzz")
+
+
 def _trials(session: nox.Session, name: str) -> None:
     """Run a session of geocore-trials; what is published is a whole one, anything else lies beside the environment."""
     package = MEMBERS["geocore-trials"]

@@ -1,9 +1,10 @@
 """Try what geocore and its tasks survive.
 
     geocore-trials faults [TASK ...] [--minutes N] [--seed N] [--out FOLDER] [--home FOLDER]
+    geocore-trials fuzz [FORMAT ...] [--minutes N] [--seed N] [--out FOLDER] [--home FOLDER]
 
-Writes `faults.md`, and a line for each case into `faults.jsonl`. The same seed makes the same trials. Exit code 1:
-something fell.
+Writes `faults.md` or `fuzz.md`, and a line for each case into `faults.jsonl` or `fuzz.jsonl`. The same seed makes the
+same trials. Exit code 1: something fell.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from geocore_trials.tables import page
 def main() -> None:
     """Entry point of `geocore-trials`."""
     parser = argparse.ArgumentParser(prog="geocore-trials", description="Try what geocore and its tasks survive.")
-    parser.add_argument("session", choices=("faults",))
+    parser.add_argument("session", choices=("faults", "fuzz"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="of tasks or formats; none: all of them")
     parser.add_argument("--minutes", type=float, default=20.0, help="time after which no further trial is begun")
     parser.add_argument("--seed", type=int, default=None, help="of everything drawn; none: one is drawn, and told")
@@ -41,9 +42,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="geocore-trials-") as temporary:
         home = (given.home or Path(temporary)).resolve()
         os.environ["GEOCORE_CACHE"] = str(home / "cache")
-        from geocore_trials.faults import run_faults
+        if given.session == "faults":
+            from geocore_trials.faults import run_faults
 
-        run_faults(session, given.names, home, seed)
+            run_faults(session, given.names, home, seed)
+        else:
+            from geocore_trials.fuzz import run_fuzz
+
+            run_fuzz(session, given.names, home, seed)
     words = " ".join([given.session, *given.names, "--minutes", f"{given.minutes:g}", "--seed", str(seed)])
     table = given.out / f"{given.session}.md"
     table.write_text(page(given.session, words, session, date=time.strftime("%Y-%m-%d")), encoding="utf-8")

@@ -7,6 +7,7 @@ process. A few trials of each kind run as real processes all the same.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import multiprocessing.util
 import os
 import resource
@@ -168,6 +169,7 @@ def _be_child(work: Work, paths: tuple[Path, Path]) -> NoReturn:
     code = 1
     try:
         os.setsid()
+        faulthandler.disable()  # pytest's writes into its own terminal
         for descriptor, path in enumerate(paths, 1):
             opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             os.dup2(opened, descriptor)
