@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import resource
+import shutil
 import signal
 import stat
 
@@ -77,6 +78,19 @@ def test_everything_comes_back_bit_for_bit(tmp_path, ema):
     assert (loaded.progress, loaded.card, loaded.random) == (saved.progress, saved.card, saved.random)
     assert names(tmp_path) == ["best", "last", "step-000012"]
     assert (tmp_path / "last").read_text() == "step-000012"
+
+
+def test_a_file_put_into_a_checkpoint_is_not_taken_for_its_weights(tmp_path):
+    saved = contents(12)
+    save_checkpoint(tmp_path / "own", saved, best=True, keep=1)
+    save_checkpoint(tmp_path / "other", contents(13, ema=True), best=True, keep=1)
+    shutil.copy(tmp_path / "other" / "step-000013" / "ema.safetensors", tmp_path / "own" / "step-000012")
+    loaded = load_checkpoint(tmp_path / "own")
+    assert not loaded.averaged
+    same(loaded.model(), dict(saved.model))
+    (loaded.path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="No such file or directory: must be the file that was written"):
+        loaded.model()
 
 
 def test_tied_sliced_and_channels_last_weights_are_saved_whole(tmp_path):
@@ -195,7 +209,7 @@ def test_closed_folders_and_files_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)
     with pytest.raises(CheckpointError, match="Permission denied: must be a readable folder"):
         load_checkpoint(tmp_path)
-    monkeypatch.setattr("pathlib.Path.is_file", refuse)
+    monkeypatch.setattr("geocore.weights.check_regular", refuse)
     with pytest.raises(WeightsError, match="Permission denied: must be a readable file"):
         load_foreign(tmp_path / "w.pt")
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import geopandas
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 import shapely
 from shapely.geometry import GeometryCollection, LineString, Point, Polygon, box
@@ -145,11 +148,47 @@ def test_files_that_are_no_outlines(tmp_path: Path) -> None:
         (tmp_path / name).write_text("not a vector file")
         with pytest.raises(DataError, match=f"{name}: cannot be read as outlines"):
             read_outlines(tmp_path / name, GRID)
-    (tmp_path / "a.csv").write_text("id,name\n1,slump\n")
-    with pytest.raises(DataError, match=r"a.csv: holds no geometries"):
-        read_outlines(tmp_path / "a.csv", GRID)
+    pyogrio.write_dataframe(pd.DataFrame({"id": [1], "name": ["slump"]}), tmp_path / "table.gpkg", layer="a")
+    with pytest.raises(DataError, match=r"table.gpkg: holds no geometries"):
+        read_outlines(tmp_path / "table.gpkg", GRID)
     with pytest.raises(DataError, match="no such file"):
         read_outlines(tmp_path / "absent.gpkg", GRID)
+
+
+FOLLOWED = {
+    "virtual layer": "<OGRVRTDataSource><OGRVRTLayer name='a'><SrcDataSource>{at}</SrcDataSource></OGRVRTLayer>"
+    "</OGRVRTDataSource>",
+    "behind a brace": "{{'a': '<OGRVRTDataSource><OGRVRTLayer name=\"a\"><SrcDataSource>{at}</SrcDataSource>"
+    "</OGRVRTLayer></OGRVRTDataSource>'}}",
+    "service": "<OGRWFSDataSource><URL>{at}/wfs</URL></OGRWFSDataSource>",
+    "commands": '{{"type": "gdal_streamed_alg", "command_line": "gdal vector convert /vsicurl/{at}/a.geojson"}}',
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOWED)
+@pytest.mark.parametrize("name", ["a.geojson", "a.gpkg", "a.shp", "a.json"])
+def test_no_text_leads_to_other_outlines(tmp_path: Path, kind: str, name: str, server: tuple[str, list[str]]) -> None:
+    secret = write(tmp_path / "secret.gpkg", SQUARES, UTM)
+    for place in (str(secret), server[0]):
+        (tmp_path / name).write_text(FOLLOWED[kind].format(at=place))
+        with pytest.raises(DataError, match=f"{name}: cannot be read as outlines"):
+            read_outlines(tmp_path / name, GRID)
+    assert not server[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
+def test_pipes_are_no_outlines(tmp_path: Path) -> None:
+    for name in ("a.gpkg", "a.shp", "a.geojson", "a.parquet"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: is a named pipe: must be a readable file"):
+            read_outlines(tmp_path / name, GRID)
+    write(tmp_path / "b.shp", SQUARES, UTM)
+    for ending in (".dbf", ".shx", ".cpg"):
+        (tmp_path / "b").with_suffix(ending).unlink()
+        os.mkfifo(tmp_path / f"b{ending}")
+        with pytest.raises(DataError, match=f"b.shp: is read with b{ending}, which lies beside it and is a named pipe"):
+            read_outlines(tmp_path / "b.shp", GRID)
+        os.unlink(tmp_path / f"b{ending}")
 
 
 def test_only_a_file_of_no_features_is_background_and_that_is_said(tmp_path: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import re
 import shutil
 import sys
-import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -78,29 +75,6 @@ def given(tmp_path, secret) -> Path:
     """A folder that somebody sent."""
     write(tmp_path / "given" / "own.tif")
     return tmp_path / "given"
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[str, list[str]]]:
-    """An address on this machine, and the requests that reach it."""
-    asked: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{served.server_port}", asked
-        served.shutdown()
-        thread.join()
 
 
 # A text under the name of a picture

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
+from geocore.arguments import read_file
+from geocore.bands import Band, Bands
+from geocore.checkpoints import load_checkpoint
+from geocore.checks import check_inputs, check_run
+from geocore.contents import content_hash
+from geocore.datasets import Dataset, Sample, pair_by_suffix
+from geocore.errors import CheckpointError, DataError, RunError, SceneError, SettingsError, WeightsError
+from geocore.files import sha256_file
+from geocore.images import find_images, open_image
+from geocore.legends import read_legend
+from geocore.netcdf import NetcdfFile
+from geocore.scenes import Layer
 from geocore.specials import check_regular, open_regular
+from geocore.surveys import scene_tasks
+from geocore.weights import load_foreign
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such files there")
 
@@ -85,3 +101,97 @@ def test_a_disk_in_memory_holds_data(folder):
             assert opened.read() == b"text"
     finally:
         os.unlink(path)
+
+
+# Readers, each of which would wait for ever
+
+
+@pytest.fixture
+def pipe(folder):
+    def made(name: str) -> Path:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(path)
+        return path
+
+    return made
+
+
+def test_a_pipe_among_scenes_fails_alone(pipe, folder):
+    (folder / "scenes").mkdir()
+    (folder / "scenes" / "a.tif").write_bytes(b"no raster")
+    pipe("scenes/b.tif")
+    os.symlink("nowhere", folder / "scenes" / "c.tif")
+    os.symlink("d.tif", folder / "scenes" / "d.tif")
+    found = find_images([folder / "scenes"], extensions=[".tif"])
+    assert list(found) == ["a", "b", "c", "d"]
+    tasks = {task.key: task.arguments for task in scene_tasks(found, content_hash)}
+    assert len(tasks["a"]["sha256"]) == 64
+    for name, reason in (("b", "is a named pipe"), ("c", "No such file"), ("d", "Too many levels of symbolic links")):
+        assert reason in tasks[name]["unread"]
+        with pytest.raises(SceneError, match="there is no such file" if name == "c" else reason):
+            open_image(found[name])
+
+
+def test_a_pipe_that_is_given_is_refused_at_once(pipe, folder):
+    path = pipe("a.tif")
+    assert find_images([path], extensions=[".tif"]) == {"a": path}
+    with pytest.raises(DataError, match=r"a.tif: is a named pipe: must be a readable scene or a folder"):
+        check_inputs([path], folder / "out")
+    with pytest.raises(RunError, match=r"a.tif: is a file: --run takes the folder"):
+        check_run(path, "floods")
+
+
+def test_a_pipe_among_images_and_labels_is_a_pair_that_cannot_be_read(pipe, folder):
+    pipe("raw/a.tif")
+    pipe("raw/a_mask.png")
+    assert [pair.stem for pair in pair_by_suffix(folder / "raw")] == ["a"]
+
+
+def test_no_reader_waits_for_a_pipe(pipe, folder):
+    for ask, name, error in (
+        (sha256_file, "a.bin", OSError),
+        (read_legend, "a.tif.aux.xml", None),
+        (NetcdfFile, "a.nc", SceneError),
+        (Dataset.load, "dataset.yaml", DataError),
+        (read_file, "settings.yaml", SettingsError),
+        (load_foreign, "weights.safetensors", WeightsError),
+        (load_foreign, "weights.pth", WeightsError),
+    ):
+        path = pipe(name)
+        if error is None:
+            assert ask(path.with_name("a.tif")) is None
+            continue
+        with pytest.raises(error, match="is a named pipe"):
+            ask(path)
+
+
+def test_no_pipe_in_a_run_is_waited_for(pipe, folder):
+    pipe("checkpoints/last")
+    pipe("checkpoints/best")
+    with pytest.raises(CheckpointError, match="has no 'last' checkpoint"):
+        load_checkpoint(folder / "checkpoints")
+    pipe("checkpoints/step-000001/state.json")
+    with pytest.raises(CheckpointError, match="is a named pipe"):
+        load_checkpoint(folder / "checkpoints", "step-000001")
+
+
+def test_a_data_set_names_a_file_elsewhere_with_its_hash_only(folder):
+    (folder / "raw").mkdir()
+    (folder / "raw" / "a.bin").write_bytes(b"a")
+    layer = Layer("image", Bands((Band("1"),)), "uint8")
+    sample = Sample("a", "a", "train", {"image": "../raw/a.bin"})
+    for hashes in ({}, {"../raw/a.bin": sha256_file(folder / "raw" / "a.bin")}):
+        Dataset(
+            root=folder / "data",
+            task="test",
+            samples=[dataclasses.replace(sample, hashes=hashes)],
+            layers={"image": layer},
+        ).save()
+        if hashes:
+            assert Dataset.load(folder / "data").samples[0].hashes == hashes
+        else:
+            with pytest.raises(
+                DataError, match=r"'a' names ../raw/a.bin, outside of the data set's folder and without"
+            ):
+                Dataset.load(folder / "data")

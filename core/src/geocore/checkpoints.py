@@ -26,7 +26,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from geocore.documents import read_json
+from geocore.documents import DocumentError, read_json, read_text
 from geocore.errors import CheckpointError
 from geocore.files import (
     atomic_path,
@@ -37,6 +37,7 @@ from geocore.files import (
     sha256_json,
     storage_errors,
 )
+from geocore.specials import check_regular
 from geocore.states import packed, save_tensors, unpacked
 
 logger = logging.getLogger(__name__)
@@ -79,23 +80,23 @@ class Checkpoint:
     """SHA-256 of the file that `model()` reads."""
     packed: dict[str, Any]
     """`optimiser` and `source` with names in place of tensors."""
-
-    @property
-    def averaged(self) -> bool:
-        """Whether the run kept a running mean of the weights."""
-        return (self.path / "ema.safetensors").exists()
+    averaged: bool = False
+    """Whether the run kept a running mean of the weights; by what was written, not by what lies in the folder."""
 
     def model(self, *, ema: bool = True) -> dict[str, Tensor]:
         """Read weights, on the CPU.
 
         Args:
             ema: prefer the running mean where there is one, as validation does; False gives the trained weights.
+
+        Raises:
+            CheckpointError: the file has gone, or is no file any more.
         """
-        return load_file(self.path / ("ema.safetensors" if ema and self.averaged else "model.safetensors"))
+        return _tensors(self.path / ("ema.safetensors" if ema and self.averaged else "model.safetensors"))
 
     def training_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the states of the optimiser and of the batch source."""
-        tensors = load_file(self.path / "optimiser.safetensors")
+        tensors = _tensors(self.path / "optimiser.safetensors")
         return unpacked(self.packed["optimiser"], tensors), unpacked(self.packed["source"], tensors)
 
     def validated(self, name: str) -> float:
@@ -278,6 +279,7 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
             random=content["random"],
             weights_hash=content["files"][weights],
             packed=content["packed"],
+            averaged="ema.safetensors" in content["files"],
         )
     except FileNotFoundError as error:
         what = Path(error.filename).name if path.is_dir() else "the folder"
@@ -285,6 +287,14 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{damaged} ({reason})") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        check_regular(path)
+        return load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}: must be the file that was written") from error
 
 
 def _name(step: int) -> str:
@@ -298,7 +308,7 @@ def _step(path: Path) -> int:
 def _pointed(folder: Path, pointer: str) -> str:
     """Return the name in `last` or `best`; empty when there is no such file or it holds something else."""
     try:
-        name = (folder / pointer).read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        name = read_text(folder / pointer).strip()
+    except (OSError, DocumentError):
         return ""
     return name if _STEP.fullmatch(name) else ""

@@ -14,6 +14,7 @@ from geocore.errors import DataError, RunError
 from geocore.files import storage_errors
 from geocore.locations import Location, located
 from geocore.records import RECORD, read_calls, scenes_of
+from geocore.specials import check_regular
 
 
 def check_run(run: Path, task: str) -> None:
@@ -82,6 +83,11 @@ def check_inputs(inputs: Iterable[Location], output: Path, *, kind: str = "scene
             continue
         if not path.exists():
             raise DataError(f"{path}: no such {kind} or folder: give --input what is there; check the path")
+        if not path.is_dir():
+            try:
+                check_regular(path)
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}: must be a readable {kind} or a folder; check it") from error
         if path.is_dir() and _holds_maps_alone(path):
             raise DataError(f"{path}: holds maps that were made before, no {kind}: give what they were made of")
         source = _mapped_from(path) if path.is_file() else None
@@ -108,7 +114,7 @@ def _run_held(folder: Path) -> str | None:
 
 def _other(folder: Path) -> str:
     """What a folder is, of what was asked for something else."""
-    if folder.is_file():
+    if not folder.is_dir():
         return "is a file"
     if _run_held(folder) is not None:
         return "holds a training run"

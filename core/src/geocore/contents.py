@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 
 from geocore.errors import SceneError
@@ -41,7 +42,7 @@ def _content(location: Location, above: tuple[Path, ...] = ()) -> str:
         return hashlib.sha256(shown(location).encode()).hexdigest()
     check_regular(location)
     digest = sha256_file(location)
-    path = location.resolve()
+    path = Path(os.path.realpath(location))
     # What names itself, or reaches for what it may not, is refused by whoever opens it.
     if location.suffix.lower() != ".vrt" or path in above or len(above) == MOST_NESTED:
         return digest

@@ -75,10 +75,20 @@ class Dataset:
             path: the file, or the folder that holds it under the name dataset.yaml.
 
         Raises:
-            DataError: the file is missing, is not YAML or breaks a rule.
+            DataError: the file is missing, is not YAML or breaks a rule, or names a file outside its folder without the
+                hash of that.
         """
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         document = read_document(file)
+        for sample in document.samples:
+            for path in sample.paths:
+                # prepare leaves raw data where they lie, so that files elsewhere are named, relative to the folder. Who
+                # knows the hash of a file has read it: a data set of somebody else cannot name files of mine by guess.
+                if os.path.normpath(path).startswith(os.pardir) and path not in sample.hashes:
+                    raise DataError(
+                        f"{file}: sample {sample.id!r} names {path}, outside of the data set's folder and without a "
+                        "hash: prepare the data again"
+                    )
         try:
             return cls(
                 root=file.parent,
@@ -263,7 +273,7 @@ def _moved(sample: Sample, root: Path, target: Path) -> Sample:
         return sample
 
     def move(path: str) -> str:
-        return Path(os.path.relpath((root / path).resolve(), target.resolve())).as_posix()
+        return Path(os.path.relpath(os.path.realpath(root / path), os.path.realpath(target))).as_posix()
 
     return dataclasses.replace(
         sample,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -141,7 +142,7 @@ def _scenes_in(folder: Path, extensions: Sequence[str], left_out: Sequence[str],
         file
         for file in sorted(folder.iterdir())
         if file.suffix.lower() in extensions
-        and file.is_file()
+        and not file.is_dir()  # a pipe and a link to nothing are told of, as scenes that cannot be mapped
         and not (file.suffix == ".vrt" and file.name.startswith("all_"))  # maps of several scenes as one
         and not file.name.startswith((".", *parts))
         and not file.name.endswith(tuple(left_out))
@@ -152,7 +153,8 @@ def _scenes_in(folder: Path, extensions: Sequence[str], left_out: Sequence[str],
 
 
 def _resolved(location: Location) -> Location:
-    return location.resolve() if isinstance(location, Path) else location
+    # Not Path.resolve(), which raises where links lead in a circle.
+    return Path(os.path.realpath(location)) if isinstance(location, Path) else location
 
 
 def _flags(location: Location, mask: MaskRule) -> RasterSource:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geocore.attempts import attempts_folder, remove_abandoned
+from geocore.attempts import attempts_folder
 from geocore.files import real_folder, remove_leftovers
 from geocore.settings import WorkerSettings
 from geocore.shares import Unfinished
@@ -82,8 +82,6 @@ def run_tasks(
             others.append(task)
     if open_tasks:
         _run(open_tasks, performer, settings, record)
-    else:
-        remove_abandoned(performer.folder)  # of a run that was killed after its last task
     for task in others:
         # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
         record(performer.earlier(task) or Outcome(task.key, "elsewhere", 0.0))

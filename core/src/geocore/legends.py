@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from geocore.files import atomic_write_text, storage_errors
+from geocore.specials import open_regular
 
 Colour = tuple[int, int, int]
 """Red, green, blue, 0-255."""
@@ -89,7 +90,8 @@ def category_names(legend: Legend) -> Element:
 def read_legend(raster: Path) -> Legend | None:
     """What `write_legend` wrote beside a raster; None where nothing is there, or something else."""
     try:
-        rows = ElementTree.parse(_beside(raster)).getroot().findall(".//GDALRasterAttributeTable/Row")
+        with open_regular(_beside(raster)) as file:
+            rows = ElementTree.parse(file).getroot().findall(".//GDALRasterAttributeTable/Row")
         cells = [[cell.text or "" for cell in row.findall("F")] for row in rows]
         found = {int(value): (name, (int(r), int(g), int(b)), int(alpha)) for value, name, r, g, b, alpha in cells}
     except (OSError, ValueError, ElementTree.ParseError):

@@ -26,6 +26,7 @@ from geocore.files import atomic_write_bytes
 from geocore.grid import Window
 from geocore.hdf5 import ChunkCache, StoredArray, open_hdf5
 from geocore.scenes import Layer, Patch
+from geocore.specials import open_regular
 
 _NOT_A_COORDINATE = "_nc4_non_coord_"
 """Stands in front of the name of a variable that is called as a dimension is and does not belong to it."""
@@ -315,7 +316,7 @@ def new_netcdf(path: Path) -> Iterator[Any]:
 def _check_signature(path: Path) -> None:
     """Tell apart what h5py reports in one and the same way: older netCDF, other formats, no file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
     except OSError as error:
         raise SceneError(

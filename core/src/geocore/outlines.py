@@ -5,6 +5,7 @@ Needs the extra `geocore[polygons]` (geopandas, shapely, pyogrio, pyarrow), impo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,16 +156,18 @@ def _read(path: Path) -> Any:
         DataError: it cannot be read as one.
     """
     geopandas = library("geopandas")
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; check the path")
+    # A relative path might begin as one of GDAL's own names do (PG:, WFS:).
+    name = os.path.join(os.curdir, path)
     try:
         check_vectors(path)
         if path.suffix.lower() in _PARQUET:
-            table = geopandas.read_parquet(path)
+            table = geopandas.read_parquet(name)
         else:
-            table = geopandas.read_file(path, layer=_layer(path))
+            table = geopandas.read_file(name, layer=_layer(path, name))
     except DataError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file; check the path") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}: must be a readable file; check the path") from error
     except Exception as error:  # the readers below raise many kinds
@@ -177,10 +180,10 @@ def _read(path: Path) -> Any:
     return table
 
 
-def _layer(path: Path) -> str | None:
+def _layer(path: Path, name: str) -> str | None:
     """The layer to read; None leaves it to the reader."""
     pyogrio = library("pyogrio")
-    kinds = {str(name): str(kind) for name, kind in pyogrio.list_layers(path) if kind is not None}
+    kinds = {str(layer): str(kind) for layer, kind in pyogrio.list_layers(name) if kind is not None}
     layers = [name for name, kind in kinds.items() if "Polygon" in kind]
     # "Unknown" is what OGR calls a layer of mixed geometries.
     layers = layers or [name for name, kind in kinds.items() if "Unknown" in kind or "Collection" in kind]

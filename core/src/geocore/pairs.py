@@ -80,7 +80,8 @@ def pair_by_suffix(
 
 
 def _files_of(folder: Path, extensions: Collection[str]) -> list[Path]:
-    return [path for path in _listed(folder) if path.suffix.lower() in extensions and path.is_file()]
+    # What is no file at all is refused by whoever reads it, and not left out in silence.
+    return [path for path in _listed(folder) if path.suffix.lower() in extensions and not path.is_dir()]
 
 
 def _listed(*folders: Path) -> list[Path]:

@@ -154,7 +154,7 @@ def _types(annotation: Any) -> Iterator[Any]:
 def _plain(value: Any, out: Path) -> Any:
     """A setting as YAML holds it, with paths relative to a folder."""
     if isinstance(value, Path):
-        return Path(os.path.relpath(value.resolve(), out)).as_posix()
+        return Path(os.path.relpath(os.path.realpath(value), out)).as_posix()
     if isinstance(value, Settings):
         return {name: _plain(getattr(value, name), out) for name in deciding_values(value)}
     if isinstance(value, Mapping):

@@ -28,6 +28,7 @@ from geocore.errors import DataError, RunError
 from geocore.evaluation import Evaluation, shown_parts, shown_score
 from geocore.files import atomic_write_text
 from geocore.records import read_summary
+from geocore.specials import open_regular
 
 _INK, _RULE = "#00fd00", "#00fd01"
 """Stand-ins for colours of the style; curves have #00fe00 to #00fe07."""
@@ -116,8 +117,8 @@ def _summary(run: dict[str, Any] | str, finished: dict[str, Any] | None) -> str:
 def _training(path: Path, finished: dict[str, Any] | None) -> str:
     """Curves of the losses and of the validation scores."""
     charts: dict[str, _Curves] = {}
-    with suppress(OSError):
-        charts = _charts(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    with suppress(OSError), open_regular(path) as file:
+        charts = _charts(file.read().decode(errors="replace").splitlines())
     if not charts:
         return _note("No losses and no validation scores: metrics.jsonl is missing, empty or cannot be read.")
     best = None if finished is None else finished.get("best_step")

@@ -42,6 +42,7 @@ from geocore.files import (
 from geocore.provenance import installed_versions, start_record
 from geocore.records import FINISHED, METRICS, METRICS_HASH, read_summary
 from geocore.settings import Settings, deciding_values, differences
+from geocore.specials import open_regular
 from geocore.terminals import one_line, shell_word
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,8 @@ class Run:
     def rewind(self, step: int) -> None:
         """Drop the metrics beyond a step, which the process that goes on from there will write again."""
         if self.is_main and self._metrics.exists():
-            lines = self._metrics.read_text(errors="replace").splitlines()
+            with open_regular(self._metrics) as file:
+                lines = file.read().decode(errors="replace").splitlines()
             atomic_write_text(self._metrics, "".join(line + "\n" for line in lines if _step_of(line) <= step))
 
     def close(self) -> None:

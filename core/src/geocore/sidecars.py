@@ -1,7 +1,7 @@
-"""What lies beside a raster and is read with it by GDAL, whoever put it there: overviews, masks, georeferences.
+"""What lies beside a file and is read with it by GDAL, whoever put it there: overviews, masks, georeferences, tables.
 
 GDAL opens `a.tif.ovr`, `a.tif.msk` and `a.aux` with any of its drivers, whatever the drivers for `a.tif` itself, and
-would wait for ever for a pipe called `a.tfw`.
+would wait for ever for a pipe called `a.tfw`, as for one called `a.dbf` beside a Shapefile.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ _RASTERS: Final = (".ovr", ".msk", ".aux")
 _TEXTS: Final = re.compile(
     r"\.(aux\.xml|[a-z]{1,4}w|[a-z]{3,4}wx|wld|tab|prj|hdr|clr|sta|stx|rrd|ige|imd|rpb|pvl|xml|txt|tif\.xml)"
     r"|_(rpc|metadata|mtl|rpc_org|pvl)\.(txt|rpb|xml)"
+    r"|\.(dbf|shx|cpg|sbn|sbx|qix|idm|ind)|-(wal|shm|journal)"  # of outlines
 )
 """Behind the name of a raster with or without its own ending, in lower case."""
 _MOST_LISTED: Final = 1000
 """GDAL, too, looks up no more entries of a folder (GDAL_READDIR_LIMIT_ON_OPEN), and then asks for plain names only."""
-_PLAIN: Final = (".ovr", ".OVR", ".msk", ".MSK", ".aux", ".AUX", ".aux.xml", ".tfw", ".TFW", ".wld", ".WLD", ".hdr")
+_PLAIN: Final = (
+    ".ovr", ".OVR", ".msk", ".MSK", ".aux", ".AUX", ".aux.xml", ".tfw", ".TFW", ".pgw", ".jgw", ".wld", ".WLD", ".hdr",
+    ".prj", ".dbf", ".shx", ".cpg", "-wal", "-journal",
+)  # fmt: skip
 
 
 def rasters_beside(path: Path) -> tuple[Path, ...]:

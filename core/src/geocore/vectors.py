@@ -1,7 +1,8 @@
-"""What vector files claim, looked at before their readers do: those run what a file asks for, as long as it asks.
+"""What vector files are and claim, looked at before their readers, who run what a file asks for, as long as it asks.
 
-A view of a GeoPackage is a program, a thousand bytes of Parquet are a million rows, and geometries that lie in each
-other are read by recursion in C until its stack ends.
+GDAL follows a virtual layer or the address of a service, whatever the file is called, to other files and servers. A
+view of a GeoPackage is a program, a thousand bytes of Parquet are a million rows, and geometries that lie in each other
+are read by recursion in C until its stack ends.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from geocore.errors import DataError
+from geocore.formats import what_else
 from geocore.memory import most_at_once
+from geocore.sidecars import rasters_beside
 from geocore.specials import open_regular
 
 _SQLITE: Final = b"SQLite format 3\0"
 _PARQUET: Final = b"PAR1"
 _SHAPEFILE: Final = b"\0\0\x27\x0a"
+_FOLLOWED: Final = re.compile(rb"<OGR|<VRTDataset|gdal_streamed_alg")
+"""Words anywhere in a text by which GDAL takes it for one that leads to other files or to addresses; the signatures of
+the other formats leave no room for them in front of a zero byte, up to which it looks."""
+_HEAD_BYTES: Final = 1 << 16
 # An index in a tree is a table that SQLite itself keeps.
 _PROGRAM: Final = re.compile(r"create\s+virtual\s.*\busing\s+(?!rtree\b)|\bgenerated\s+always\b|\bas\s*\(", re.I | re.S)
 _MOST_NESTED: Final = 32
@@ -34,26 +41,31 @@ _RINGS: Final = (3, 14, 17)
 
 
 def check_vectors(path: Path) -> None:
-    """Refuse a file of outlines that would take its reader far more memory or time than its size.
-
-    What is no such file is left for the reader to tell.
+    """Refuse a file that would lead its reader elsewhere, or take it far more memory or time than its size.
 
     Args:
         path: GeoPackage, Shapefile, GeoJSON or GeoParquet, by its content.
 
     Raises:
-        DataError: it holds a view or another program, more rows or values than bytes could hold, or geometries that lie
-            in each other too deeply.
+        DataError: it is something else, or a pipe or a device lies beside it that is read with it; or it holds a view
+            or another program, more rows or values than bytes could hold, or geometries that lie in each other too
+            deeply.
         OSError: it cannot be opened, or is no file of data.
     """
     with open_regular(path) as file:
-        start = file.read(len(_SQLITE))
-    if start == _SQLITE:
+        head = file.read(_HEAD_BYTES)
+    rasters_beside(path)
+    if head.startswith(_SQLITE):
         _check_geopackage(path)
-    elif start[:4] == _PARQUET:
+    elif head.startswith(_PARQUET):
         _check_parquet(path)
-    elif start[:4] == _SHAPEFILE:
+    elif head.startswith(_SHAPEFILE):
         _check_shapefile(path)
+    elif not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") or _FOLLOWED.search(head):
+        found = f"is {what_else(head) or 'of another format'}" if head else "is empty"
+        raise DataError(
+            f"{path}: cannot be read as outlines (it {found}); give GeoPackage, Shapefile, GeoJSON or GeoParquet"
+        )
 
 
 def _check_geopackage(path: Path) -> None:

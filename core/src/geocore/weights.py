@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from geocore.errors import WeightsError
 from geocore.memory import most_at_once
+from geocore.specials import check_regular
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "module", "model_state")
 """Keys under which training frameworks keep the weights, tried in this order."""
@@ -68,8 +69,9 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
         WeightsError: there is no such file, it is damaged, holds another class (named) or holds no tensors.
     """
     try:
-        if not path.is_file():
-            raise WeightsError(f"weights {path}: no such file; check the path")
+        check_regular(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"weights {path}: no such file; check the path") from error
     except OSError as error:
         raise WeightsError(f"weights {path}: {error.strerror}: must be a readable file; check the path") from error
     try:

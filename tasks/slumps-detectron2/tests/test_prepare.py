@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from geocore.errors import DataError
 from geocore.grid import Grid
 from geocore.rasters import write_raster
 from slumps_detectron2.data import load_dataset
+from slumps_detectron2.pairs import read_table
 
 SHAPE = (96, 96)
 
@@ -126,3 +128,23 @@ def test_bad_input_is_one_line_and_exit_code_2(pair: Path, harm: str) -> None:
     assert done.stderr.count("\n") == 1 and expected in done.stderr
     assert "Traceback" not in done.stderr
     assert not (pair / "out" / "dataset.yaml").exists()
+
+
+def test_a_table_names_files_in_its_folder_or_below_a_stated_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "home").mkdir()
+    for folder, name in (("given", "scene.tif"), ("given", "mask.tif"), ("home", "mask.tif")):
+        (tmp_path / folder / name).touch()
+    table = tmp_path / "given" / "pairs.csv"
+    table.write_text("image,label\nscene.tif,../given/mask.tif\n")
+    assert [pair.name for pair in read_table(table)] == ["scene"]
+    for label in ("../home/mask.tif", str(tmp_path / "home" / "mask.tif"), "mask.tif;../home/mask.tif"):
+        table.write_text(f"image,label\nscene.tif,{label}\n")
+        with pytest.raises(
+            DataError, match=rf"pairs.csv: names .*: if you trust it, set GEOCORE_ROOTS={tmp_path}/home"
+        ):
+            read_table(table)
+    monkeypatch.setenv("GEOCORE_ROOTS", str(tmp_path / "home"))
+    assert [label.name for label in read_table(table)[0].labels] == ["mask.tif", "mask.tif"]

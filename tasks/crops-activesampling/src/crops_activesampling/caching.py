@@ -85,9 +85,13 @@ def cache_patches(
 
 
 def _arguments(path: Path) -> dict[str, Any]:
-    status = path.stat()
+    place = os.path.realpath(path)
+    try:
+        status = path.stat()
+    except OSError:  # its job says why
+        return {"path": place}
     # A file that was replaced is read again; the entry itself holds the hash of what was read.
-    return {"path": str(path.resolve()), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+    return {"path": place, "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
 
 
 def _identity(encoder: Encoder) -> str:
@@ -103,7 +107,10 @@ def _cache_patch(
     path = Path(arguments["path"])
     settings = CompositeSettings.model_validate(context["composites"])
     known = folder / PatchName.of(path).id
-    digest = sha256_file(path)
+    try:
+        digest = sha256_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: must be a readable patch; check the file") from error
     computed = sha256_json({"code": context["code"], "composites": context["composites"], "sha256": digest})
     fingerprint = sha256_json({"computed": computed, "encoder": context["encoder"]})
     with new_entry(part.parent, part.name, fingerprint=fingerprint) as entry, open_patch(path) as patch:

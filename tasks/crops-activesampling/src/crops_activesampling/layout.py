@@ -94,7 +94,7 @@ def find_patches(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none, or two have the same name.
     """
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         PatchName.of(folder)
         return [folder]
     found = [path for path in folder.rglob("*.nc") if _NAME.fullmatch(path.name.removesuffix(".nc"))]
@@ -350,7 +350,7 @@ def true_labels(patch: Path) -> NDArray[np.uint32] | None:
         DataError: the file beside the patch is damaged.
     """
     path = truth_path(patch)
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
         return np.asarray(read_arrays(path)[_TRUTH], np.uint32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def find_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
     found: dict[PatchName, Path] = {}
     for path in (path for given in inputs for path in find_patches(given)):
         name = PatchName.of(path)
-        if found.setdefault(name, path).resolve() != path.resolve():
+        if os.path.realpath(found.setdefault(name, path)) != os.path.realpath(path):
             raise DataError(f"{path} and {found[name]} are both patch {name.id}: products are named by it; give one")
     return {name.id: found[name] for name in sorted(found)}
 

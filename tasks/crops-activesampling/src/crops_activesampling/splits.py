@@ -12,6 +12,7 @@ from typing import Final
 from crops_activesampling.config import SplitSettings
 from crops_activesampling.layout import PatchName
 from crops_activesampling.rules import SPLITS, drawn_order, read_rules
+from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
 from geocore.files import atomic_write_text, remove_leftovers, storage_errors
 
@@ -91,11 +92,11 @@ def read_lists(folder: Path, found: Sequence[PatchName]) -> tuple[dict[PatchName
     for split in SPLITS:
         path = folder / f"{split}.txt"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             notes.append(f"no {path}: no patch is for {split}")
             continue
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, DocumentError) as error:
             raise DataError(f"{path}: cannot be read ({error}): give a text file of names of patches") from error
         lines[split] = [PatchName.of(line.strip()) for line in text.splitlines() if line.strip()]
         absent = [name.id for name in lines[split] if name not in present]

@@ -190,7 +190,7 @@ def _sample(
         attributes["date"] = date
 
     def relative(path: Path) -> str:
-        return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+        return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
 
     image, label = relative(chip.image), relative(chip.label)
     hashes = {image: content_hash(chip.image), label: content_hash(chip.label)}

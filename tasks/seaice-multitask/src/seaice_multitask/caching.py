@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -67,9 +69,11 @@ def _arguments(path: Path, references: Path | None) -> dict[str, Any]:
     files = {"scene": path, **({} if reference is None else {"reference": reference})}
     arguments: dict[str, Any] = {}
     for name, file in files.items():
-        status = file.stat()
-        # A file that was replaced is read again; the entry itself holds the hash of what was read.
-        arguments[name] = {"path": str(file.resolve()), "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+        arguments[name] = {"path": os.path.realpath(file)}
+        with suppress(OSError):  # of a file that cannot be read its job says why
+            status = file.stat()
+            # A file that was replaced is read again; the entry itself holds the hash of what was read.
+            arguments[name] |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
     return arguments
 
 

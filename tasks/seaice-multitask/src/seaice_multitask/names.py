@@ -7,6 +7,7 @@ the scene itself has no charts. Raw: `S1A_EW_GRDM_1SDH_20180124T194759_..._icech
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -62,7 +63,7 @@ def reference_of(path: Path, folder: Path | None) -> Path | None:
     """The file with the charts of a ready-to-train scene that has none itself: in a folder, else beside it."""
     name = f"{scene_id(path)}{_READY.removesuffix('.nc')}{_REFERENCE}"
     for place in (folder, path.parent):
-        if place is not None and (place / name).is_file():
+        if place is not None and (place / name).exists():
             return place / name
     return None
 
@@ -81,7 +82,7 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise DataError(f"{path}: not found: give scenes (netCDF) or folders of them; check the path")
         # Whoever opens what is neither file nor folder says what it is.
-        files = sorted(f for f in path.iterdir() if f.suffix == ".nc" and f.is_file()) if path.is_dir() else [path]
+        files = sorted(f for f in path.iterdir() if f.suffix == ".nc" and not f.is_dir()) if path.is_dir() else [path]
         files = [
             file
             for file in files
@@ -91,7 +92,7 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
             raise DataError(f"{path}: no scene: needs *_prep.nc or *_icechart_*.nc; check the path")
         for file in files:
             other = found.setdefault(scene_id(file), file)
-            if other.resolve() == file.resolve():
+            if os.path.realpath(other) == os.path.realpath(file):
                 continue
             if is_ready(file) == is_ready(other):
                 raise DataError(f"{file} and {other} are of one scene, and so would be its products: give one of them")

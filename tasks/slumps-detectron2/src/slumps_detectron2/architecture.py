@@ -6,6 +6,7 @@ Needs no detectron2. Files are read as plain YAML: detectron2's own reader would
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def fixed_keys(settings: ModelSettings, bands: int, classes: int) -> Keys:
 
 
 def _read_with_base(path: Path, seen: tuple[Path, ...]) -> Keys:
-    path = path.expanduser().resolve()
+    path = Path(os.path.realpath(path.expanduser()))
     if path in seen:
         raise SettingsError(f"model.yaml {path}: _BASE_ leads back to the file itself: correct it")
     try:

@@ -157,7 +157,7 @@ def _samples(
     """A sample for each area of a scene, with the ground size of its pixels; files are hashed once."""
 
     def relative(path: Path) -> str:
-        return Path(os.path.relpath(path.resolve(), out.resolve())).as_posix()
+        return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
 
     image = relative(pair.image)
     names = {label: relative(path) for label, path in labels.paths.items()}

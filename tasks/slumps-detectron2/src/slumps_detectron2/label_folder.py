@@ -52,10 +52,10 @@ def begin(out: Path, pairs: Sequence[ScenePair]) -> None:
         StorageError: the folder cannot be written.
     """
     owners: dict[Path, str] = {}
-    given = {path.resolve() for pair in pairs for path in (pair.image, *pair.labels)}
+    given = {os.path.realpath(path) for pair in pairs for path in (pair.image, *pair.labels)}
     for pair in pairs:
         for path in _rasters_of(out, pair):
-            if path.resolve() in given:
+            if os.path.realpath(path) in given:
                 raise DataError(
                     f"{path}: would be overwritten by the label raster of {pair.name}: choose another --out"
                 )

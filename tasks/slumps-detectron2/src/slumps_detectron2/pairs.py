@@ -11,6 +11,8 @@ from typing import Final
 
 from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
+from geocore.roots import check_named
+from geocore.specials import check_regular
 from slumps_detectron2.config import PrepareSettings
 
 SPLITS: Final = ("train", "val", "test")
@@ -49,8 +51,13 @@ def find_pairs(settings: PrepareSettings) -> list[ScenePair]:
         pairs = [ScenePair(settings.image, tuple(settings.label), settings.image.stem)]
     for pair in pairs:
         for path in (pair.image, *pair.labels):
-            if not path.is_file():
-                raise DataError(f"{path}: there is no such file: scene and labels must exist; check the path")
+            try:
+                check_regular(path)
+            except FileNotFoundError as error:
+                rule = "there is no such file: scene and labels must exist; check the path"
+                raise DataError(f"{path}: {rule}") from error
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}: must be a readable file; check the path") from error
         if twice := [path for path, count in Counter(pair.labels).items() if count > 1]:
             raise DataError(f"{twice[0]}: given twice as a label of {pair.image.name}: one label an expert; remove one")
     first: dict[str, Path] = {}
@@ -67,8 +74,11 @@ def find_pairs(settings: PrepareSettings) -> list[ScenePair]:
 def read_table(table: Path) -> list[ScenePair]:
     """Pairs of a CSV file; its paths are relative to its folder, and several labels of a scene are parted by `;`.
 
+    As a list of bands it names files in its own folder and below, or below a stated root (`geocore.roots`): it may
+    have come with them.
+
     Raises:
-        DataError: the file is missing or empty, or a column or a value is not understood.
+        DataError: the file is missing or empty, a column or a value is not understood, or a file lies elsewhere.
     """
     try:
         lines = list(csv.reader(io.StringIO(read_text(table), newline="")))
@@ -111,5 +121,7 @@ def _pair(table: Path, number: int, columns: list[str], cells: list[str]) -> Sce
     split = row.get("split", "")
     if split and split not in SPLITS:
         raise DataError(f"{where}: split {split!r}: must be one of {', '.join(SPLITS)}")
-    image = table.parent / row["image"]
-    return ScenePair(image, tuple(table.parent / label for label in labels), row.get("region") or image.stem, split)
+    image, *others = (table.parent / name for name in (row["image"], *labels))
+    for path in (image, *others):
+        check_named(path, by=table, folder=table.parent)
+    return ScenePair(image, tuple(others), row.get("region") or image.stem, split)
