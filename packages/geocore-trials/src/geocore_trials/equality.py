@@ -25,7 +25,7 @@ from typing import Any, Final
 _TIMES: Final = frozenset(
     {
         *("seconds", "started", "steps_per_second", "seconds_per_step", "holdout_seconds", "created", "date"),
-        *("host", "pid", "git", "token", "sha256", "metrics_sha256"),
+        *("host", "pid", "git", "command", "token", "sha256", "metrics_sha256"),
     }
 )
 _UNCOMPARED: Final = frozenset({".lock", "environment.json"})
