@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,8 +18,8 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from geocore.bands import Band, Bands
-from geocore.declarations import COMMAND_LINE, NOTHING, Declaration, Readings, decide, stated, stated_by_cf
-from geocore.errors import SceneError
+from geocore.declarations import COMMAND_LINE, NOTHING, Declaration, Readings, decide, stated, stated_by_cf, valid_codes
+from geocore.errors import DataError, SceneError
 from geocore.grid import Grid, Window
 from geocore.images import open_image
 from geocore.masks import MaskRule
@@ -388,6 +389,15 @@ def test_files_of_which_nobody_says_anything_are_not_told() -> None:
     readings = Readings()
     readings.add("a.png", [decide("1", NOTHING)])
     assert readings.lines() == []
+
+
+def test_labels_are_whole_numbers_of_64_bits() -> None:
+    codes, valid = valid_codes(np.array([3.0, np.nan, -1.0, 9.0]), {"_FillValue": 9.0})
+    assert codes.tolist() == [3, 0, 0, 0] and valid.tolist() == [True, False, False, False]
+    # Beyond 64 bits they were the lowest number there is, in silence.
+    for label, said in ((1.5, "1.5"), (1e300, "1e+300")):
+        with pytest.raises(DataError, match=f"holds {re.escape(said)}: labels are whole numbers"):
+            valid_codes(np.array([1.0, label]), {})
 
 
 def test_units_of_another_quantity_are_refused(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def valid_codes(
     valid = (stated_by_cf(attributes, values.dtype).valid(values) | declared) & (values >= 0)
     codes = np.where(valid, values, values.dtype.type(0))
     if values.dtype.kind == "f":
-        fractions = codes != np.rint(codes)
+        fractions = (codes != np.rint(codes)) | (np.abs(codes) >= 1 << 63)
         if fractions.any():
             raise DataError(f"holds {codes[fractions][0]:g}: labels are whole numbers; write the file again")
         codes = codes.astype(np.int64)

@@ -155,6 +155,10 @@ def test_times_that_cannot_be_told_are_one_line(attributes: dict[str, str], rule
     assert "\n" not in str(error.value)
     with pytest.raises(DataError, match="not a number"):
         decode_times(np.array([1, np.nan]), {"units": "days since 2020-01-01"}, "here")
+    # Both were other dates, in silence.
+    for far in (np.array([1, 1e300]), np.array([1, 2**62])):
+        with pytest.raises(DataError, match=r"here has a time \d.* days since 2020-01-01: must lie within 8000 years"):
+            decode_times(far, {"units": "days since 2020-01-01"}, "here")
 
 
 def test_a_time_that_occurs_twice_is_refused_but_two_images_of_a_day_are_not(tmp_path: Path) -> None:
@@ -395,7 +399,14 @@ def test_a_scale_alone_changes_nothing(path: Path) -> None:
         np.testing.assert_array_equal(patch.series("B02")[0], np.where(stored == 7, 0, stored))
 
 
-@pytest.mark.parametrize("attributes", [{"scale_factor": 1e-3}, {"scale_factor": 1e-4, "add_offset": 0.00005}])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"scale_factor": 1e-3},
+        {"scale_factor": 1e-4, "add_offset": 0.00005},
+        {"scale_factor": 1e-4, "add_offset": 1e300},
+    ],
+)
 def test_numbers_that_are_no_dn_are_one_line(path: Path, attributes: dict[str, float]) -> None:
     changed(path, _declare(**attributes))
     with open_patch(path) as patch, pytest.raises(DataError, match="B02 has scale_factor .*write the file again"):

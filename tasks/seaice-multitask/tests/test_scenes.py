@@ -254,6 +254,30 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path: Path, change, r
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
+@pytest.mark.parametrize("stated", ["none", np.arange(3.0)])
+def test_a_fill_value_that_is_no_number_is_refused(tmp_path: Path, stated: object) -> None:
+    _write(tmp_path / READY, _ready())
+    with h5netcdf.File(tmp_path / READY, "a") as file:
+        file.variables["nersc_sar_primary"].attrs["variable_fill_value"] = stated
+    with pytest.raises(SceneError, match="variable_fill_value of 'nersc_sar_primary' is .*: must be a number"):
+        open_scene(tmp_path / READY)
+
+
+@pytest.mark.parametrize("axis", ["line", "sample"])
+def test_control_points_that_do_not_rise_are_refused(tmp_path: Path, axis: str) -> None:
+    """Angles and places between them were NaN, in silence."""
+    planes = _raw()
+    planes[f"sar_grid_{axis}"] = np.zeros_like(planes[f"sar_grid_{axis}"])
+    with pytest.raises(SceneError, match="control points do not follow each other"):
+        open_scene(_write(tmp_path / RAW, planes))
+
+
+def test_control_points_are_counted_before_any_is_made(tmp_path: Path) -> None:
+    planes = _ready() | {f"sar_grid2d_{name}": np.zeros((300, 300)) for name in ("latitude", "longitude")}
+    with pytest.raises(SceneError, match="no square grid, as 21 x 21 are"):
+        open_scene(_write(tmp_path / READY, planes))
+
+
 def test_another_pixel_spacing_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / READY, _ready())
     with h5netcdf.File(path, "a") as file:

@@ -16,6 +16,7 @@ _MICROSECONDS: Final = {
     "day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000, "millisecond": 1000,
     "microsecond": 1,
 }  # fmt: skip
+_FARTHEST: Final = 8000 * 366 * 86_400_000_000
 _CALENDARS: Final = ("proleptic_gregorian", "standard", "gregorian")
 
 
@@ -33,7 +34,9 @@ def decode_times(values: NDArray[Any], attributes: Mapping[str, Any], place: str
     Raises:
         DataError: there is no unit, another calendar, or a value that is no number.
     """
-    units, calendar = (str(attributes.get(key, default)) for key, default in (("units", ""), ("calendar", "standard")))
+    units, calendar = (
+        str(attributes.get(key, default))[:200] for key, default in (("units", ""), ("calendar", "standard"))
+    )
     match = _UNITS.fullmatch(units.strip())
     if match is None or calendar not in _CALENDARS:
         raise DataError(f"{place} has times in {units!r} ({calendar}): give units such as 'days since 2019-01-01'")
@@ -46,6 +49,12 @@ def decode_times(values: NDArray[Any], attributes: Mapping[str, Any], place: str
         raise DataError(f"{place} counts times in {units!r}: days are ambiguous before 1582-10-15; use a later date")
     if values.ndim != 1 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise DataError(f"{place} has a time that is not a number; write the file again")
+    far = np.abs(values.astype(np.float64)) > _FARTHEST / _MICROSECONDS[match[1]]
+    if far.any():
+        raise DataError(
+            f"{place} has a time {values[far][0]:g} {units.strip()[:60]}: must lie within 8000 years of that date; "
+            "write the file again"
+        )
     steps = np.rint(values * float(_MICROSECONDS[match[1]])) if values.dtype.kind == "f" else values.astype(np.int64)
     whole = 1 if values.dtype.kind == "f" else _MICROSECONDS[match[1]]
     return np.asarray(start + (steps.astype(np.int64) * whole).astype("timedelta64[us]"))

@@ -41,6 +41,8 @@ PIXEL_M: Final = 10.0
 _DN_SCALE: Final = 1e-4
 """Reflectance of one DN."""
 
+_LARGEST_OFFSET: Final = 6.5535
+"""Reflectance, of all DN: what is added to them is a part of what they hold."""
 _NAME: Final = re.compile(r"(\d{4})_(\d{2}[A-Z]{3})_patch_(\d{1,3})_(\d{1,3})")
 _TRUTH: Final = "codes"
 _LARGEST: Final = 4_294_967_294
@@ -175,8 +177,6 @@ class Patch:
                 raise DataError(f"{self.path}: {band} is {variable.dtype}: DN are uint16; write the file again")
             values = read_dataset(variable).astype(np.uint16, copy=False)
             declared = stated_by_cf(read_attributes(variable), values.dtype)
-        if len(times) != len(values):
-            raise DataError(f"{self.path}: {band} has {len(values)} images, {len(times)} times; get the file again")
         values = self._as_dn(band, values, declared)
         return (values if (order[1:] > order[:-1]).all() else values[order]), times
 
@@ -189,7 +189,7 @@ class Patch:
         if declared.said.scale is None or (declared.said.scale == 1 and not declared.said.offset):
             return values
         scale, offset = declared.said.scale, declared.said.offset or 0.0
-        shift = round(offset / _DN_SCALE)
+        shift = round(offset / _DN_SCALE) if abs(offset) < _LARGEST_OFFSET else 0
         if not (math.isclose(scale, _DN_SCALE, rel_tol=1e-6) and math.isclose(offset, shift * _DN_SCALE, abs_tol=1e-9)):
             raise DataError(
                 f"{self.path}: {band} has scale_factor {scale:g} and add_offset {offset:g}: DN have {_DN_SCALE:g} and "
@@ -269,8 +269,9 @@ class Patch:
     def _ordered_times(self, band: str) -> tuple[NDArray[np.datetime64], NDArray[np.int64]]:
         """Sorted dates, and where each stands in the file."""
         with self._damage(band):
-            self._variable(band)
-            variable = self._file[band]["time"]
+            images, variable = len(self._variable(band)), self._file[band]["time"]
+            if variable.shape != (images,):
+                raise DataError(f"{self.path}: {band} has {images} images, {len(variable)} times; get the file again")
             numbers, attributes = read_dataset(variable), read_attributes(variable)
         times = decode_times(numbers, attributes, f"{self.path}: {band}")
         order = np.argsort(times, kind="stable")
@@ -301,7 +302,11 @@ class Patch:
         crs = netcdf_crs(attributes, mapping)
         # The zone of a tile is that of its coordinates, north of the equator from letter N on.
         crs = crs or f"EPSG:{(32700 if self.name.tile[2] < 'N' else 32600) + int(self.name.tile[:2])}"
-        return Grid(rows, cols, self._transform(reference, ratio, mapping), crs, length_unit=length_unit_of(crs))
+        try:
+            unit = length_unit_of(crs)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
+        return Grid(rows, cols, self._transform(reference, ratio, mapping), crs, length_unit=unit)
 
     def _mapping(self, group: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Attributes of the variable that holds the CRS, beside the group's or at the root; of Sen4AgriNet, none."""

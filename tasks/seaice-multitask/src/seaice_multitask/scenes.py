@@ -32,6 +32,7 @@ COARSE: Final = "coarse"
 COARSE_RATIO: Final = 25
 """80 m pixels to a pixel of the 2 km grid, along an axis."""
 
+_FILL: Final = "variable_fill_value"
 _INCIDENCE: Final = "sar_incidenceangle"
 _MOST_POINTS: Final = 200
 """Control points along an axis; files have 21."""
@@ -123,6 +124,12 @@ def _grid(file: NetcdfFile, raw: bool) -> Grid:
         raise SceneError(f"{file.path}: its control points are no square grid, as 21 x 21 are; get the file again")
     if not all(np.isfinite(array).all() for array in points):
         raise SceneError(f"{file.path}: a control point is not a number; get the file again")
+    down, across = points[0].reshape(side, side).mean(axis=1), points[1].reshape(side, side).mean(axis=0)
+    if not ((np.diff(down) > 0).all() and (np.diff(across) > 0).all()):
+        raise SceneError(
+            f"{file.path}: its control points do not follow each other line by line and sample by sample; get the file "
+            "again"
+        )
     points[2] = _going_on(points[2].reshape(side, side)).ravel()
     gcps = tuple(ControlPoint(*(float(value) for value in values)) for values in zip(*points, strict=True))
     return Grid(lines, samples, crs="EPSG:4326", gcps=gcps)
@@ -158,11 +165,15 @@ def _ready_radar(file: NetcdfFile, names: Sequence[str], grid: Grid) -> LayerSou
 
     A file that was saved again may hold them packed into whole numbers.
     """
-    fills = {
-        name: float(file.variable(name).attributes["variable_fill_value"])
-        for name in names
-        if "variable_fill_value" in file.variable(name).attributes
-    }
+    fills: dict[str, float] = {}
+    for name in names:
+        if (stated := file.variable(name).attributes.get(_FILL)) is not None:
+            try:
+                fills[name] = float(np.ravel(stated).item())
+            except (TypeError, ValueError) as error:
+                raise SceneError(
+                    f"{file.path}: {_FILL} of {name!r} is {str(stated)[:40]!r}: must be a number; get the file again"
+                ) from error
     return _ReadyRadar(physical(NetcdfSource(file.path, names, layer=SAR, nodata=fills), grid))
 
 
