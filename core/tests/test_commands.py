@@ -453,6 +453,14 @@ def test_a_signal_while_modules_are_imported_ends_as_quietly(tmp_path, number, c
     assert (process.returncode, err) == (code, said)
 
 
+def test_any_name_is_printed_whatever_the_terminal_can_show(toy_script):
+    code = toy_script.read_text().replace("sleep(30)", "sleep(0)")
+    code = code.replace('"ready", flush=True', r'"F\u00e4che \udcff"')
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (process.returncode, process.stdout.splitlines()[0]) == (0, r"F\xe4che \udcff")
+
+
 def test_log_lines_and_errors_stay_within_their_lines(capfd):
     def work(settings):
         logging.getLogger("geocore").info("%s: 3 bands", "a\nerror: forged\x1b[2J.tif")

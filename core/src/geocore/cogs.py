@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
+from geocore.aliases import is_text, plain_path
 from geocore.errors import DiskError
 from geocore.files import atomic_path
 from geocore.georeferences import creation_options, unreferenced_allowed
@@ -88,7 +89,8 @@ class RasterWriter:
         self._overviews = overviews or ("nearest" if colours or class_names else "average")
         options: dict[str, Any] = {"dtype": dtype, "count": count, "nodata": nodata} | creation_options(grid)
         with ExitStack() as stack:
-            self._final = stack.enter_context(atomic_path(self.path))
+            final = stack.enter_context(atomic_path(self.path))
+            self._final = final if is_text(final) else stack.enter_context(plain_path(final))
             stack.callback(_remove_working_files, self._final)
             self._working = self._final.with_name(f"{self._final.name}.working.tif") if cog else self._final
             with _gdal_errors(self.path):

@@ -10,6 +10,7 @@ Exit codes: 0 done; 2 bad usage, configuration or data, with one line; 130 and 1
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -131,6 +132,8 @@ def _finished(
     sample_recipe: str | None,
 ) -> int:
     """Do the work of a command; its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error does, so that any name can be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         words = sys.argv[1:] if argv is None else argv
         loaded = load_settings(settings, words, prog=prog, recipes=recipes, sample_recipe=sample_recipe)

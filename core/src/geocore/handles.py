@@ -16,6 +16,7 @@ from rasterio.env import ensure_env_with_credentials
 from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 
+from geocore.aliases import is_text, plain_path
 from geocore.errors import SceneError
 from geocore.formats import CAMERA_RAW, HEAD_BYTES, holds_pixels, is_virtual, what_else, why_unread
 from geocore.georeferences import unreferenced_allowed
@@ -188,18 +189,25 @@ def _opened(location: Location, drivers: Sequence[str]) -> Any:
     # also fetch, outside of what `access` asks for, and print its errors.
     with unreferenced_allowed(), rasterio.Env(GDAL_NUM_THREADS=threads() if isinstance(location, Path) else "1"):
         try:
-            dataset = _reader(name, list(drivers))
-            try:
-                _check_described(dataset, location)
-            except BaseException:
-                dataset.close()
-                raise
+            if isinstance(location, Path) and not is_text(location):
+                with plain_path(location) as plain:  # all that lies beside it is found while it is opened
+                    return _described(str(plain), drivers, location)
+            return _described(name, drivers, location)
         except _UNTOLD as error:
             raise SceneError(
                 f"{shown(location)}: its header cannot be understood ({reason_of(error)}); write the pixels anew: "
                 "gdal_translate IN OUT.tif"
             ) from error
-        return dataset
+
+
+def _described(name: str, drivers: Sequence[str], location: Location) -> Any:
+    dataset = _reader(name, list(drivers))
+    try:
+        _check_described(dataset, location)
+    except BaseException:
+        dataset.close()
+        raise
+    return dataset
 
 
 def _check_described(dataset: Any, location: Location) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from geocore.georeferences import grid_of
 from geocore.grid import Grid
 from geocore.handles import open_handle
 from geocore.legends import Legend, category_names, read_legend
+from geocore.terminals import one_line
+
+_LOGGER = logging.getLogger(__name__)
 
 _TOLERANCE: Final = 1e-6
 """Of the north-up rule, as a share of a pixel."""
@@ -33,8 +37,8 @@ def write_mosaics(folder: Path, stem: str, rasters: Sequence[Path]) -> list[Path
     Args:
         folder: where to; the maps are named relative to it.
         stem: name of the file; the code of the CRS comes behind where there are several.
-        rasters: the maps, of one type, band count and nodata value. Those without an upright georeference, and
-            those that cannot be read, are left out.
+        rasters: the maps, of one type, band count and nodata value. Those without an upright georeference, those that
+            cannot be read, and those whose names XML cannot hold are left out.
 
     Returns:
         The files, empty where fewer than two maps can be joined.
@@ -45,7 +49,10 @@ def write_mosaics(folder: Path, stem: str, rasters: Sequence[Path]) -> list[Path
     groups: dict[str, list[_Map]] = {}
     for path in rasters:
         found = _read(path)
-        if found is not None:
+        if found is not None and not _can_be_named(path):
+            if len(rasters) > 1:
+                _LOGGER.info("%s: its name cannot stand in a virtual raster, so %s.vrt lacks it", path, stem)
+        elif found is not None:
             groups.setdefault(str(found.grid.crs), []).append(found)
     if sum(map(len, groups.values())) < 2:
         return []
@@ -63,6 +70,11 @@ def write_mosaics(folder: Path, stem: str, rasters: Sequence[Path]) -> list[Path
             if named.fullmatch(old.name) and old not in written:
                 old.unlink(missing_ok=True)
     return written
+
+
+def _can_be_named(path: Path) -> bool:
+    """Whether XML keeps a name as it is: no control characters, no bytes that are no text, no space at its ends."""
+    return one_line(path.name) == path.name == path.name.strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.aliases import plain_path
 from geocore.attributes import check_negatives, class_columns, listed_counts, selected, texts_of
 from geocore.errors import DataError
 from geocore.extents import Extent, crs_name, extent_of, likely_cause
@@ -156,14 +157,15 @@ def _read(path: Path) -> Any:
         DataError: it cannot be read as one.
     """
     geopandas = library("geopandas")
-    # A relative path might begin as one of GDAL's own names do (PG:, WFS:).
-    name = os.path.join(os.curdir, path)
     try:
         check_vectors(path)
-        if path.suffix.lower() in _PARQUET:
-            table = geopandas.read_parquet(name)
-        else:
-            table = geopandas.read_file(name, layer=_layer(path, name))
+        with plain_path(path) as plain:
+            # A relative path might begin as one of GDAL's own names do (PG:, WFS:).
+            name = os.path.join(os.curdir, plain)
+            if path.suffix.lower() in _PARQUET:
+                table = geopandas.read_parquet(name)
+            else:
+                table = geopandas.read_file(name, layer=_layer(path, name))
     except DataError:
         raise
     except FileNotFoundError as error:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import rasterio.features
 from affine import Affine
 
+from geocore.aliases import plain_path
 from geocore.errors import DataError, DiskError, SettingsError
 from geocore.files import atomic_path
 from geocore.grid import Grid, Transform, Window, length_unit_of
@@ -133,12 +134,17 @@ def write_polygons(
             raise ValueError(f"column {name} has {len(values)} values for {len(many)} polygons")
     columns = {name: _column(values) for name, values in attributes.items()}
     table = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(many, crs=crs), crs=crs)
-    with atomic_path(parquet) as temporary:
-        table.to_parquet(temporary)
-    with atomic_path(gpkg) as temporary, _full_disk(gpkg), warnings.catch_warnings():
+    with atomic_path(parquet) as temporary, plain_path(temporary) as plain:
+        table.to_parquet(plain)
+    with (
+        atomic_path(gpkg) as temporary,
+        plain_path(temporary) as plain,
+        _full_disk(gpkg),
+        warnings.catch_warnings(),
+    ):
         # A scene without a CRS has outlines without one; whoever mapped it has been told.
         warnings.filterwarnings("ignore", message=".*crs.* was not provided")
-        table.to_file(temporary, layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
+        table.to_file(plain, layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
 
 
 @contextmanager
@@ -159,6 +165,8 @@ def _full_disk(path: Path) -> Iterator[None]:
 def _column(values: Any) -> Any:
     import pandas
 
+    if isinstance(values, list):  # bytes of a file's name that are no text are none in a table either
+        values = [each.encode(errors="backslashreplace").decode() if isinstance(each, str) else each for each in values]
     # An empty list says nothing of its type; the empty lists of callers are names.
     return pandas.Series(values, dtype="str" if isinstance(values, list) and not values else None)
 

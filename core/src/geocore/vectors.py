@@ -72,7 +72,7 @@ def _check_geopackage(path: Path) -> None:
     """Views, tables of modules and computed columns are programs, which run when rows are read, maybe for ever."""
     try:
         # As it lies there: nothing is locked, and no journal of a writer is played back.
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)) as database:
+        with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)) as database:
             entries = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
     except sqlite3.Error:
         return

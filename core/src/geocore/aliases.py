@@ -1,0 +1,58 @@
+"""A plain name for a file whose own a library does not take as it is.
+
+pyogrio takes names for addresses, of which it drops what stands in front of `!`, and GDAL's Python layers take none of
+bytes that are no UTF-8. Such a file is given to them under links in a temporary folder; any other under its own name.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_PLAIN: Final = re.compile(r"[\w./ ()+,=@~-]*")
+"""Letters and digits of any script, and signs that no library gives a meaning."""
+
+
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """A path by which a library finds a file, and those that lie beside it under its name, such as a world file.
+
+    Args:
+        path: of a file that is there, or, with a plain name in a folder of any, one to be made.
+
+    Yields:
+        The path itself where it is plain, else one that leads there until the block ends.
+    """
+    if is_plain(path.absolute()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if is_plain(Path(path.name)):
+            link = Path(folder, "folder")
+            link.symlink_to(path.parent.absolute(), target_is_directory=True)
+            yield link / path.name
+            return
+        for beside in path.parent.iterdir():
+            if beside.name.startswith(path.stem):
+                ending = beside.name[len(path.stem) :]
+                if is_plain(Path(ending)):
+                    Path(folder, f"file{ending}").symlink_to(beside.absolute())
+        yield Path(folder, f"file{path.suffix}")
+
+
+def is_plain(path: Path) -> bool:
+    """Whether each library takes a path as it is."""
+    return _PLAIN.fullmatch(str(path)) is not None
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is text, and no bytes of another encoding: GDAL takes any that is."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
