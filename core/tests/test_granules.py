@@ -334,7 +334,8 @@ def test_a_granule_that_lacks_something_is_a_scene_that_fails_by_itself(tmp_path
     (tmp_path / "list.yaml").write_text("bands: 3\n")
     (tmp_path / "other.tif").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe.tif")
-    assert find_images([tmp_path], extensions=(".tif",)) == {"S2A_MSIL2A_A": product, "other": tmp_path / "other.tif"}
+    found = {"S2A_MSIL2A_A": product, "other": tmp_path / "other.tif", "pipe": tmp_path / "pipe.tif"}
+    assert find_images([tmp_path], extensions=(".tif",)) == found
     alone = {"S2A_MSIL2A_A": product, "list": tmp_path / "list.yaml", "pipe": tmp_path / "pipe.tif"}
     assert find_images(list(alone.values()), extensions=(".tif",)) == alone
     for name, path in alone.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import geopandas
 import numpy as np
 import pandas as pd
 import pyogrio
+import pyproj
 import pytest
 import shapely
 from shapely.geometry import GeometryCollection, LineString, Point, Polygon, box
@@ -365,3 +368,42 @@ def test_outlines_of_experts_burn_as_published(expert: str) -> None:
     found = read_outlines(folder / f"labels/expert_{expert}/Bykovsky_digitized.shp", grid)
     largest_first = sorted(found.geometries, key=lambda shape: -shape.area)
     assert np.array_equal(rasterise(largest_first, grid), burnt)
+
+
+GRID_OF_SHIFTS = 'EXTENSION["PROJ4_GRIDS","/dev/stdin"]'
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "a.shp", "a.geojson", "a.json", "a.parquet"])
+def test_a_crs_that_names_files_by_their_path_is_not_read(tmp_path: Path, name: str) -> None:
+    """GDAL would open them, wherever they lie, and wait for ever for a pipe or a terminal."""
+    path = write(tmp_path / name, SQUARES)
+    wkt = pyproj.CRS(UTM).to_wkt("WKT1_GDAL").replace('AUTHORITY["EPSG","6326"]', GRID_OF_SHIFTS)
+    assert GRID_OF_SHIFTS in wkt
+    match path.suffix:
+        case ".gpkg":
+            with closing(sqlite3.connect(path)) as database, database:
+                database.execute("UPDATE gpkg_spatial_ref_sys SET definition = ? WHERE srs_id = 32652", (wkt,))
+        case ".shp":
+            path.with_suffix(".prj").write_text(wkt)
+        case ".geojson":
+            content = json.loads(path.read_text())
+            content["crs"] = {"type": "name", "properties": {"name": wkt}}
+            path.write_text(json.dumps(content))
+        case ".json":
+            content = json.loads(path.read_text())
+            content["crs"] = {"type": "name", "properties": {"name": "+proj=longlat +nadgrids=@/dev/stdin"}}
+            path.write_text(json.dumps(content).replace("nadgrids", "nadgri\\u0064s").replace("/dev/", "\\/dev\\/"))
+        case _:
+            crs = pyproj.CRS("+proj=longlat +ellps=bessel +nadgrids=/dev/stdin +type=crs")
+            geopandas.GeoDataFrame(geometry=SQUARES, crs=crs).to_parquet(path)
+    with pytest.raises(
+        DataError, match=f"{name}: its CRS.* names files of shifts by their path, which are not followed"
+    ):
+        read_outlines(path, GRID)
+
+
+def test_texts_that_are_no_crs_may_be_of_anything(tmp_path: Path) -> None:
+    path = geojson(
+        tmp_path / "a.geojson", in_degrees(SQUARES), [{"url": "https://example.org/?grids=a/b"}, {"n": "file=/a"}]
+    )
+    assert len(read_outlines(path, GRID).geometries) == 2

@@ -8,6 +8,7 @@ import shutil
 import sys
 from contextlib import closing
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -200,6 +201,39 @@ def test_in_a_large_folder_too(given, secret):
     assert values(given / "own.tif") == [OWN]
     (given / "own.tif.msk").write_text(vrt(source(secret)))
     assert "own.tif.msk" in refusal(given / "own.tif")
+
+
+@pytest.mark.parametrize("kind", ["beside", "shifts", "virtual"])
+def test_a_crs_names_no_files(given, kind):
+    """PROJ would open them, and wait for ever for a pipe or a terminal."""
+    path, crs = given / "own.tif", "+proj=utm +zone=33 +ellps=GRS80 +nadgrids=/dev/stdin +units=m +no_defs"
+    wkt = (
+        rasterio.CRS.from_epsg(32633)
+        .to_wkt()
+        .replace('AUTHORITY["EPSG","6326"]', 'EXTENSION["PROJ4_GRIDS","/dev/stdin"]')
+    )
+    assert "/dev/stdin" in wkt
+    if kind == "virtual":
+        path = given / "a.vrt"
+        path.write_text(
+            vrt(source("own.tif", relative=1)).replace("<VRTRasterBand", f"<SRS>{wkt}</SRS><VRTRasterBand", 1)
+        )
+        assert "a virtual raster with the CRS" in refusal(path)
+        return
+    with rasterio.open(path, "w", driver="PNG", count=1, height=SIDE, width=SIDE, dtype="uint8") as file:
+        file.write(np.ones((1, SIDE, SIDE), np.uint8))
+    text = wkt if kind == "beside" else rasterio.CRS.from_string(crs).to_wkt()
+    (given / "own.tif.aux.xml").write_text(f"<PAMDataset><SRS>{escape(text)}</SRS></PAMDataset>")
+    assert re.search(r"FILE: its CRS.* names files of shifts by their path, which are not followed", refusal(path))
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "JP2OpenJPEG", "ENVI", "AAIGrid"])
+def test_the_crs_of_no_format_names_files(given, driver):
+    path, crs = given / "a.tif", "+proj=utm +zone=33 +ellps=GRS80 +nadgrids=/dev/none +units=m +no_defs"
+    profile = {"driver": driver, "count": 1, "height": SIDE, "width": SIDE, "dtype": "uint8"}
+    with rasterio.open(path, "w", **profile, crs=crs, transform=from_origin(5e5, 6e6, 10, 10)) as file:
+        file.write(np.ones((1, SIDE, SIDE), np.uint8))
+    assert "names files of shifts by their path" in refusal(path)
 
 
 # Virtual rasters that the user gave

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from geocore.errors import DataError
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 LengthUnit = Literal["m", "degree", "cm", "px"]
 Transform = tuple[float, float, float, float, float, float]
+
+NAMES_FILES: Final = "names files of shifts by their path, which are not followed: give a code such as EPSG:32652"
+"""What is wrong with a CRS of which `names_files` is true, and the remedy."""
+_FILES: Final = re.compile(
+    r"(?:grids|(?:^|[+\s\"'])(?:init|file))=[^\s\"'\]<]*[/\\]"  # +nadgrids=, +geoidgrids=, +grids=, +init=
+    r"|(?:_GRIDS|PARAMETERFILE)\W[^\]<]{0,400}?[/\\]",  # WKT: EXTENSION["PROJ4_GRIDS", ...]
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +206,26 @@ def length_unit_of(crs: str | None) -> LengthUnit:
     return "m" if parsed.is_projected else "px"
 
 
+def names_files(crs: str) -> bool:
+    """Whether a CRS names files by their path, of shifts or heights, which PROJ would open wherever they lie.
+
+    Names without a folder are those of PROJ's own files.
+
+    Args:
+        crs: WKT or PROJ's parameters, or a text that holds such.
+    """
+    return _FILES.search(crs) is not None
+
+
 @lru_cache(maxsize=64)
 def parse_crs(crs: str) -> pyproj.CRS:
     """A CRS from an authority string or WKT.
 
     Raises:
-        DataError: it cannot be understood.
+        DataError: it cannot be understood, or names files by their path.
     """
+    if names_files(crs):
+        raise DataError(f"coordinate reference system {crs[:60]!r} {NAMES_FILES}")
     import pyproj  # A tenth of a second; commands that only read settings must not pay for it.
 
     try:

@@ -20,6 +20,7 @@ from geocore.aliases import is_text, plain_path
 from geocore.errors import SceneError
 from geocore.formats import CAMERA_RAW, HEAD_BYTES, holds_pixels, is_virtual, what_else, why_unread
 from geocore.georeferences import unreferenced_allowed
+from geocore.grid import NAMES_FILES, names_files
 from geocore.headers import check_texts
 from geocore.locations import Location, shown
 from geocore.roots import VARIABLE
@@ -115,13 +116,16 @@ def _check_unchanged(path: Path, inode: int, changed_ns: int, size: int) -> None
 
 
 def _check_contained(dataset: Any, location: Location) -> None:
-    """Refuse what a file names beside its pixels: overviews anywhere, and spill files of ERDAS Imagine."""
+    """Refuse what a file names beside its pixels: overviews, files of its CRS, and spill files of ERDAS Imagine."""
     # Asked for first: GDAL opens them, with any driver, to list its files or to read fewer pixels.
     if (named := dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")) is not None:
         raise SceneError(
             f"{shown(location)}: takes its overviews from another file ({named[:80]}), which is not followed: write "
             "the pixels anew: gdal_translate IN OUT.tif"
         )
+    for crs in (dataset.crs, dataset.gcps[1]):
+        if crs and names_files(crs.to_wkt()):
+            raise SceneError(f"{shown(location)}: its CRS {NAMES_FILES}")
     if dataset.driver == "HFA" and isinstance(location, Path):
         folder = os.path.realpath(location.parent)
         for file in dataset.files:

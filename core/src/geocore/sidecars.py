@@ -6,7 +6,9 @@ would wait for ever for a pipe called `a.tfw`, as for one called `a.dbf` beside 
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import os
 import re
 from pathlib import Path
@@ -14,9 +16,13 @@ from typing import Final
 
 from geocore.errors import SceneError
 from geocore.formats import HEAD_BYTES, holds_pixels, what_else
+from geocore.grid import NAMES_FILES, names_files
 from geocore.specials import check_regular, open_regular
 
 _RASTERS: Final = (".ovr", ".msk", ".aux")
+_CRS_TEXTS: Final = (".aux.xml", ".prj", ".hdr")
+"""Georeferences as texts, of a CRS in which GDAL opens the files that it names as soon as it reads it."""
+_MOST_CRS_BYTES: Final = 1 << 24
 _TEXTS: Final = re.compile(
     r"\.(aux\.xml|[a-z]{1,4}w|[a-z]{3,4}wx|wld|tab|prj|hdr|clr|sta|stx|rrd|ige|imd|rpb|pvl|xml|txt|tif\.xml)"
     r"|_(rpc|metadata|mtl|rpc_org|pvl)\.(txt|rpb|xml)"
@@ -42,6 +48,9 @@ def rasters_beside(path: Path) -> tuple[Path, ...]:
     for name in _entries(path):
         beside = path.with_name(name)
         try:
+            if name.lower().endswith(_CRS_TEXTS):
+                _check_crs(path, beside)
+                continue
             if not name.lower().endswith(_RASTERS):
                 check_regular(beside)
                 continue
@@ -61,6 +70,13 @@ def rasters_beside(path: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def _check_crs(path: Path, beside: Path) -> None:
+    with open_regular(beside) as file:
+        text = file.read(_MOST_CRS_BYTES)
+    if names_files(text.decode(errors="replace")):
+        raise SceneError(f"{path}: its CRS, in {beside.name} beside it, {NAMES_FILES}")
+
+
 def _entries(path: Path) -> list[str]:
     """Names of what GDAL may read with a raster, in the folder of it."""
     folder = path.parent
@@ -76,8 +92,15 @@ def _entries(path: Path) -> list[str]:
             found += beside
             fronts += [name for name in beside if name.lower().endswith(_RASTERS)]  # overviews have masks, and so on
         return found
-    begins = (path.name.lower(), path.stem.lower())
-    return [name for name in names if any(_belongs(name.lower(), begin) for begin in begins) and name != path.name]
+    stem = path.stem.lower()
+    found = []
+    # In the order of the alphabet, as a folder may hold a text for each of a thousand rasters.
+    for lower, name in itertools.islice(names, bisect.bisect_left(names, (stem,)), None):
+        if not lower.startswith(stem):
+            break
+        if name != path.name and (_belongs(lower, stem) or _belongs(lower, path.name.lower())):
+            found.append(name)
+    return found
 
 
 def _belongs(name: str, begin: str) -> bool:
@@ -87,15 +110,17 @@ def _belongs(name: str, begin: str) -> bool:
 
 # A folder changes when something is put into it; rasters are opened by the thousand where nothing is.
 @functools.lru_cache(maxsize=256)
-def _unusual(folder: str, inode: int, changed_ns: int) -> tuple[str, ...] | None:
-    """Entries that are no plain files, or called as rasters beside others are; None where there are too many."""
+def _unusual(folder: str, inode: int, changed_ns: int) -> tuple[tuple[str, str], ...] | None:
+    """Entries that are no plain files, or called as what is looked into, in lower case and as they are, sorted.
+
+    None where there are too many.
+    """
     names = []
     with os.scandir(folder) as entries:
         for number, entry in enumerate(entries):
             if number == _MOST_LISTED:
                 return None
-            if entry.name.lower().endswith(_RASTERS) or not (
-                entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
-            ):
-                names.append(entry.name)
-    return tuple(names)
+            plain = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+            if not plain or entry.name.lower().endswith((*_RASTERS, *_CRS_TEXTS)):
+                names.append((entry.name.lower(), entry.name))
+    return tuple(sorted(names))

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from geocore.errors import DataError
 from geocore.formats import what_else
+from geocore.grid import NAMES_FILES, names_files
 from geocore.memory import most_at_once
 from geocore.sidecars import rasters_beside
 from geocore.specials import open_regular
@@ -29,6 +30,12 @@ _FOLLOWED: Final = re.compile(rb"<OGR|<VRTDataset|gdal_streamed_alg")
 """Words anywhere in a text by which GDAL takes it for one that leads to other files or to addresses; the signatures of
 the other formats leave no room for them in front of a zero byte, up to which it looks."""
 _HEAD_BYTES: Final = 1 << 16
+_PIECE_BYTES: Final = 1 << 20
+_OVERLAP_BYTES: Final = 1 << 10
+_VALUE_OF_PATH: Final = re.compile(rb'"value"\s*:\s*"[^"]*[/\\\\]')
+"""A parameter of a CRS in PROJJSON that is a path."""
+_ESCAPED: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
+"""A character of ASCII that JSON needs not to escape."""
 # An index in a tree is a table that SQLite itself keeps.
 _PROGRAM: Final = re.compile(r"create\s+virtual\s.*\busing\s+(?!rtree\b)|\bgenerated\s+always\b|\bas\s*\(", re.I | re.S)
 _MOST_NESTED: Final = 32
@@ -61,11 +68,35 @@ def check_vectors(path: Path) -> None:
         _check_parquet(path)
     elif head.startswith(_SHAPEFILE):
         _check_shapefile(path)
-    elif not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") or _FOLLOWED.search(head):
+    elif head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and not _FOLLOWED.search(head):
+        _check_geojson(path)
+    else:
         found = f"is {what_else(head) or 'of another format'}" if head else "is empty"
         raise DataError(
             f"{path}: cannot be read as outlines (it {found}); give GeoPackage, Shapefile, GeoJSON or GeoParquet"
         )
+
+
+def _check_crs(path: Path, text: str) -> None:
+    """GDAL opens the files that a CRS names as soon as it reads it."""
+    if names_files(text):
+        raise DataError(f"{path}: its CRS {NAMES_FILES}")
+
+
+def _check_geojson(path: Path) -> None:
+    """A CRS of its own, as files older than RFC 7946 have it, may stand anywhere."""
+    names, has_crs = False, False
+    with open_regular(path) as file:
+        end = b""
+        while piece := file.read(_PIECE_BYTES):
+            text = end + piece
+            if b"\\u00" in text:
+                text = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), text)
+            has_crs = has_crs or b'"crs"' in text
+            names = names or names_files(text.decode("latin-1"))
+            end = piece[-_OVERLAP_BYTES:]
+    if has_crs and names:
+        raise DataError(f"{path}: its CRS {NAMES_FILES}")
 
 
 def _check_geopackage(path: Path) -> None:
@@ -74,14 +105,16 @@ def _check_geopackage(path: Path) -> None:
         # As it lies there: nothing is locked, and no journal of a writer is played back.
         with closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)) as database:
             entries = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+            for kind, name, text in entries:
+                if kind == "view" or (kind == "table" and _PROGRAM.search(str(text))):
+                    raise DataError(
+                        f"{path}: {str(name)[:60]} is a view or a computed table, which runs as a program when it is "
+                        "read: save the outlines as a table: ogr2ogr OUT.gpkg IN.gpkg LAYER"
+                    )
+            for row in database.execute("SELECT * FROM gpkg_spatial_ref_sys"):
+                _check_crs(path, str(row))
     except sqlite3.Error:
         return
-    for kind, name, text in entries:
-        if kind == "view" or (kind == "table" and _PROGRAM.search(str(text))):
-            raise DataError(
-                f"{path}: {str(name)[:60]} is a view or a computed table, which runs as a program when it is read: "
-                "save the outlines as a table: ogr2ogr OUT.gpkg IN.gpkg LAYER"
-            )
 
 
 def _check_shapefile(path: Path) -> None:
@@ -107,6 +140,8 @@ def _check_parquet(path: Path) -> None:
         return
     with file:
         held = file.metadata
+        if _VALUE_OF_PATH.search((held.metadata or {}).get(b"geo", b"")):
+            raise DataError(f"{path}: its CRS {NAMES_FILES}")
         groups = [held.row_group(number) for number in range(held.num_row_groups)]
         unpacked = sum(group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns))
         if held.num_rows > size or unpacked > most_at_once(size):

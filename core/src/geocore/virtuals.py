@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from xml.parsers import expat
 
 from geocore.errors import SceneError
+from geocore.grid import names_files
 from geocore.locations import Location, is_remote, shown
 from geocore.roots import VARIABLE, check_named, is_stated
 from geocore.specials import open_regular
@@ -237,7 +238,7 @@ class _Names:
         self._check_crs(attributes.get("projection", ""))
 
     def _check_crs(self, text: str) -> None:
-        if not _CRS_TEXT.match(text.strip()) or re.search(r"\+init=|grids=[^\s\"]*/", text):
+        if not _CRS_TEXT.match(text.strip()) or names_files(text):
             self._refuse(f"the CRS {text.strip()[:40]!r}")
 
     def _end(self, tag: str) -> None:

@@ -20,7 +20,7 @@ from rasterio.warp import Resampling, reproject
 
 from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import SceneError
-from geocore.grid import Grid
+from geocore.grid import Grid, parse_crs
 from geocore.handles import open_handle
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import OutputSettings
@@ -94,7 +94,7 @@ def polar_points(grid: Grid) -> list[GroundControlPoint]:
 
     if len(grid.gcps) < 3 or grid.crs is None:
         raise SceneError(f"{len(grid.gcps)} control points: a map needs three or more, and their CRS; check the scene")
-    transformer = pyproj.Transformer.from_crs(grid.crs, POLAR, always_xy=True)
+    transformer = pyproj.Transformer.from_crs(parse_crs(grid.crs), POLAR, always_xy=True)
     xs, ys = transformer.transform([point.x for point in grid.gcps], [point.y for point in grid.gcps])
     if not np.isfinite([xs, ys]).all():
         raise SceneError(f"control points outside the area of {POLAR}: must lie on the northern hemisphere")
