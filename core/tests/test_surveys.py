@@ -190,6 +190,25 @@ def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys:
     assert not (output / "all_pred.vrt").exists()
 
 
+def test_which_of_two_maps_lies_on_top_does_not_depend_on_when_each_was_made(tmp_path: Path) -> None:
+    grid = Grid(16, 16, (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), "EPSG:32633", length_unit="m")
+
+    def joined(output: Path, *calls: str) -> int:
+        def write(arguments: dict[str, Any], part: Path) -> None:
+            name = Path(arguments["path"]).stem
+            write_raster(output / f"{name}_pred.tif", np.full((16, 16), ord(name), np.uint8), grid=grid)
+            part.write_text(json.dumps({"number": 1}))
+
+        for names in calls:
+            survey, tasks = survey_of(output), scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
+            scenes = survey.map("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
+            finish(survey, {"scenes": scenes})
+        with rasterio.open(output / "all_pred.vrt") as dataset:
+            return int(dataset.read(1)[0, 0])
+
+    assert joined(tmp_path / "once", "ab") == joined(tmp_path / "in-turns", "b", "a") == ord("b")
+
+
 def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
     survey = survey_of(tmp_path / "maps")
     tasks = scenes_in(tmp_path / "raw", a=2, b=4)

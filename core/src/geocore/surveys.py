@@ -203,7 +203,8 @@ class Survey:
         Returns:
             What the maps to open first became, a file for each CRS; empty where there is one scene.
         """
-        names = list(dict.fromkeys(name for call in read_calls(self.output) for name in call.get(kind, {})))
+        # By name, so that which of two overlapping scenes lies on top does not depend on when each was mapped.
+        names = sorted({name for call in read_calls(self.output) for name in call.get(kind, {})})
         joined: list[list[Path]] = []
         for of_kind in zip(*(maps(name) for name in names), strict=True):
             ending = of_kind[0].name.removeprefix(names[0]).removesuffix(of_kind[0].suffix)
