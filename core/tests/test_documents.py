@@ -116,6 +116,9 @@ def test_a_file_is_bounded_before_it_is_read(tmp_path):
         read_json(path, most_bytes=1 << 20)
     path.write_bytes(b"\xef\xbb\xbf[1]")
     assert read_json(path) == read_yaml(path) == [1]
+    path.write_bytes(b"[1,\n\0]")
+    with pytest.raises(DocumentError, match="line 2: holds a NUL character, and is no text"):
+        read_json(path)
     path.write_bytes(b"[1]\n\xff")
     with pytest.raises(DocumentError, match="line 2: not UTF-8 text"):
         read_json(path)

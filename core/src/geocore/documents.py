@@ -89,7 +89,7 @@ def read_text(path: Path, *, most_bytes: int = FEW_BYTES) -> str:
     """The text of a file in UTF-8, without a byte-order mark, its lines ending in a line feed.
 
     Raises:
-        DocumentError: it is longer, or no UTF-8.
+        DocumentError: it is longer, or no text in UTF-8.
         OSError: it cannot be opened, or is no file of data.
     """
     with open_regular(path) as file:
@@ -98,6 +98,8 @@ def read_text(path: Path, *, most_bytes: int = FEW_BYTES) -> str:
         data = file.read(most_bytes + 1) if fits else b""
     if not fits or len(data) > most_bytes:
         raise DocumentError(f"is longer than the {most_bytes >> 20} MiB that are read")
+    if (end := data.find(b"\0")) >= 0:
+        raise DocumentError("holds a NUL character, and is no text", data.count(b"\n", 0, end) + 1, syntax=True)
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

@@ -38,6 +38,9 @@ such as WMS, GTI, STACIT, MRF, ERS, PCIDSK, netCDF or Zarr, may lead to other fi
 _UNTOLD: Final = (UnicodeError, CRSError, CPLE_BaseError)
 """What rasterio raises of a header that GDAL has read, beside its own errors."""
 
+_MOST_BANDS: Final = 10_000
+"""Each is asked for its type, its mask, its unit and more, in a tenth of a millisecond; some callers ask repeatedly."""
+
 # A forked process has GDAL's list of threads but not the threads, and would wait for them for ever.
 _PROCESS = os.getpid()
 
@@ -218,10 +221,15 @@ def _check_described(dataset: Any, location: Location) -> None:
     """Look at all that a file says of itself: what cannot be understood of it is told here, and nowhere else.
 
     Raises:
-        SceneError: there is no band.
+        SceneError: there is no band, or more than can be looked at.
     """
     if not dataset.count:
         raise SceneError(f"{shown(location)}: has no band: save the raster that counts as a GeoTIFF of its own")
+    if dataset.count > _MOST_BANDS:
+        raise SceneError(
+            f"{shown(location)}: has {dataset.count} bands, and at most {_MOST_BANDS} can be read; write those that "
+            "are meant to a file of their own: gdal_translate -b 1 -b 2 ... IN OUT"
+        )
     for index in dataset.indexes:
         dataset.tags(index)
     for name in ("descriptions", "units", "scales", "offsets", "nodatavals", "colorinterp", "dtypes", "crs", "gcps"):

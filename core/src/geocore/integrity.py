@@ -13,8 +13,6 @@ import numpy as np
 
 from geocore.errors import SceneError
 
-# Each is asked for its type, its mask, its unit and more: a tenth of a millisecond.
-_MOST_BANDS = 10_000
 # A block is decoded whole, so one of this size already takes as much memory for each read of a single pixel.
 _LARGEST_BLOCK_BYTES = 1 << 30
 # The tightest packings: 1032:1 by Deflate, which PNG always uses, and 128 KiB in 4 bytes by ZSTD in a TIFF; a pixel
@@ -38,11 +36,6 @@ def check_file(dataset: Any, path: Path) -> None:
         SceneError: the header promises more than the file can hold, blocks are too large to decode, or a PNG
             file ends early or has a chunk that is not what was written.
     """
-    if dataset.count > _MOST_BANDS:
-        raise SceneError(
-            f"{path}: has {dataset.count} bands, and at most {_MOST_BANDS} can be read; write those that are meant to "
-            "a file of their own: gdal_translate -b 1 -b 2 ... IN OUT"
-        )
     rows, cols = dataset.block_shapes[0]
     together = dataset.count if str(dataset.profile.get("interleave")) == "pixel" else 1
     dtype = dataset.dtypes[0]

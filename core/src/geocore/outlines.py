@@ -159,7 +159,8 @@ def _read(path: Path) -> Any:
     geopandas = library("geopandas")
     try:
         check_vectors(path)
-        with plain_path(path) as plain:
+        # Coordinates that are no numbers are told later.
+        with plain_path(path) as plain, np.errstate(invalid="ignore"):
             # A relative path might begin as one of GDAL's own names do (PG:, WFS:).
             name = os.path.join(os.curdir, plain)
             if path.suffix.lower() in _PARQUET:
