@@ -151,3 +151,14 @@ def test_names_are_no_paths(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="needs a name of its own"), new_entry(tmp_path, "a", fingerprint="f") as e:
             e.create("planes", (2, 2), "uint8").write(np.zeros((2, 2), np.uint8))
             e.create(name, (2, 2), "uint8")
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': '<f4',\n ((", b"  {'a'", b"{'descr': '<f4', 'shape': (2,), 'fortran_order': 0 0}"]
+)
+def test_an_array_whose_header_is_no_literal_is_one_line(tmp_path, header):
+    """NumPy takes it apart as Python, and tells what is wrong with it in Python's words."""
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.ljust(117) + b"\n" + bytes(64))
+    with pytest.raises(DataError, match="cannot be mapped"):
+        map_array(path)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -246,7 +247,7 @@ def map_array(path: Path, digest: str | None = None) -> np.memmap[Any, Any]:
             mapped: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise DataError(f"{path}: not in the cache: prepare the data again") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # its header is a Python literal
         reason = str(error).splitlines()[0]
         raise DataError(f"{path}: cannot be mapped ({reason}): prepare the data again") from error
     if digest is not None:

@@ -103,7 +103,7 @@ def _ended_badly(ending: Ending, signum: signal.Signals, *, early: bool = False)
         return "traceback", ending.last_line
     if ending.code not in (0, _CODES[signum]) and not (early and ending.code == -signum):
         return "exit code", f"{ending.code}: {ending.last_line}"
-    if ending.code == _CODES[signum] and f"stopped by {signum.name}" not in ending.last_line:
+    if ending.code == _CODES[signum] and f"stopped by {signum.name}" not in ending.err:
         return "not told", ending.last_line
     if (ending.seconds_after_blow or 0.0) > _SLURM_S:
         return "too slow", f"{ending.seconds_after_blow:.0f} s"
