@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -623,3 +624,40 @@ def test_remarks_say_what_scores_do_not_speak_of() -> None:
     assert said[3] == "1 patches have no pixel that counts: 2" and len(said) == 4
     full: Any = SimpleNamespace(samples=[SimpleNamespace(id="a", attributes={"rows": 5, "cols": 5, "class_0_px": 0})])
     assert evaluate.remarks(full, [{"pixels": np.array([[25]]), "parcel_pixels": np.array([[25]])}]) == []
+
+
+def bomb(file: h5py.File) -> None:
+    """A chunk of a band that is inflated to hundreds of times what its values take."""
+    shape = file["B04/B04"].shape
+    del file["B04/B04"]
+    dataset = file["B04"].create_dataset("B04", shape, np.uint16, chunks=shape, compression="gzip")
+    dataset.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(1 << 28), 1))
+
+
+def claim(file: h5py.File) -> None:
+    shape = file["B04/B04"].shape
+    del file["B04/B04"]
+    file["B04"].create_dataset("B04", (shape[0], 100_000, 100_000), np.uint16)
+
+
+def link(file: h5py.File) -> None:
+    file["B04/other"] = h5py.ExternalLink("/etc/passwd", "x")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(bomb, "holds more"), (claim, "B04 has 100000 x 100000 pixels"), (link, "B04/other is a link to another place")],
+)
+def test_a_patch_that_claims_too_much_is_one_line(
+    trained: Path,
+    tmp_path: Path,
+    run_command: Command,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[h5py.File], object],
+    said: str,
+) -> None:
+    path = copied(patches_of(trained)[0], tmp_path / "x", change)
+    words = ["--run", trained / "run", "--input", path, "--output", tmp_path / "maps", "--device.device", "cpu"]
+    assert run_command(predict, *words) == 2
+    (told,) = errors_of(capsys.readouterr().err)
+    assert said in told

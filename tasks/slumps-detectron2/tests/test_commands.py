@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import shutil
+import sqlite3
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +17,12 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pyarrow
 import pytest
 import rasterio
+import shapely
 import torch
+from pyarrow import parquet
 
 from geocore.checkpoints import Contents, save_checkpoint
 from geocore.datasets import Dataset
@@ -354,3 +360,28 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout
+
+
+def test_outlines_that_claim_too_much_are_one_line(
+    trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A view that never ends, and geometries that lie in each other, which ended in a segmentation fault."""
+    scene = scenes_of(trained)[0]
+    with rasterio.open(scene) as file:
+        crs, square = file.crs, shapely.box(*file.bounds)
+    table = geopandas.GeoDataFrame({"a": [1]}, geometry=[square], crs=crs)
+    table.to_file(tmp_path / "view.gpkg", layer="l")
+    with contextlib.closing(sqlite3.connect(tmp_path / "view.gpkg")) as database:
+        database.execute(
+            "CREATE VIEW v AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT n FROM c"
+        )
+        database.commit()
+    table.to_parquet(tmp_path / "nested.parquet")
+    nested = struct.pack("<BII", 1, 7, 1) * 100_000 + shapely.to_wkb(square)
+    metadata = parquet.read_schema(tmp_path / "nested.parquet").metadata
+    content = pyarrow.table({"geometry": [nested]}).replace_schema_metadata(metadata)
+    parquet.write_table(content, tmp_path / "nested.parquet")
+    for name, said in (("view.gpkg", "v is a view"), ("nested.parquet", "holds others more than 32 levels deep")):
+        assert run_command(prepare, "--image", scene, "--label", tmp_path / name, "--out", tmp_path / "data") == 2
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(told) == 1 and said in told[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -391,3 +393,40 @@ def test_help_imports_neither_torch_nor_rasterio(verb: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--" in done.stdout
+
+
+def _tiff(path: Path, width: int, height: int, bands: int) -> None:
+    """Eight kilobytes that claim what they are told to."""
+    at = 4000
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: at, 277: bands, 278: 64, 279: 4096}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(head + bytes(at - len(head) + 4096))
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [((100_000, 100_000, 1), "promises 100000 x 100000 pixels"), ((64, 64, 65_535), "has 65535 bands")],
+)
+def test_a_photograph_that_claims_too_much_is_one_line(
+    trained: Path,
+    tmp_path: Path,
+    run_command: Command,
+    capsys: pytest.CaptureFixture[str],
+    claim: tuple[int, int, int],
+    said: str,
+) -> None:
+    _tiff(tmp_path / "raw/images/a.tif", *claim)
+    (tmp_path / "raw/masks").mkdir()
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "raw/masks/a.png")
+    words = ["--run", trained / "run", "--input", tmp_path / "raw/images/a.tif", "--output", tmp_path / "maps"]
+    for module, given in (
+        (prepare, ["--data", tmp_path / "raw", "--out", tmp_path / "dataset"]),
+        (predict, [*words, "--device.device", "cpu"]),
+    ):
+        begun = time.perf_counter()
+        assert run_command(module, *given) == 2
+        assert time.perf_counter() - begun < 20
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(told) == 1 and said in told[0]
