@@ -208,7 +208,7 @@ def _opened(location: Location, drivers: Sequence[str]) -> Any:
 
 
 def _described(name: str, drivers: Sequence[str], location: Location) -> Any:
-    dataset = _reader(name, list(drivers))
+    dataset = _reader(location, name, list(drivers))
     try:
         _check_described(dataset, location)
     except BaseException:
@@ -237,9 +237,9 @@ def _check_described(dataset: Any, location: Location) -> None:
     dataset.tags()
 
 
-# As `rasterio.open` does it, which takes no list of drivers.
+# As `rasterio.open` does it, which takes no list of drivers; credentials are looked for where the first is no path.
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
-def _reader(name: str, drivers: list[str]) -> Any:
+def _reader(location: Location, name: str, drivers: list[str]) -> Any:
     return DatasetReader(name, driver=drivers)
 
 
