@@ -115,25 +115,11 @@ class Performer:
         Raises:
             DiskError: nothing can be written any more, by other tasks either.
         """
-        started = time.perf_counter()
-        try:
-            # A task whose worker was killed runs again, even one that had ended but could not say so any more.
-            return self._made_meanwhile(task) or self._make(task, attempts, started)
-        except Unfinished as rest:
-            if rest.failures:
-                return Outcome(task.key, "failed", time.perf_counter() - started, "; ".join(rest.failures))
-            # Whoever found all parts may have joined them since.
-            return self._made_meanwhile(task) or Outcome(task.key, "elsewhere", 0.0, str(rest))
-        except DiskError:
-            raise
-        except UserError as error:
-            return Outcome(task.key, "failed", time.perf_counter() - started, str(error))
-        except MemoryError as error:
-            reason = f"takes more memory than there is ({error})" if str(error) else "takes more memory than there is"
-            return Outcome(task.key, "failed", time.perf_counter() - started, reason)
-        except Exception as error:
-            said = f"a bug, {type(error).__name__}: {' '.join(str(error).split())}"
-            return Outcome(task.key, "failed", time.perf_counter() - started, said, error)
+        # A task whose worker was killed runs again, even one that had ended but could not say so any more.
+        outcome = self._made_meanwhile(task) or self._tried(task, attempts)
+        # Whoever found all parts may have joined them since; and the same command, run twice at once, takes the regions
+        # of a scene away from the slower one.
+        return outcome if outcome.is_there else self._made_meanwhile(task) or outcome
 
     def perform_remotely(self, task: Task, attempts: Path) -> Outcome:
         """As `perform`, for another process, where an exception might not be rebuilt and has no traceback.
@@ -146,6 +132,25 @@ class Performer:
             return outcome
         told = "".join(traceback.format_exception(outcome.bug))
         return replace(outcome, bug=RuntimeError(f"task {task.key}:\n{told}"))
+
+    def _tried(self, task: Task, attempts: Path) -> Outcome:
+        started = time.perf_counter()
+
+        def failed(message: str, bug: Exception | None = None) -> Outcome:
+            return Outcome(task.key, "failed", time.perf_counter() - started, message, bug)
+
+        try:
+            return self._make(task, attempts, started)
+        except Unfinished as rest:
+            return failed("; ".join(rest.failures)) if rest.failures else Outcome(task.key, "elsewhere", 0.0, str(rest))
+        except DiskError:
+            raise
+        except UserError as error:
+            return failed(str(error))
+        except MemoryError as error:
+            return failed(f"takes more memory than there is ({error})".removesuffix(" ()"))
+        except Exception as error:
+            return failed(f"a bug, {type(error).__name__}: {' '.join(str(error).split())}", error)
 
     def _made_meanwhile(self, task: Task) -> Outcome | None:
         earlier = self.earlier(task)
