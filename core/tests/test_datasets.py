@@ -65,6 +65,35 @@ def make(root: Path, **changes: object) -> Dataset:
     return Dataset(**(options | changes))  # type: ignore[arg-type]
 
 
+NAMES = [
+    *("yes", "no", "null", "~", "1e3", "0x1F", "012", "1_000", "2020-01-01", "12:30:00", ".inf", "- x", ": y", "#c"),
+    *("&a", "*a", "!t", "%d", "@x", "`y`", "|", ">", "'q'", '"q"', " lead", "trail ", "a: b", "a #b", "{x}", "[x]"),
+    *("a\nb", "a\tb", "\x1b[31m", "<b>", "$x$", "=1+1", "Fläche", "Fla\u0308che", "雪", "\u202e", "\x85", "\ufeff"),
+    *("a\\b", "?", "---", "..."),
+]
+
+
+def test_names_that_yaml_would_take_for_something_else_are_text(tmp_path: Path) -> None:
+    made = dataclasses.replace(make(tmp_path).samples[0], hashes={})
+    samples = [
+        dataclasses.replace(made, id=name, group=name, split=name, inputs={"image": f"images/{name}.tif"})
+        for name in NAMES
+    ]
+    dataset = make(tmp_path, samples=samples)
+    dataset.save()
+    found = Dataset.load(tmp_path)
+    assert [(sample.id, sample.group, sample.split) for sample in found.samples] == [(name,) * 3 for name in NAMES]
+    assert [sample.inputs["image"] for sample in found.samples] == [f"images/{name}.tif" for name in NAMES]
+    assert found.hash == dataset.hash
+
+
+@pytest.mark.parametrize("change", [{"id": "a\udce4"}, {"group": "\udce4"}, {"inputs": {"image": "\udce4/a.tif"}}])
+def test_names_of_bytes_that_are_no_text_are_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+    sample = dataclasses.replace(make(tmp_path).samples[0], **change)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"called by bytes that are no UTF-8, which dataset.yaml cannot hold: rename"):
+        make(tmp_path, samples=[sample])
+
+
 def test_what_is_saved_reads_back(tmp_path: Path) -> None:
     dataset = make(tmp_path)
     file = dataset.save()

@@ -52,7 +52,7 @@ def is_plain(path: Path) -> bool:
 def is_text(path: Path) -> bool:
     """Whether a path is text, and no bytes of another encoding: GDAL takes any that is."""
     try:
-        str(path.absolute()).encode()
+        str(path).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from geocore.aliases import is_text
 from geocore.contents import content_hash
 from geocore.errors import DataError, SceneError
 from geocore.files import atomic_write_text, sha256_json
@@ -223,6 +224,11 @@ class Dataset:
             if count > 1:
                 yield f"sample id {sample_id!r} occurs {count} times: ids must be unique; rename the samples"
         for sample in self.samples:
+            if not all(is_text(Path(text)) for text in (sample.id, sample.group, sample.split, *sample.paths)):
+                yield (
+                    f"sample {sample.id!r} or one of its files is called by bytes that are no UTF-8, which {FILE_NAME} "
+                    "cannot hold: rename it"
+                )
             for kind, names, known in (
                 ("layer", sample.inputs, self.layers),
                 ("label", sample.labels, self.labels),
