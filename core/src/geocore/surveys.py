@@ -16,7 +16,6 @@ keeps no other from being mapped. Beside the products, the folder holds
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geocore.attempts import refuse_other_purposes
+from geocore.documents import read_json
 from geocore.errors import DataError, SceneError, UserError
 from geocore.files import real_folder, remove_leftovers
 from geocore.jobs import Outcome, Task, Work, part_path, run_tasks
@@ -315,4 +315,4 @@ def _parts(output: Path, name: str) -> Path:
 
 
 def _summary(part: Path) -> Any:
-    return json.loads((part / SUMMARY if part.is_dir() else part).read_text(encoding="utf-8"))
+    return read_json(part / SUMMARY if part.is_dir() else part, finite=False)
