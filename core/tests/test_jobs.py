@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+import geocore.tasks
 from geocore.attempts import attempts_folder
-from geocore.errors import DiskError, RunError, StorageError
+from geocore.errors import DataError, DiskError, RunError, StorageError
 from geocore.files import FolderLock, signature
-from geocore.jobs import Task, part_path, run_tasks
+from geocore.jobs import Outcome, Task, Unfinished, part_path, run_tasks
+from geocore.settings import WorkerSettings
 
 # The work lies in a file of its own, because a worker imports it by name.
 WORK = '''
@@ -363,6 +365,48 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
     assert file.is_file()
     assert [part_path(folder, "t0.txt").read_text(), (folder / "t1.txt" / "a.txt").read_text()] == ["0", "1"]
     assert {outcome.status for outcome in run_tasks(tasks, work, folder, context=None)} == {"skipped"}
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("parts"), DataError("1 of 2 regions failed")])
+def test_a_task_that_fails_since_another_process_has_done_it_is_done(tmp_path: Path, error: Exception) -> None:
+    """As of a scene whose regions were joined and removed while this process still worked at them."""
+
+    def theirs(arguments: dict[str, Any], part: Path) -> None:
+        part.write_text("theirs")
+
+    def overtaken(arguments: dict[str, Any], part: Path) -> None:
+        run_tasks(tasks_of(1), theirs, tmp_path, context=None)
+        raise error
+
+    (outcome,) = run_tasks(tasks_of(1), overtaken, tmp_path, context=None)
+    assert outcome.status == "done" and part_path(tmp_path, "t0.txt").read_text() == "theirs"
+
+
+def test_the_shard_that_uses_the_parts_makes_damaged_ones_of_others_again(tmp_path: Path, work: Any) -> None:
+    folder, tasks = tmp_path / "parts", tasks_of(4)
+
+    def shard(number: int) -> list[Outcome]:
+        return run_tasks(tasks, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/2"))
+
+    with pytest.raises(Unfinished):
+        shard(1)
+    before = (folder / "t0.txt").stat()
+    (folder / "t0.txt").write_text("9")
+    os.utime(folder / "t0.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [outcome.status for outcome in shard(2)] == ["done", "done", "skipped", "done"]
+    assert [part_path(folder, task.key).read_text() for task in tasks] == list("0123")
+
+
+def test_parts_of_other_shards_are_not_read_by_those_that_do_not_use_them(
+    tmp_path: Path, work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, tasks = tmp_path / "parts", tasks_of(6)
+    read, sha256 = list[str](), geocore.tasks.sha256_file
+    monkeypatch.setattr("geocore.tasks.sha256_file", lambda path: [read.append(path.name), sha256(path)][1])
+    for number in (1, 2):
+        with pytest.raises(Unfinished):
+            run_tasks(tasks, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/3"))
+    assert sorted(read) == ["t0.txt", "t1.txt", "t3.txt", "t4.txt"]  # each once, when it was written
 
 
 def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_task(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 
+import geocore.tasks
 from geocore.checkpoints import Checkpoint
 from geocore.cogs import write_raster
 from geocore.errors import DataError, RunError, SceneError, StorageError
@@ -285,6 +286,16 @@ def test_a_changed_product_is_made_again_and_kept(tmp_path: Path, caplog: pytest
     assert (tmp_path / "maps/a.csv.changed").read_text() == "corrected by hand"
     assert not (tmp_path / "maps/a_pred.tif.changed").exists()
     assert caplog.messages[-1].startswith(f"{table} was changed since it was made: made again")
+
+
+def test_products_are_read_again_only_where_they_look_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    survey, tasks = survey_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2)
+    mapped(survey, tasks)
+    read, sha256 = list[str](), geocore.tasks.sha256_file
+    monkeypatch.setattr("geocore.tasks.sha256_file", lambda path: [read.append(path.name), sha256(path)][1])
+    assert mapped(survey, tasks).outcomes[0].status == "skipped" and read == ["a"]
+    os.utime(tmp_path / "maps/a.csv")  # as a copy of the folder may have it
+    assert mapped(survey, tasks).outcomes[0].status == "skipped" and read[1:] == ["a", "a.csv"]
 
 
 def test_leftovers_of_killed_calls_go_with_the_next_start(tmp_path: Path, killed_writer: str) -> None:

@@ -275,22 +275,26 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_files(path: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of each file in a folder and below it.
+def files_of(path: Path) -> Iterator[Path]:
+    """The file itself, or each file in a folder and below it.
 
-    Returns:
-        Its place in the folder -> hash; the place of a file is ".".
+    Raises:
+        OSError: something is not there, or is neither file nor folder.
+    """
+    if stat.S_ISREG(path.lstat().st_mode):
+        yield path
+    else:
+        for entry in sorted(path.iterdir()):
+            yield from files_of(entry)
+
+
+def sha256_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder and below it, by its place there.
 
     Raises:
         OSError: something cannot be read, or is neither file nor folder.
     """
-    if stat.S_ISREG(path.lstat().st_mode):
-        return {".": sha256_file(path)}
-    return {
-        (Path(entry.name) / place).as_posix(): digest
-        for entry in sorted(path.iterdir())
-        for place, digest in sha256_files(entry).items()
-    }
+    return {file.relative_to(folder).as_posix(): sha256_file(file) for file in files_of(folder)}
 
 
 def sha256_json(value: Any) -> str:

@@ -73,18 +73,26 @@ def run_tasks(
 
     open_tasks, others = [], []
     for position, task in enumerate(tasks):
-        earlier = performer.earlier(task)
-        if earlier is not None:
-            record(earlier)
-        elif settings.takes(position):
-            open_tasks.append(task)
-        else:
+        if not settings.takes(position):
             others.append(task)
+        elif (earlier := performer.earlier(task)) is not None:
+            record(earlier)
+        else:
+            open_tasks.append(task)
     if open_tasks:
         _run(open_tasks, performer, settings, record)
+    # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
+    there = {task.key: performer.earlier(task, thorough=False) for task in others}
+    if all(there.values()) and all(outcome.is_there for outcome in outcomes.values()):
+        # This process is the one to use the parts. What is damaged of them it makes again itself.
+        there = {task.key: performer.earlier(task) for task in others}
+        # What another one has used and removed meanwhile is not damaged.
+        damaged = [task for task in others if not there[task.key] and performer.earlier(task, thorough=False)]
+        if damaged:
+            _run(damaged, performer, settings, record)
     for task in others:
-        # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
-        record(performer.earlier(task) or Outcome(task.key, "elsewhere", 0.0))
+        if task.key not in outcomes:
+            record(there[task.key] or Outcome(task.key, "elsewhere", 0.0))
     ended = [outcomes[task.key] for task in tasks]
     for bug in (outcome.bug for outcome in ended if outcome.bug is not None):
         raise bug

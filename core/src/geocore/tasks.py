@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from geocore.attempts import attempt
 from geocore.errors import DiskError, UserError
-from geocore.files import atomic_path, read_sealed, sha256_files, sha256_json, storage_errors, write_sealed
+from geocore.files import atomic_path, files_of, read_sealed, sha256_file, sha256_json, storage_errors, write_sealed
 from geocore.keys import key_file_name
 from geocore.shares import Unfinished
 
@@ -92,14 +92,20 @@ class Performer:
 
     products: Products | None = None
 
-    def earlier(self, task: Task) -> Outcome | None:
+    def earlier(self, task: Task, *, thorough: bool = True) -> Outcome | None:
         """The outcome of a task that was done with the same arguments and context, and whose files are still those.
 
-        Each of them is read. Else None.
+        Args:
+            task: which.
+            thorough: whether the part is read to be compared with its hash, as is due before anybody uses it. Products
+                are read where their size or time of change is another one.
+
+        Returns:
+            None where it has to be done.
         """
         try:
             marker = self._marker(task.key)
-            if marker["fingerprint"] == task.fingerprint(self.context) and self._files(task.key) == marker["files"]:
+            if marker["fingerprint"] == task.fingerprint(self.context) and self._is_whole(task.key, marker, thorough):
                 return Outcome(task.key, "skipped", float(marker["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -160,7 +166,7 @@ class Performer:
         part = part_path(self.folder, task.key)
         with storage_errors(), attempt(attempts, task.key) as own:
             # From here on products may be new ones.
-            self._forget(task.key)
+            self._forget(task)
             with atomic_path(own / part.name) as temporary:
                 self.work(task.arguments, temporary)
             seconds = time.perf_counter() - started
@@ -176,7 +182,7 @@ class Performer:
             content = {
                 "fingerprint": task.fingerprint(self.context),
                 "seconds": round(seconds, 3),
-                "files": self._files(task.key),
+                "files": {place: _stamp(path) for place, path in self._files(task.key).items()},
             }
             write_sealed(_marker_path(self.folder, task.key), content)
         return Outcome(task.key, "done", seconds)
@@ -184,27 +190,55 @@ class Performer:
     def _marker(self, key: str) -> dict[str, Any]:
         return read_sealed(_marker_path(self.folder, key))
 
-    def _files(self, key: str) -> dict[str, str]:
-        """Hash of each file that a marker stands for, by its place as seen from the folder."""
-        found = [part_path(self.folder, key), *(() if self.products is None else self.products(key))]
-        return {
-            os.path.normpath(os.path.join(os.path.relpath(path, self.folder), place)): digest
-            for path in found
-            for place, digest in sha256_files(path).items()
-        }
+    def _files(self, key: str) -> dict[str, Path]:
+        """Each file that a marker stands for, by its place as seen from the folder."""
+        found = [part_path(self.folder, key), *self._products(key)]
+        return {os.path.relpath(file, self.folder): file for path in found for file in files_of(path)}
 
-    def _forget(self, key: str) -> None:
+    def _products(self, key: str) -> list[Path]:
+        return [] if self.products is None else list(self.products(key))
+
+    def _is_whole(self, key: str, marker: dict[str, Any], thorough: bool) -> bool:
+        files, stamps, part = self._files(key), marker["files"], part_path(self.folder, key)
+        return files.keys() == stamps.keys() and all(
+            _holds(file, stamps[place], thorough=thorough and file.is_relative_to(part))
+            for place, file in files.items()
+        )
+
+    def _forget(self, task: Task) -> None:
         """Take the marker away, and keep what somebody has done to the products: the work replaces them."""
+        path = _marker_path(self.folder, task.key)
         try:
-            files = self._marker(key)["files"]
+            stamps = self._marker(task.key)["files"]
+        except FileNotFoundError:
+            return
         except (OSError, ValueError, KeyError):
-            files = {}
-        for path in () if self.products is None else self.products(key):
-            digest = files.get(os.path.relpath(path, self.folder))
-            if digest is not None and path.is_file() and sha256_files(path) != {".": digest}:
-                kept = path.replace(path.with_name(path.name + CHANGED))
-                _LOGGER.warning("%s was changed since it was made: made again, and the changed one is %s", path, kept)
-        _marker_path(self.folder, key).unlink(missing_ok=True)
+            stamps = {}
+        if self.earlier(task) is not None:  # another shard has written it at this very moment
+            return
+        for product in self._products(task.key):
+            stamp = stamps.get(os.path.relpath(product, self.folder))
+            if stamp is not None and product.is_file() and not _holds(product, stamp, thorough=False):
+                kept = product.replace(product.with_name(product.name + CHANGED))
+                _LOGGER.warning(
+                    "%s was changed since it was made: made again, and the changed one is %s", product, kept
+                )
+        path.unlink(missing_ok=True)
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    """What a file holds, and by what it can be told in no time that it still does."""
+    found = file.stat()
+    return {"sha256": sha256_file(file), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def _holds(file: Path, stamp: dict[str, Any], *, thorough: bool) -> bool:
+    found = file.stat()
+    if found.st_size != stamp["bytes"]:
+        return False
+    if not thorough and found.st_mtime_ns == stamp["mtime_ns"]:
+        return True
+    return bool(sha256_file(file) == stamp["sha256"])
 
 
 def part_path(folder: Path, key: str) -> Path:
