@@ -300,6 +300,22 @@ def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) 
     assert left_over(folder) == []
 
 
+def test_attempts_of_a_run_that_was_killed_after_its_last_task_go_too(
+    tmp_path: Path, work: Any, killed_writer: str
+) -> None:
+    folder = tmp_path / "parts"
+    run_tasks(tasks_of(1), work, folder, context=None)
+    (folder / ".attempts" / f"{'a' * 16}.{killed_writer}").mkdir()
+    assert [outcome.status for outcome in run_tasks(tasks_of(1), work, folder, context=None)] == ["skipped"]
+    assert left_over(folder) == []
+    (folder / ".attempts").rmdir()
+    mine = tmp_path / "mine"
+    (mine / f"{'a' * 16}.{killed_writer}").mkdir(parents=True)
+    (folder / ".attempts").symlink_to(mine)
+    run_tasks(tasks_of(1), work, folder, context=None)
+    assert len(list(mine.iterdir())) == 1
+
+
 def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(
     tmp_path: Path, work: Any, killed_writer: str
 ) -> None:

@@ -48,6 +48,17 @@ def attempts_folder(folder: Path, purpose: JsonValue = None) -> Iterator[Path]:
             shutil.rmtree(own, ignore_errors=True)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove the attempts of killed runs where nothing is left to do.
+
+    Args:
+        folder: as for `attempts_folder`; may be missing.
+    """
+    if not (folder / ".attempts").is_symlink():
+        for path in (folder / ".attempts").glob("*"):
+            _remove_stale(path)
+
+
 def refuse_other_purposes(folder: Path, purpose: JsonValue) -> None:
     """Refuse to work where a run with another purpose does.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geocore.attempts import attempts_folder
+from geocore.attempts import attempts_folder, remove_abandoned
 from geocore.files import real_folder, remove_leftovers
 from geocore.settings import WorkerSettings
 from geocore.shares import Unfinished
@@ -81,6 +81,8 @@ def run_tasks(
             open_tasks.append(task)
     if open_tasks:
         _run(open_tasks, performer, settings, record)
+    else:
+        remove_abandoned(performer.folder)  # of a run that was killed after its last task
     # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
     there = {task.key: performer.earlier(task, thorough=False) for task in others}
     if all(there.values()) and all(outcome.is_there for outcome in outcomes.values()):
