@@ -203,6 +203,9 @@ def test_a_session_ends_with_its_time_and_tells_what_fell(tmp_path: Path) -> Non
     text = page("faults", "faults --seed 1", session, date="2026-01-01")
     assert "3 trials" in text and "1 of them fell" in text and "| kill | a\\|b | trial 0 | lost or wrong | x |" in text
     assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 3
+    both = Session(tmp_path / "both.jsonl", 1.0)
+    both.add_from(tmp_path / "journal.jsonl")
+    assert both.cases == session.cases and both.journal.read_text() == (tmp_path / "journal.jsonl").read_text()
     over = Session(tmp_path / "journal.jsonl", 0.0)
     over.run(trials)
     assert over.cases == [] and over.cut_short

@@ -56,6 +56,13 @@ class Session:
         """Seconds until the end."""
         return self.begun + 60 * self.minutes - time.monotonic()
 
+    def add_from(self, journal: Path) -> None:
+        """Take over the cases of another session."""
+        lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+        self.cases += [Case(**json.loads(line)) for line in lines]
+        with self.journal.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+
     def run(self, trials: Iterable[Trial]) -> None:
         """Try one after the other while there is time."""
         for trial in trials:

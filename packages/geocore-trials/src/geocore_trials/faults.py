@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from geocore_trials.cases import Session, Trial, in_turns
+from geocore_trials.children import fork
 from geocore_trials.damage import damage_trials, kept_folders
 from geocore_trials.disks import disk_trials
 from geocore_trials.disturbances import input_trials, real_trials, signal_trials, twice_trial
@@ -15,6 +18,8 @@ from geocore_trials.kills import Undisturbed, kill_trials, undisturbed
 from geocore_trials.stages import PACKAGES, Stage, make_stage, remove, warm_up
 from geocore_trials.switches import switch_trials
 
+_SLOW: Final = ("slumps", "snowpack")
+"""Tasks whose commands take about as long as those of all others."""
 KILLS: Final = 10
 """Of each command, before anything else is tried."""
 _WITH_WORKERS: Final = ("predict", "medians")
@@ -22,17 +27,52 @@ _WITH_WORKERS_TOO: Final = ("seaice-prepare", "crops-prepare")
 
 
 def run_faults(session: Session, tasks: Sequence[str], home: Path, seed: int) -> None:
-    """Try every command of the tasks: the round that is always made, then more of it until the time is up.
+    """Try every command of the tasks, in two processes side by side where there are several.
 
     Args:
         session: takes the cases.
         tasks: names of tasks; none: all.
         home: folder to work in.
         seed: of all moments and damages.
+
+    Raises:
+        StageError: a command fails undisturbed, in a single process.
+        SystemExit: so it was in one of two; what it said stands above.
     """
     chosen = tuple(tasks) or tuple(PACKAGES)
-    warm_up(chosen)
-    logs = home / "logs"
+    lanes = [lane for lane in ([task for task in chosen if (task in _SLOW) is slow] for slow in (True, False)) if lane]
+    if len(lanes) == 1:
+        run_lane(session, chosen, home, seed)
+        return
+    sides = [
+        Session(session.journal.with_name(f"{session.journal.stem}-{lane[0]}.jsonl"), session.minutes) for lane in lanes
+    ]
+    children = []
+    for side, lane in zip(sides, lanes, strict=True):
+        side.journal.write_text("")
+        work = partial(run_lane, side, lane, home, seed)
+        children.append(fork(work, home / f"lane-{lane[0]}"))
+    for child, side in zip(children, sides, strict=True):
+        ending = child.wait(timeout_s=60 * session.minutes + 3600)
+        print(ending.out, end="")
+        if ending.code:
+            print(ending.err, end="", file=sys.stderr)
+            raise SystemExit(f"a side of the session ended with {ending.code}")
+        session.add_from(side.journal)
+        side.journal.unlink()
+
+
+def run_lane(session: Session, chosen: Sequence[str], home: Path, seed: int) -> None:
+    """Try every command of some tasks: the round that is always made, then more of it until the time is up.
+
+    Args:
+        session: takes the cases.
+        chosen: names of tasks.
+        home: folder to work in.
+        seed: of all moments and damages.
+    """
+    warm_up(tuple(chosen))
+    logs = home / f"logs-{chosen[0]}"
     stages = {}
     for task in chosen:
         remove(home / task)
