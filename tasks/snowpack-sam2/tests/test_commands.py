@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 import struct
 import subprocess
@@ -23,7 +24,7 @@ from geocore.datasets import Dataset
 from geocore.files import sha256_file, sha256_json
 from geocore.grid import Grid, Window
 from geocore.rasters import open_raster, write_raster
-from snowpack_sam2 import evaluate, predict, prepare, train
+from snowpack_sam2 import data, evaluate, predict, prepare, train
 from snowpack_sam2.overlay import LAYER_COLOURS
 from snowpack_sam2.sample import write_sample
 
@@ -32,6 +33,8 @@ SMALL = [
     *("--tiling.size", "96", "--tiling.overlap", "32", "--training.steps", "2", "--training.batch-size", "2"),
     *("--training.validate-every", "2", "--device.device", "cpu", "--device.threads", "1"),
 ]
+
+CPU = ["--device.device", "cpu", "--device.threads", "1"]
 
 Command = Callable[..., int]
 
@@ -430,3 +433,33 @@ def test_a_photograph_that_claims_too_much_is_one_line(
         assert time.perf_counter() - begun < 20
         told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert len(told) == 1 and said in told[0]
+
+
+def test_a_photograph_that_claims_more_than_the_memory_is_refused_before_any_is_taken(
+    trained: Path,
+    tmp_path: Path,
+    run_command: Command,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sparse file of a few MB claims 10 gigapixels."""
+    monkeypatch.setattr(data, "memory_limit", lambda: 16 * 10**9)
+    raw = shutil.copytree(trained / "raw", tmp_path / "raw")
+    good, *_ = sorted(path for path in raw.glob("*.tif") if not path.stem.endswith("_mask"))
+    with rasterio.open(good) as file:
+        profile = file.profile | {"width": 100_000, "height": 100_000, "tiled": True, "SPARSE_OK": True}
+    profile |= {"blockxsize": 512, "blockysize": 512}
+    for name in ("wide.tif", "wide_mask.tif"):
+        with rasterio.open(raw / name, "w", **profile):
+            pass
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words = ["--run", trained / "run", "--input", raw / "wide.tif", good, "--output", tmp_path / "maps", *CPU]
+    assert run_command(predict, *words) == 2
+    said = capsys.readouterr().err
+    assert "error: 1 of 2 photographs failed: wide: " in said and "Traceback" not in said
+    assert "100000 x 100000 pixels take " in said and "gdal_translate -srcwin" in said
+    assert (tmp_path / f"maps/{good.stem}_pred.tif").exists()
+    assert run_command(prepare, "--data", raw, "--out", tmp_path / "dataset") == 2
+    assert "wide.tif: 100000 x 100000 pixels take " in capsys.readouterr().err
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert taken < 1_500_000  # KiB; a band of the file has 20 GB

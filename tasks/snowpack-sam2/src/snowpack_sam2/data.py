@@ -22,6 +22,7 @@ from geocore.formats import unread_among
 from geocore.grid import Window
 from geocore.labels import Census, check_mask, check_varied, missing_note, open_label
 from geocore.loading import Draw
+from geocore.memory import memory_limit
 from geocore.normalisation import BandCounts, Statistics
 from geocore.overlaps import View, kept_together, shared_by_splits, view_of
 from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
@@ -46,6 +47,8 @@ BOUNDARY_PX: Final = "boundary_px"
 """Attribute of a sample: labelled pixels on a boundary between layers."""
 IGNORED: Final = 255
 """Value of pixels of the boundary target that count for nothing."""
+_READ_BYTES: Final = 8
+"""Of a pixel that is read with its mask and looked at, at the least."""
 NOT_INDEPENDENT: Final = (
     "pits unknown, every photograph counts as its own: photographs of one pit may lie in several splits, "
     "so scores are not independent"
@@ -95,6 +98,26 @@ def find_photos(inputs: Sequence[Path], *, mask_suffix: str = "_mask") -> list[P
     return list(found.values())
 
 
+def check_memory(name: str, shape: tuple[int, int], pixel_bytes: int) -> None:
+    """Refuse a photograph that does not fit into memory, before any is taken: most of what is done needs all of it.
+
+    Args:
+        name: of the file.
+        shape: its rows and columns.
+        pixel_bytes: what a pixel takes at the least.
+
+    Raises:
+        SceneError: so it is.
+    """
+    rows, cols = shape
+    taken, limit = rows * cols * pixel_bytes, memory_limit()
+    if taken > limit:
+        raise SceneError(
+            f"{name}: {rows} x {cols} pixels take {taken / 1e9:.3g} GB at once, of {limit / 1e9:.3g} GB of memory: cut "
+            "it into walls (gdal_translate -srcwin COL ROW COLS ROWS IN OUT), or take a machine with more"
+        )
+
+
 def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None = None) -> Scene:
     """Open a photograph as a scene of the one layer `photo`.
 
@@ -105,12 +128,12 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
         nodata: value of pixels that show no wall; takes the place of the file's.
 
     Raises:
-        SceneError: the file cannot be read or lacks a band.
+        SceneError: the file cannot be read, lacks a band, or does not fit into memory.
     """
     if layer is None:
-        return open_raster(path, layer=PHOTO, nodata=nodata)
+        return _fitting(path, open_raster(path, layer=PHOTO, nodata=nodata))
     usual = [Declaration.of(band, "training photographs") for band in layer.bands]
-    scene = open_raster(path, layer=PHOTO, bands=layer.bands.names, nodata=nodata, usual=usual)
+    scene = _fitting(path, open_raster(path, layer=PHOTO, bands=layer.bands.names, nodata=nodata, usual=usual))
     with open_raster(path, layer=PHOTO) as whole:
         found = whole.layers[PHOTO].bands
     # A file without band names has numbers instead, and any file has a band 1: it has to have no others.
@@ -125,6 +148,15 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
     except SceneError:
         scene.close()
         raise
+
+
+def _fitting(path: Path, scene: Scene) -> Scene:
+    try:
+        check_memory(str(path), scene.grid.shape, _READ_BYTES)
+    except SceneError:
+        scene.close()
+        raise
+    return scene
 
 
 def describe(settings: PrepareSettings) -> Dataset:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MAPPED_BYTES = 100
+"""Of a pixel, at the least; one of a wall with many layers takes 240."""
 FAR = 4.0
 """Standard deviations: no photograph of the sample, whose exposures differ, has a mean half as far off."""
 
@@ -117,7 +119,7 @@ class TracePhoto:
             part: where the summary goes.
         """
         from geocore.devices import open_place
-        from snowpack_sam2.data import PHOTO, open_photo
+        from snowpack_sam2.data import PHOTO, check_memory, open_photo
 
         trained = _network(self.origin)
         network = trained.network
@@ -125,6 +127,7 @@ class TracePhoto:
             open_place(self.settings.device) as place,
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
+            check_memory(arguments["path"], scene.grid.shape, _MAPPED_BYTES)
             network.to(place.device)
             check_brightness(network, scene)
             probability, valid = boundary_probability(network, scene, tiling=trained.tiling, place=place)
