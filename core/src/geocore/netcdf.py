@@ -310,7 +310,8 @@ def new_netcdf(path: Path) -> Iterator[Any]:
     content = io.BytesIO()
     with h5netcdf.File(content, "w") as file:
         yield file
-    atomic_write_bytes(path, content.getbuffer())
+    with content.getbuffer() as view:  # while one is held, the memory cannot go
+        atomic_write_bytes(path, view)
 
 
 def _check_signature(path: Path) -> None:
