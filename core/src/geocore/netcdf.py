@@ -310,8 +310,8 @@ def new_netcdf(path: Path) -> Iterator[Any]:
     content = io.BytesIO()
     with h5netcdf.File(content, "w") as file:
         yield file
-    with content.getbuffer() as view:  # while one is held, the memory cannot go
-        atomic_write_bytes(path, view)
+    # A copy: a view that an error holds on to would be told of when the memory goes.
+    atomic_write_bytes(path, content.getvalue())
 
 
 def _check_signature(path: Path) -> None:
