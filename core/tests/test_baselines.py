@@ -9,7 +9,7 @@ import torch
 
 from geocore.baselines import baseline_run
 from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.errors import RunError, StorageError
+from geocore.errors import CheckpointError, RunError, StorageError
 from geocore.files import FolderLock
 from geocore.settings import Settings, deciding
 
@@ -25,7 +25,7 @@ def trained(folder: Path, rate: float = 0.5, data_hash: str = "d") -> tuple[list
         if not run.finished:
             try:
                 first = load_checkpoint(run.checkpoints).step + 1
-            except Exception:
+            except CheckpointError:
                 first = 1
             for step in range(first, 4):
                 steps += 1

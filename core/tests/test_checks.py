@@ -109,6 +109,7 @@ def test_inputs_are_there_and_no_maps(tmp_path: Path) -> None:
     (raw / "a.tif").touch()
     assert refusal(raw, raw / "a.tif", "https://there.org/a.tif", output=output) == ""
     assert refusal(raw / "b.tif", output=output).startswith(f"{raw}/b.tif: no such scene or folder: ")
+    (made / "a_pred.tif.changed").touch()  # a user's, put aside when the map was made again
     assert refusal(made, output=output).startswith(f"{made}: holds maps that were made before, no scene: ")
     for name, source in (("a_pred.tif", "a"), ("b_c.gpkg", "b_c"), ("all_pred.vrt", "several scenes")):
         said = f"{made}/{name}: is a map made of {source}, no photograph: give the photograph itself"

@@ -15,6 +15,7 @@ from geocore.files import storage_errors
 from geocore.locations import Location, located
 from geocore.records import RECORD, read_calls, scenes_of
 from geocore.specials import check_regular
+from geocore.tasks import CHANGED
 
 
 def check_run(run: Path, task: str) -> None:
@@ -135,8 +136,8 @@ def _mapped_from(path: Path) -> str | None:
 def _holds_maps_alone(folder: Path) -> bool:
     made = _products(folder)
     others = (entry.name for entry in folder.iterdir() if entry.name not in made and not entry.name.startswith("."))
-    # What is written beside maps: joined maps, legends, the record.
-    return bool(made) and all(name == RECORD or name.endswith((".vrt", ".aux.xml")) for name in others)
+    # What is written beside maps: joined maps, legends, the record, and maps that somebody had changed.
+    return bool(made) and all(name == RECORD or name.endswith((".vrt", ".aux.xml", CHANGED)) for name in others)
 
 
 def _products(folder: Path) -> dict[str, str]:

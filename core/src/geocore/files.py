@@ -129,7 +129,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             raise
 
 
-def atomic_write_bytes(path: Path | str, data: bytes | memoryview) -> None:
+def atomic_write_bytes(path: Path | str, data: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Raises:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from geocore.aliases import plain_path
 from geocore.attributes import check_negatives, class_columns, listed_counts, selected, texts_of
-from geocore.errors import DataError
+from geocore.errors import DataError, UserError
 from geocore.extents import Extent, crs_name, extent_of, likely_cause
 from geocore.grid import Grid, parse_crs, same_crs
 from geocore.polygons import Geometry, library
@@ -167,7 +167,7 @@ def _read(path: Path) -> Any:
                 table = geopandas.read_parquet(name)
             else:
                 table = geopandas.read_file(name, layer=_layer(path, name))
-    except DataError:
+    except UserError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file; check the path") from error

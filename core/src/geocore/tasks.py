@@ -91,6 +91,7 @@ class Performer:
     """As for `Task.fingerprint`."""
 
     products: Products | None = None
+    """As for `jobs.run_tasks`."""
 
     def earlier(self, task: Task, *, thorough: bool = True) -> Outcome | None:
         """The outcome of a task that was done with the same arguments and context, and whose files are still those.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import h5netcdf
@@ -285,22 +282,3 @@ def test_the_sample_fits_its_layout_only_in_whole_pixels(tmp_path: Path) -> None
     edges = period_edges(CompositeSettings(), 2019)
     assert composite(np.ones((1, 2, 2), np.uint16), np.array(["2019-01-01"], "datetime64[D]"), edges)[1].sum() == 4
     assert not truth_path(tmp_path / "x.nc").exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of the size of files")
-def test_without_room_for_it_the_sample_ends_in_one_line(tmp_path: Path) -> None:
-    code = """
-import resource
-from geocore.commands import command
-from geocore.settings import Settings
-from crops_activesampling.data import load_dataset
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-command(lambda settings: load_dataset(None), Settings, prog="sample", argv=[])
-"""
-    environment = os.environ | {"GEOCORE_CACHE": str(tmp_path)}
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    lines = [line for line in done.stderr.splitlines() if "drawing" not in line]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "larger than this file system" in lines[0]
-    assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -265,22 +262,3 @@ def test_frames_files_are_those_of_the_original(tmp_path: Path) -> None:
             if (label == crop).any():
                 assert (green[0][label == crop].mean() > first) == (crop == 8)
                 assert (green[2][label == crop].mean() > last) == (crop == 4)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of the size of files")
-def test_without_room_for_it_the_sample_ends_in_one_line(tmp_path: Path) -> None:
-    code = """
-import resource
-from geocore.commands import command
-from geocore.settings import Settings
-from floods_prithvi.data import load_dataset
-resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
-command(lambda settings: load_dataset(None), Settings, prog="sample", argv=[])
-"""
-    environment = os.environ | {"GEOCORE_CACHE": str(tmp_path)}
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    lines = [line for line in done.stderr.splitlines() if "drawing" not in line]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "larger than this file system" in lines[0]
-    assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -343,22 +340,3 @@ def test_a_scene_without_ice_or_without_land_can_be_drawn(number: int) -> None:
 def test_a_scene_that_cannot_be_made_is_refused() -> None:
     with pytest.raises(ValueError, match="100 x 100"):
         draw_scene(0, seed=0, shape=(99, 200))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no limit of the size of files")
-def test_without_room_for_it_the_sample_ends_in_one_line(tmp_path: Path) -> None:
-    code = """
-import resource
-from geocore.commands import command
-from geocore.settings import Settings
-from seaice_multitask.data import load_dataset
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-command(lambda settings: load_dataset(None), Settings, prog="sample", argv=[])
-"""
-    environment = os.environ | {"GEOCORE_CACHE": str(tmp_path)}
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    lines = [line for line in done.stderr.splitlines() if "drawing" not in line]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1 and lines[0].startswith("error: ") and "larger than this file system" in lines[0]
-    assert list(tmp_path.iterdir()) == []
