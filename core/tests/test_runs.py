@@ -216,6 +216,40 @@ def test_a_finished_run_says_so(tmp_path):
         assert run.summary == {"scores": {"iou": None, "f1": 0.5}, "interval": [None, 1.0]}
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"steps": 3}', None])
+def test_a_damaged_end_is_none_and_is_written_again(tmp_path, content):
+    with opened(tmp_path) as run:
+        run.mark_finished({"steps": 3})
+        whole = (tmp_path / "finished.json").read_bytes()
+    (tmp_path / "finished.json").write_bytes(whole.replace(b"3", b"4", 1) if content is None else content)
+    with opened(tmp_path) as run:
+        assert not run.finished and run.summary == {}
+        run.mark_finished({"steps": 3})
+        assert run.finished and (tmp_path / "finished.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"starts": 3}', b"\xff"])
+def test_damage_to_what_is_recorded_of_earlier_starts_keeps_nobody_from_going_on(tmp_path, content, caplog):
+    for _ in range(2):
+        with opened(tmp_path):
+            pass
+    (tmp_path / "environment.json").write_bytes(content)
+    with opened(tmp_path):
+        pass
+    assert caplog.messages == [f"{tmp_path / 'environment.json'}: is damaged: what it said of earlier starts is lost"]
+    assert len(json.loads((tmp_path / "environment.json").read_text())["starts"]) == 1
+
+
+def test_metrics_are_not_appended_to_what_a_link_leads_to(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    with opened(tmp_path / "run") as run:
+        (tmp_path / "run/metrics.jsonl").symlink_to(mine)
+        with pytest.raises(StorageError, match="symbolic link"):
+            run.log(1, {"loss": 1.0})
+    assert mine.read_text() == "mine"
+
+
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
