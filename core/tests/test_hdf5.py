@@ -208,3 +208,20 @@ def test_a_damaged_object_is_an_error_with_its_reason(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(OSError, match="its objects cannot be read .*checksum"):
         open_hdf5(path)
+
+
+@pytest.mark.parametrize("at, content", [(0, bytes(16)), (8, (2**64 - 16).to_bytes(8, "little"))])
+def test_a_heap_without_an_end_is_refused_and_not_walked_for_ever(tmp_path: Path, at: int, content: bytes) -> None:
+    path = tmp_path / "scene.nc"
+    with h5py.File(path, "w") as file:
+        file["values"] = VALUES
+        file["axis"] = np.arange(5)
+        file["axis"].make_scale()
+        file["values"].dims[0].attach_scale(file["axis"])
+    with open_hdf5(path) as file:
+        assert file["values"].dims[0][0].name == "/axis"
+    whole = path.read_bytes()
+    first = whole.index(b"GCOL") + 16
+    path.write_bytes(whole[: first + at] + content + whole[first + at + len(content) :])
+    with pytest.raises(OSError, match="global heap is damaged"):
+        open_hdf5(path)
