@@ -203,7 +203,8 @@ def _trials(session: nox.Session, name: str) -> None:
     """Run a session of geocore-trials; what is published is a whole one, anything else lies beside the environment."""
     package = MEMBERS["geocore-trials"]
     _install(session, package)
-    out = Path(session.create_tmp()) / "results" if session.posargs else ROOT / package.folder
+    # Absolute: the session runs in a folder that goes with it.
+    out = (Path(session.create_tmp()) / "results").resolve() if session.posargs else ROOT / package.folder
     with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
         environment = TEST_ENV | {"OMP_NUM_THREADS": "1"}
         session.run("geocore-trials", name, "--out", str(out), *session.posargs, env=environment)
