@@ -70,6 +70,7 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     """
     try:
         check_regular(path)
+        size = path.stat().st_size
     except FileNotFoundError as error:
         raise WeightsError(f"weights {path}: no such file; check the path") from error
     except OSError as error:
@@ -79,10 +80,10 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         elif path.suffix == ".pkl":
             with path.open("rb") as file:
-                _check_places(file, path.stat().st_size)
+                _check_places(file, size)
                 content = _ArrayUnpickler(file, encoding="latin1").load()
         else:
-            _check_torch_file(path)
+            _check_torch_file(path, size)
             with torch.serialization.safe_globals(_allowed_in_torch_files()):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError as error:
@@ -97,7 +98,7 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     # Damaged files make the readers fail in many ways: EOFError, KeyError, RuntimeError...
     except Exception as error:
         raise WeightsError(f"weights {path}: damaged or not a file of weights ({_first_line(error)})") from error
-    return _state_dict(content, path)
+    return _state_dict(content, path, size)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
@@ -127,13 +128,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path) ->
     module.load_state_dict(dict(state))
 
 
-def _check_torch_file(path: Path) -> None:
+def _check_torch_file(path: Path, size: int) -> None:
     """Refuse what torch's reader would give memory to without looking.
 
     Raises:
         WeightsError: the entries claim more than the file can hold, or a program in it asks for any number of bytes.
     """
-    size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())
@@ -163,7 +163,7 @@ def _check_places(file: BinaryIO, size: int) -> None:
     file.seek(0)
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: Any, path: Path, size: int) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -172,7 +172,7 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     arrays = {str(name): value for name, value in content.items() if isinstance(value, Tensor | np.ndarray)}
     if not arrays:
         raise WeightsError(f"weights {path}: no tensors in it; its keys are {_listed([str(key) for key in content])}")
-    most = most_at_once(path.stat().st_size)
+    most = most_at_once(size)
     for name, value in arrays.items():
         # A view of one number can have any shape, and is filled when it is copied.
         claimed = math.prod(value.shape) * value.itemsize

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,4 +83,22 @@ def test_file_of_another_model_is_refused_and_no_run_is_made(small: dict[str, Pu
     released(tmp_path / "released.pth", small["multi-temporal-crop"])
     with pytest.raises(WeightsError, match="classes|file") as caught:
         import_checkpoint(ImportSettings(weights=tmp_path / "released.pth", run=tmp_path / "run"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_file_that_goes_while_it_is_read_is_one_line(
+    small: dict[str, Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "released.pth"
+    released(path, small["sen1floods11"])
+    load = published.load_published
+
+    def load_and_lose(*given: Any) -> Any:
+        loaded = load(*given)
+        path.unlink()
+        return loaded
+
+    monkeypatch.setattr(published, "load_published", load_and_lose)
+    with pytest.raises(WeightsError, match="No such file or directory: must be a readable file") as caught:
+        import_checkpoint(ImportSettings(weights=path, run=tmp_path / "run"))
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()

@@ -20,6 +20,8 @@ from geocore_trials.stages import Command
 
 _SLURM_S: Final = 30.0
 """Time between SLURM's SIGTERM and its SIGKILL."""
+_BEGUN_S: Final = 0.2
+"""Before that a forked child may not have come to the command yet, and dies as any process does."""
 _CODES: Final = {signal.SIGTERM: 143, signal.SIGINT: 130}
 _UNSHRUNK: Final = frozenset({"crops-evaluate", "floods-import"})
 """Commands that a real process would do at full size, as it is not `warm_up` that starts it."""
@@ -87,7 +89,7 @@ def _signal(base: Undisturbed, command: Command, signum: signal.Signals, after_s
         to_all = signum == signal.SIGINT
         strike = (lambda pid: os.killpg(pid, signum)) if to_all else (lambda pid: os.kill(pid, signum))
         ending = forked(command.work, logs, blow=Blow(after_s, strike), timeout_s=180)
-        wrong = _ended_badly(ending, signum)
+        wrong = _ended_badly(ending, signum, early=after_s < _BEGUN_S)
         if wrong:
             return wrong
         return finished(base.command, forked(base.command.work, logs), base.content)

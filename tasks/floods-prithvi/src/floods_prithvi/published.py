@@ -116,16 +116,21 @@ def import_checkpoint(settings: ImportSettings) -> None:
     """
     from floods_prithvi.config import TrainSettings
     from geocore.checkpoints import Contents, save_checkpoint
+    from geocore.errors import WeightsError
     from geocore.files import sha256_file
     from geocore.runs import Run
 
     published = PUBLISHED[settings.published]
     trained = TrainSettings.model_validate(dict(published.settings))
     network, table = load_published(settings.weights, published, trained)
+    try:
+        digest = sha256_file(settings.weights)
+    except OSError as error:  # it went, or became another one, while it was read
+        raise WeightsError(f"weights {settings.weights}: {error.strerror}: must be a readable file") from error
     with Run.open(
         settings.run,
         settings=trained,
-        data_hash=f"published:{sha256_file(settings.weights)}",
+        data_hash=f"published:{digest}",
         task=TASK,
         tensorboard=False,
     ) as run:
