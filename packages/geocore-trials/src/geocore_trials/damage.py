@@ -1,8 +1,8 @@
 """Damage: a file that a command keeps is changed, and the command has to heal it, or to say so in one line.
 
 A command is given its own finished or half-finished folder with one file damaged, or the folder of the command before
-it. It may end with what an undisturbed run leaves, or be refused with one line and exit code 2; another result without
-a word is a failure, however small.
+it. It may end with what an undisturbed run leaves, also with the damaged product kept beside the new one and told of,
+or be refused with one line and exit code 2; another result without a word is a failure, however small.
 """
 
 from __future__ import annotations
@@ -128,13 +128,16 @@ def _trial(kept: Kept, name: str, kind: str, logs: Path, seed: int) -> Trial:
         found = unequal(content_of(kept.command.output), kept.expected)
         if not found:
             return "equal", ""
+        aside = path.with_name(f"{path.name}.changed")
+        if found == [f"more {name}.changed"] and aside.read_bytes() == changed and aside.name in ending.err:
+            return "made again", ""
         names = {line.partition(" ")[2] for line in found}
         if all(other.endswith(_SHOWN) for other in names) or (names == {name} and kept.is_run):
             return "unread", ", ".join(found)
         return "wrong in silence", f"{len(found)} files: {', '.join(found[:4])}"
 
     label = f"{kept.label}: {name} {kind} (drawn {seed})"
-    return Trial("damage", kept.command.name, label, run, frozenset({"equal", "refused", "unread"}))
+    return Trial("damage", kept.command.name, label, run, frozenset({"equal", "made again", "refused", "unread"}))
 
 
 def _copy(folder: Path, place: Path) -> None:

@@ -87,7 +87,13 @@ def _signal(base: Undisturbed, command: Command, signum: signal.Signals, after_s
         command.reset()
         # Ctrl-C goes to all processes of a terminal; SLURM and systemd send SIGTERM to the command, as `kill` does.
         to_all = signum == signal.SIGINT
-        strike = (lambda pid: os.killpg(pid, signum)) if to_all else (lambda pid: os.kill(pid, signum))
+
+        def strike(pid: int) -> None:
+            try:
+                (os.killpg if to_all else os.kill)(pid, signum)
+            except ProcessLookupError:  # it is no group of its own yet
+                os.kill(pid, signum)
+
         ending = forked(command.work, logs, blow=Blow(after_s, strike), timeout_s=180)
         wrong = _ended_badly(ending, signum, early=after_s < _BEGUN_S)
         if wrong:
