@@ -19,7 +19,7 @@ from geocore.devices import (
     to_device,
 )
 from geocore.errors import DeviceError
-from geocore.settings import DeviceSettings
+from geocore.settings import DeviceSettings, MappingSettings
 
 CPU = DeviceSettings(device="cpu")
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -53,6 +53,13 @@ def test_autocast_follows_the_precision():
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         with open_place(DeviceSettings(device="cpu", precision=precision)) as place, place.autocast():
             assert layer(x).dtype == dtype
+
+
+def test_a_place_knows_how_many_tiles_it_maps_at_once():
+    with open_place(CPU) as place:
+        assert place.batch_size == Place(torch.device("cpu")).batch_size == MappingSettings().batch_size == 4
+    with open_place(CPU, batch_size=9) as place:
+        assert place.batch_size == 9
 
 
 def test_channels_last_names_a_memory_format():
@@ -163,7 +170,7 @@ def test_to_device_walks_through_containers():
         "pair": Pair(torch.zeros(1), 3),
         "plain": (torch.zeros(1),),
     }
-    moved = to_device(batch, torch.device("meta"))
+    moved = to_device(batch, Place(torch.device("meta")))
     assert moved["inputs"]["image"]["values"].device.type == "meta"
     assert moved["inputs"]["image"]["values"].dtype == torch.uint16
     assert moved["ragged"][0]["boxes"].device.type == "meta"
@@ -171,6 +178,46 @@ def test_to_device_walks_through_containers():
     assert type(moved["pair"]) is Pair and moved["pair"].first.device.type == "meta" and moved["pair"].second == 3
     assert type(moved["plain"]) is tuple
     assert batch["ragged"][0]["boxes"].device.type == "cpu"
+
+
+def test_images_are_laid_out_as_the_place_says_and_nothing_else():
+    images = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).to(torch.uint16)
+    others = {"series": torch.rand(2, 6, 3, 4, 5), "dates": torch.rand(2, 6, 2), "keys": torch.arange(2), "id": "a"}
+    batch = {"image": {"values": images, "valid": torch.ones(2, 1, 4, 5, dtype=torch.bool)}, **others}
+    moved = to_device(batch, Place(torch.device("cpu"), channels_last=True))
+    values = moved["image"]["values"]
+    assert values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
+    assert values.dtype == torch.uint16 and torch.equal(values.int(), images.int())
+    assert all(moved[name] is value for name, value in others.items())
+    plain = to_device(batch, Place(torch.device("cpu")))
+    assert plain["image"]["values"] is images
+
+
+def test_a_model_is_laid_out_for_its_place_whatever_axes_its_weights_have():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dates, self.image = torch.nn.Conv3d(2, 3, 2), torch.nn.Conv2d(3, 4, 3)
+            self.tied = torch.nn.Conv2d(3, 4, 3)
+            self.tied.weight = self.image.weight
+            self.register_buffer("mean", torch.rand(1, 3, 4, 4))
+
+    model, weight = Model(), torch.nn.Parameter
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    pointers = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+
+    def laid_out(tensor):
+        return tensor.is_contiguous(memory_format=torch.channels_last)
+
+    plain, innermost = Place(torch.device("cpu")), Place(torch.device("cpu"), channels_last=True)
+    assert plain.prepare(model) is model
+    assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == pointers, "nothing to do"
+    innermost.prepare(model)
+    assert laid_out(model.image.weight) and laid_out(model.mean) and model.dates.weight.is_contiguous()
+    assert model.tied.weight is model.image.weight and type(model.image.weight) is weight
+    plain.prepare(model)  # a process may keep a network and be asked for the other layout
+    assert model.image.weight.is_contiguous() and model.mean.is_contiguous()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_pin_walks_through_containers_and_keeps_their_types(monkeypatch):

@@ -62,6 +62,16 @@ def test_tiles_repeats_and_bytes_are_those_of_the_map(tmp_path: Path, region_px:
     assert (plan.repeated == 0) == (plan.regions == 1)
 
 
+def test_tiles_that_wait_for_an_accelerator_are_in_the_memory() -> None:
+    scene = make_scene()
+    few, many = (
+        plan_scene(scene, TILING, region_px=1000, align=1, channels=3, planes=PLANES, batch_size=size)
+        for size in (4, 40)
+    )
+    # Two batches wait: 8 tiles, or 80, of 16 x 16 pixels with four bands of two bytes.
+    assert many.memory_bytes - few.memory_bytes == 72 * 16 * 16 * 8
+
+
 def test_impossible_jobs_are_explained() -> None:
     plan = Plan(1, 10, 0, 10**9, 5 * 10**9, 3 * 10**9)
     assert plan.problems(free_bytes=10**10, memory_limit=10**10) == []
@@ -114,11 +124,11 @@ def test_plans_of_scenes_are_shown_with_the_time_of_a_trial(
     scenes = {"small": make_scene(16, 16), "wide": make_scene(75, 60)}
     show_plans(
         ((name, scene, lambda region, part: None) for name, scene in scenes.items()),
-        TilingSettings(size=16, overlap=4), tmp_path / "maps", region_px=32, channels=3, planes=PLANES,
+        TilingSettings(size=16, overlap=4), tmp_path / "maps", region_px=32, channels=3, planes=PLANES, batch_size=40,
     )  # fmt: skip
     expected = {
         name: plan_scene(
-            scene, TILING, region_px=32, align=1, channels=3, planes=PLANES,
+            scene, TILING, region_px=32, align=1, channels=3, planes=PLANES, batch_size=40,
             seconds_per_tile=10.0 * len(TILING.windows(scene.grid.shape)),
         )
         for name, scene in scenes.items()

@@ -300,6 +300,31 @@ def test_bfloat16_runs(tmp_path):
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path) if "loss" in line)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_and_weights_are_laid_out_together(tmp_path, channels_last):
+    seen = []
+
+    def step(model, batch):
+        seen.append(batch["image"].is_contiguous(memory_format=torch.channels_last))
+        return two_losses(model, batch)
+
+    class Dated(nn.Module):
+        """Weights of five axes, of which there is no such layout, before those of four."""
+
+        def __init__(self):
+            super().__init__()
+            self.dates, self.image = nn.Conv3d(2, 2, 1), network()
+
+        def forward(self, image):
+            return self.image(self.dates(image[:, :, None])[:, :, 0])
+
+    model = Dated()
+    place = Place(torch.device("cpu"), channels_last=channels_last)
+    train(tmp_path, settings(steps=3), model=model, step=step, place=place)
+    assert set(seen) == {channels_last}
+    assert model.image[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
 # --- gradients
 
 

@@ -20,13 +20,15 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from geocore.errors import DeviceError
-from geocore.settings import DeviceSettings
+from geocore.settings import TILES_PER_FORWARD, DeviceSettings
 
 logger = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
+M = TypeVar("M", bound=nn.Module)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Parameters of mallopt(3)."""
@@ -48,6 +50,8 @@ class Place:
     decide about TF32 inside float32 convolutions."""
     channels_last: bool = False
     """Whether models and image batches are laid out as (batch, row, col, band) in memory."""
+    batch_size: int = TILES_PER_FORWARD
+    """Tiles per forward where an accelerator maps; a CPU takes them one by one."""
 
     @property
     def is_main(self) -> bool:
@@ -58,6 +62,20 @@ class Place:
     def memory_format(self) -> torch.memory_format:
         """The layout for models and image batches."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def prepare(self, model: M) -> M:
+        """Move a model here and lay it out as its images will be, see `to_device`; it is changed in place.
+
+        Weights of two-dimensional convolutions are laid out, and those of others stay as they are. A model that was
+        prepared for the other layout is laid out anew.
+        """
+        model.to(self.device)
+        # Not by Module.to(), which refuses a model that has weights of five axes.
+        for tensor in (*model.parameters(), *model.buffers()):
+            has_channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+            if has_channels_last or (tensor.ndim == 4 and self.channels_last):
+                tensor.data = tensor.data.to(memory_format=self.memory_format)
+        return model
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return a context that runs forwards in `precision`."""
@@ -94,11 +112,15 @@ class Place:
 
 
 @contextmanager
-def open_place(settings: DeviceSettings) -> Iterator[Place]:
+def open_place(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORWARD) -> Iterator[Place]:
     """Open this process's place and close it at the end of the `with` block.
 
     Starts torch.distributed (gloo on CPU, NCCL on CUDA) when the environment holds WORLD_SIZE, as `torchrun` sets it,
     unless it already runs; only what was started here is shut down. The number of threads is put back at the end.
+
+    Args:
+        settings: which device, and how it computes.
+        batch_size: tiles per forward where an accelerator maps.
 
     Raises:
         DeviceError: the device or the precision asked for is not there, or the launcher's variables are incomplete.
@@ -121,7 +143,7 @@ def open_place(settings: DeviceSettings) -> Iterator[Place]:
         _start(device, rank, world_size)
         started = True
     try:
-        yield Place(device, rank, world_size, local_rank, settings.precision, settings.channels_last)
+        yield Place(device, rank, world_size, local_rank, settings.precision, settings.channels_last, batch_size)
     finally:
         if started and dist.is_initialized():
             dist.destroy_process_group()
@@ -204,12 +226,21 @@ def _start(device: torch.device, rank: int, world_size: int) -> None:
         ) from error
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Copy the tensors inside dicts, lists and tuples to a device; everything else stays as it is.
+def to_device(batch: Batch, place: Place) -> Batch:
+    """Copy the tensors inside dicts, lists and tuples to a place's device; everything else stays as it is.
 
-    Copies to CUDA do not wait for the GPU when the tensors lie in pinned memory.
+    Where the place has channels last, tensors of four axes, (batch, band, row, col), are laid out so; others, such as
+    images of several dates, keep their layout. Copies to CUDA do not wait for the GPU when the tensors lie in pinned
+    memory.
     """
-    return _mapped(batch, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+    device = place.device
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        there = tensor.to(device, non_blocking=device.type == "cuda")
+        laid_out = place.channels_last and there.ndim == 4
+        return there.contiguous(memory_format=torch.channels_last) if laid_out else there
+
+    return _mapped(batch, moved)
 
 
 def pin(batch: Batch) -> Batch:

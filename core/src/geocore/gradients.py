@@ -100,7 +100,7 @@ def _forward(
     model: nn.Module, step: Step, source: Iterator[Any], place: Place
 ) -> tuple[tuple[str, ...], list[Tensor], list[Tensor]]:
     """Return loss names, their sums with their graphs, and their counts; all float32 scalars."""
-    batch = to_device(next(source), place.device)
+    batch = to_device(next(source), place)
     with place.autocast():
         losses = step(model, batch)
     sums = [summed.float() for summed, _ in losses.values()]

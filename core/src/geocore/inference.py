@@ -44,9 +44,6 @@ BATCHES_AHEAD = 2
 TILES_AHEAD = 8
 """Tiles that wait between reader and the threads of a CPU; while they are worked on, the next blocks are decoded."""
 
-BATCH_SIZE = 4
-"""Tiles per forward of an accelerator."""
-
 
 class Reducer(Protocol[Part]):
     """Turns the outputs of a region's tiles into its part."""
@@ -116,8 +113,8 @@ def map_region(
         reducer: receives each tile's output: the mapping without its batch axis, or the object.
         read: makes the item of one tile, in the reader thread, from the scene it is given. The window is in working
             pixels and may reach outside.
-        place: device and precision.
-        batch_size: tiles per forward; None: 1 on a CPU, `BATCH_SIZE` elsewhere.
+        place: device, precision, memory format and, on an accelerator, tiles per forward.
+        batch_size: tiles per forward, also on a CPU; None: 1 there, and that of the place elsewhere.
         collate: makes a batch of items, in the reader thread.
         shape: rows and columns of the scene in working pixels; None where these are the scene's own.
 
@@ -129,7 +126,7 @@ def map_region(
         DeviceError: not even one tile fits the device's memory.
     """
     on_cpu = place.device.type == "cpu"
-    size = (1 if on_cpu else BATCH_SIZE) if batch_size is None else batch_size
+    size = (1 if on_cpu else place.batch_size) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch size {size} is below 1")
     tiles = tiles_of(region, tiling, shape or scene.grid.shape)
@@ -199,7 +196,7 @@ class _Forward:
     def _attempt(self, batch: Any) -> Mapping[str, Tensor] | Sequence[Any] | None:
         """Run the model; None where the device has no memory for this batch."""
         try:
-            return self._forward(to_device(batch, self._place.device))
+            return self._forward(to_device(batch, self._place))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise

@@ -18,12 +18,12 @@ import numpy as np
 from geocore.belts import CACHE_BYTES, PIECE_BYTES
 from geocore.errors import SettingsError
 from geocore.grid import Window
-from geocore.inference import TILES_AHEAD
+from geocore.inference import BATCHES_AHEAD, TILES_AHEAD
 from geocore.memory import memory_limit
 from geocore.planes import Plane
 from geocore.progress import progress
 from geocore.scenes import BlockSource, Scene
-from geocore.settings import TilingSettings
+from geocore.settings import TILES_PER_FORWARD, TilingSettings
 from geocore.terminals import one_line
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
@@ -87,6 +87,7 @@ def plan_scene(
     align: int,
     channels: int,
     planes: Sequence[Plane],
+    batch_size: int = TILES_PER_FORWARD,
     seconds_per_tile: float | None = None,
 ) -> Plan:
     """Count what mapping a scene takes; nothing is read.
@@ -98,6 +99,7 @@ def plan_scene(
         align: multiple at which regions may begin.
         channels: of all heads together, float32 while they are blended; 0 for objects.
         planes: what is written of each pixel.
+        batch_size: tiles per forward of an accelerator.
         seconds_per_tile: of `trial`.
     """
     shape = scene.grid.shape
@@ -112,7 +114,10 @@ def plan_scene(
         tiles += len(touched)
         seen.update(touched)
         reach = _reach(region, touched, shape)
-        buffers = TILES_AHEAD * tile_bytes + (4 * channels + 1) * tiling.size * region.window.width
+        buffers = (
+            max(TILES_AHEAD, BATCHES_AHEAD * batch_size) * tile_bytes
+            + (4 * channels + 1) * tiling.size * region.window.width
+        )
         for source, pixel in layers.values():
             ratio = source.layer.ratio
             rows, cols = -(-reach.height // ratio), -(-reach.width // ratio)
@@ -158,6 +163,7 @@ def show_plans(
     region_px: int,
     channels: int,
     planes: Sequence[Plane],
+    batch_size: int,
 ) -> None:
     """Print what mapping each scene takes, with the time that some of its tiles took.
 
@@ -169,6 +175,7 @@ def show_plans(
         region_px: as for `plan_scene`, and so the rest; regions may begin at any pixel.
         channels: of all heads together.
         planes: what is written of each pixel.
+        batch_size: tiles per forward of an accelerator.
 
     Raises:
         SettingsError: a scene cannot be mapped here; says why.
@@ -182,6 +189,7 @@ def show_plans(
             align=1,
             channels=channels,
             planes=planes,
+            batch_size=batch_size,
             seconds_per_tile=trial(map_one, scene.grid.shape, tiles),
         )
         for name, scene, map_one in progress(scenes, "planning")

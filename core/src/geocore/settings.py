@@ -229,13 +229,33 @@ class ScheduleSettings(Settings):
         return self
 
 
+TILES_PER_FORWARD = 4
+"""Tiles per forward of an accelerator, where nobody says otherwise."""
+
+
+class MappingSettings(Settings):
+    """How many tiles of a scene the model maps at a time.
+
+    A command that maps scenes inherits this as a flag of its own. It is operational, as the device is: equality to the
+    bit is promised for one number only, but memory that runs out halves it in the middle of a scene.
+    """
+
+    batch_size: int = operational(
+        TILES_PER_FORWARD,
+        "tiles per forward on an accelerator, halved where its memory is short; a CPU takes tiles one by one",
+        gt=0,
+    )
+
+
 class DeviceSettings(Settings):
     """Where and in which number format the model runs."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = operational("auto", "auto takes cuda, then mps, then cpu")
     threads: int = operational(0, "CPU threads, 0 for as many as torch chooses", ge=0)
     precision: Literal["float32", "bfloat16"] = deciding("float32", "number format of the forward pass (autocast)")
-    channels_last: bool = operational(False, "memory format with channels innermost, faster convolutions on GPUs")
+    channels_last: bool = operational(
+        False, "two-dimensional images and weights with channels innermost, often faster convolutions"
+    )
     made_for: Literal["any", "gpu"] = operational("any", "what the other settings suit; gpu: a CPU is warned of")
 
 
@@ -247,6 +267,12 @@ class TrainingSettings(Settings):
     accumulate: int = deciding(1, "micro-batches that make up one optimiser step", gt=0)
     seed: int = deciding(0, "seed of weights, sample order and augmentation", ge=0)
     validate_every: int = deciding(200, "steps between two validations; the best one is kept", gt=0)
+    validation_batch_size: int = operational(
+        TILES_PER_FORWARD,
+        "tiles per forward of validation on an accelerator, halved where its memory is short; a CPU takes tiles one by "
+        "one",
+        gt=0,
+    )
     choose: Literal["score", "last"] = deciding(
         "score",
         "the best checkpoint is the one with the highest score on validation, the later of equals; or the last one, "
@@ -385,7 +411,7 @@ CheckpointName = Annotated[str, AfterValidator(_a_checkpoint)]
 """`best`, `last`, or a checkpoint by its step, with or without leading zeros."""
 
 
-class EvaluationSettings(Settings):
+class EvaluationSettings(MappingSettings):
     """What every evaluate command has: which run, which checkpoint of it, on which data."""
 
     run: Path = operational(..., "run folder of the train command")

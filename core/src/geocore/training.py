@@ -143,11 +143,9 @@ def fit(
         CheckpointError: the run has checkpoints, but none of them can be read.
         StorageError: the disk is full.
     """
-    model.to(place.device)
+    place.prepare(model)
     share_batch_norms(model, place)
     _tell_what_differs(model, place, drawn_apart)
-    if place.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     seed_everything(training.seed + place.rank)
     updater = make_optimiser(model, parameter_groups, optimiser)
     parameters = [parameter for group in updater.param_groups for parameter in group["params"]]

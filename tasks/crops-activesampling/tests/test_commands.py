@@ -20,6 +20,7 @@ import numpy as np
 import pandas
 import pytest
 import rasterio
+import torch
 import yaml
 
 from crops_activesampling import baselines, compare, evaluate, medians, predict, prepare, split, train
@@ -28,7 +29,9 @@ from crops_activesampling.data import Patches, load_dataset
 from crops_activesampling.layout import open_patch
 from crops_activesampling.products import mosaic_paths, product_paths
 from crops_activesampling.sample import write_sample
+from geocore import inference
 from geocore.datasets import Dataset
+from geocore.devices import Place, to_device
 from geocore.evaluation import Evaluation
 
 BANDS = ("B03", "B04", "B08", "B11")
@@ -42,6 +45,8 @@ SMALL = [
     *("--tiling.size", "32", "--tiling.overlap", "8", "--training.steps", "4", "--training.batch-size", "4"),
     *("--training.validate-every", "4", "--optimiser.learning-rate", "0.02", *CPU),
 ]
+
+CHANNELS_LAST = torch.channels_last
 
 Command = Callable[..., int]
 
@@ -235,6 +240,35 @@ def test_predict_writes_all_products_and_joins_them(trained: Path, tmp_path: Pat
         # Patches of the sample lie beside each other by their numbers.
         left = SIZE * name.x
         assert np.array_equal(joined[f"{name.year}_{name.tile}"][:, left : left + SIZE], classes)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_batch_size_and_memory_format_reach_the_network(
+    name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+    laid_out: set[bool] = set()
+
+    def moved(batch: Any, place: Place) -> Any:
+        places.append(place)
+        return to_device(batch, place)
+
+    def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if places:  # tiles are being mapped
+            laid_out.add(module.weight.is_contiguous(memory_format=CHANNELS_LAST))
+        return convolve(module, image)
+
+    convolve = torch.nn.Conv2d.forward
+    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
+    module, words = {
+        "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
+        "evaluate": (evaluate, ["--no-baselines", "--resamples", "0", "--batch-size", "3"]),
+        "predict": (predict, ["--input", patches_of(trained)[0], "--output", tmp_path / "maps", "--batch-size", "3"]),
+    }[name]
+    run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
+    assert run_command(module, "--run", run, *words, *CPU, "--device.channels-last") == 0
+    assert {place.batch_size for place in places} == {3} and laid_out == {True}
 
 
 def test_maps_are_the_same_for_any_number_of_workers_and_are_kept(

@@ -17,13 +17,16 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import torch
 import yaml
 
 from floods_prithvi import evaluate, predict, prepare, published, train
 from floods_prithvi.config import TrainSettings
 from floods_prithvi.products import product_paths
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
+from geocore import inference
 from geocore.datasets import Dataset
+from geocore.devices import Place, to_device
 from geocore.georeferences import grid_of
 from geocore.grid import Window
 from geocore.ground import PixelAreas
@@ -45,6 +48,8 @@ SMALL = [
     ),
     *("--baseline.steps", "2", "--baseline.batch-size", "2", *CPU),
 ]
+
+CHANNELS_LAST = torch.channels_last
 
 Command = Callable[..., int]
 
@@ -160,6 +165,35 @@ def test_predict_writes_all_products(
     assert said[-1].startswith(f"open {tmp_path}/all_pred")
     assert read_legend(tmp_path / f"{chips[0].stem}_pred.tif").transparent == {0}
     assert not (tmp_path / ".geocore/parts").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_batch_size_and_memory_format_reach_the_network(
+    name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+    laid_out: set[bool] = set()
+
+    def moved(batch: Any, place: Place) -> Any:
+        places.append(place)
+        return to_device(batch, place)
+
+    def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if places:  # tiles are being mapped
+            laid_out.add(module.weight.is_contiguous(memory_format=CHANNELS_LAST))
+        return convolve(module, image)
+
+    convolve = torch.nn.Conv2d.forward
+    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
+    module, words = {
+        "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
+        "evaluate": (evaluate, ["--no-baselines", "--resamples", "0", "--batch-size", "3"]),
+        "predict": (predict, ["--input", chips_of(trained)[0], "--output", tmp_path / "maps", "--batch-size", "3"]),
+    }[name]
+    run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
+    assert run_command(module, "--run", run, *words, *CPU, "--device.channels-last") == 0
+    assert {place.batch_size for place in places} == {3} and laid_out == {True}
 
 
 def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(

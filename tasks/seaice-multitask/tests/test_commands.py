@@ -10,14 +10,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import netCDF4
 import numpy as np
 import pytest
 import rasterio
+import torch
 
+from geocore import inference
 from geocore.datasets import Dataset
+from geocore.devices import Place, to_device
 from seaice_multitask import baselines, evaluate, predict, prepare, train
 from seaice_multitask.config import AUTOICE_OUTPUTS
 from seaice_multitask.data import open_scene
@@ -32,6 +36,8 @@ SMALL = [
     *("--training.steps", "2", "--training.batch-size", "2", "--training.validate-every", "2", *CPU),
 ]
 PREPARED = ["--working.downscale", str(DOWNSCALE), "--patch", "32", "--split.train", "0.5", "--split.val", "0.25"]
+
+CHANNELS_LAST = torch.channels_last
 
 Command = Callable[..., int]
 
@@ -144,6 +150,35 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
     assert not (tmp_path / ".geocore/parts").exists()
     with netCDF4.Dataset(tmp_path / "upload_package.nc") as file:
         assert len(file.variables) == 3 * len(scenes_of(trained))
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_batch_size_and_memory_format_reach_the_network(
+    name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+    laid_out: set[bool] = set()
+
+    def moved(batch: Any, place: Place) -> Any:
+        places.append(place)
+        return to_device(batch, place)
+
+    def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if places:  # tiles are being mapped
+            laid_out.update(tensor.is_contiguous(memory_format=CHANNELS_LAST) for tensor in (image, module.weight))
+        return convolve(module, image)
+
+    convolve = torch.nn.Conv2d.forward
+    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
+    module, words = {
+        "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
+        "evaluate": (evaluate, ["--no-baselines", "--resamples", "0", "--batch-size", "3"]),
+        "predict": (predict, ["--input", scenes_of(trained)[0], "--output", tmp_path / "maps", "--batch-size", "3"]),
+    }[name]
+    run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
+    assert run_command(module, "--run", run, *words, *CPU, "--device.channels-last") == 0
+    assert {place.batch_size for place in places} == {3} and laid_out == {True}
 
 
 def test_a_plan_says_what_a_scene_takes_and_maps_none(

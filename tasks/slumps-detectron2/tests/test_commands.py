@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -24,12 +25,14 @@ import shapely
 import torch
 from pyarrow import parquet
 
+from geocore import inference
 from geocore.checkpoints import Contents, save_checkpoint
 from geocore.datasets import Dataset
+from geocore.devices import Place, to_device
 from geocore.rasters import open_raster
 from slumps_detectron2 import evaluate, predict, prepare, train
 from slumps_detectron2.products import product_paths
-from slumps_detectron2.sample import write_sample
+from slumps_detectron2.sample import BANDS, write_sample
 
 SMALL = [
     *("--training.checkpoint-every", "1"),
@@ -39,6 +42,8 @@ SMALL = [
     *("--device.device", "cpu", "--device.threads", "1"),
 ]
 CUT = ["--cut.size", "96", "--cut.stride", "96", "--split.train", "0.4", "--split.val", "0.3"]
+
+CHANNELS_LAST = torch.channels_last
 
 Command = Callable[..., int]
 
@@ -125,6 +130,37 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
     record = json.loads((tmp_path / "run.json").read_text())["calls"][-1]
     assert record["failed"] == {}
     assert not (tmp_path / ".geocore/parts").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_batch_size_and_memory_format_reach_the_network(
+    name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+    laid_out: set[bool] = set()
+
+    def moved(batch: Any, place: Place) -> Any:
+        places.append(place)
+        return to_device(batch, place)
+
+    def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if places:  # tiles are being mapped
+            # Behind the first one, objects are cut out of features.
+            seen = (image, module.weight) if module.in_channels == len(BANDS) else (module.weight,)
+            laid_out.update(tensor.is_contiguous(memory_format=CHANNELS_LAST) for tensor in seen)
+        return convolve(module, image)
+
+    convolve = torch.nn.Conv2d.forward
+    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
+    module, words = {
+        "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
+        "evaluate": (evaluate, ["--no-baselines", "--resamples", "0", "--batch-size", "3"]),
+        "predict": (predict, ["--input", scenes_of(trained)[0], "--output", tmp_path / "maps", "--batch-size", "3"]),
+    }[name]
+    run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
+    assert run_command(module, "--run", run, *words, "--device", "cpu", "--device.channels-last") == 0
+    assert {place.batch_size for place in places} == {3} and laid_out == {True}
 
 
 def test_a_plan_says_what_a_scene_takes_and_maps_none(

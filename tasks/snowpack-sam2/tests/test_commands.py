@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ import rasterio
 import torch
 from PIL import Image
 
+from geocore import inference
 from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
 from geocore.datasets import Dataset
+from geocore.devices import Place, to_device
 from geocore.files import sha256_file, sha256_json
 from geocore.grid import Grid, Window
 from geocore.rasters import open_raster, write_raster
@@ -35,6 +38,8 @@ SMALL = [
 ]
 
 CPU = ["--device.device", "cpu", "--device.threads", "1"]
+
+CHANNELS_LAST = torch.channels_last
 
 Command = Callable[..., int]
 
@@ -145,6 +150,39 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
         assert "cm" in table[0]
         assert (tmp_path / f"{photo.stem}_overlay.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "run.json").read_text())["calls"][-1]["failed"] == {}
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_batch_size_and_memory_format_reach_the_network(
+    name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+    laid_out: set[bool] = set()
+
+    def moved(batch: Any, place: Place) -> Any:
+        places.append(place)
+        return to_device(batch, place)
+
+    def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
+        if places:  # tiles are being mapped
+            laid_out.add(module.weight.is_contiguous(memory_format=CHANNELS_LAST))
+        return convolve(module, image)
+
+    convolve = torch.nn.Conv2d.forward
+    photo = next((trained / "raw").glob("*_00.tif"))
+    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
+    module, words = {
+        "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
+        "evaluate": (evaluate, ["--no-baselines", "--resamples", "0", "--batch-size", "3"]),
+        "predict": (
+            predict,
+            ["--input", photo, "--output", tmp_path / "maps", "--batch-size", "3"],
+        ),
+    }[name]
+    run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
+    assert run_command(module, "--run", run, *words, *CPU, "--device.channels-last") == 0
+    assert {place.batch_size for place in places} == {3} and laid_out == {True}
 
 
 def test_a_turned_photograph_has_the_products_of_the_upright_one(

@@ -11,6 +11,7 @@ from geocore.settings import (
     CheckpointName,
     DeviceSettings,
     EvaluationSettings,
+    MappingSettings,
     RunSettings,
     Settings,
     TilingSettings,
@@ -174,7 +175,7 @@ class EvaluateSettings(EvaluationSettings):
     border_px: int = deciding(5, "border that the cropped scores leave out, pixels", ge=0)
 
 
-class PredictSettings(WorkerSettings):
+class PredictSettings(MappingSettings, WorkerSettings):
     """Map patches."""
 
     run: Path = operational(..., "run folder of crops-train")

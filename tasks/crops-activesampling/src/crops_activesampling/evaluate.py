@@ -73,10 +73,10 @@ def evaluate(settings: EvaluateSettings) -> None:
     _check_fit(network, dataset)
     warn_of_sizes(dataset, settings.split, network.layer)
     patches, classes = Patches(dataset, settings.split), network.head.channels
-    with open_place(settings.device) as place:
+    with open_place(settings.device, batch_size=settings.batch_size) as place:
 
         def counted(net: CropNet) -> PatchCounts:
-            maps = map_split(net.to(place.device), patches, tiling=trained.tiling, place=place)
+            maps = map_split(place.prepare(net), patches, tiling=trained.tiling, place=place)
             return counts_of_maps(patches, maps, classes=classes, border_px=settings.border_px)
 
         counts = counted(network)

@@ -101,7 +101,7 @@ def holdout_losses(
         remove_leftovers(folder)
         began = time.monotonic()
         cut = windows(network.periods)
-        losses = _losses(network.to(place.device), cut, place)
+        losses = _losses(place.prepare(network), cut, place)
         with new_entry(folder, key, fingerprint=identity) as entry:
             entry.create(_LOSSES, (1, len(losses)), "<f4").write(losses[None])
             entry.facts.update(
@@ -170,7 +170,7 @@ def _losses(network: CropNet, windows: Windows, place: Place) -> np.ndarray[Any,
     for _ in progress(range(-(-count // batch_size)), "hold-out losses"):
         batch = next(steps)
         with torch.inference_mode(), place.autocast():
-            given = to_device(batch, place.device)
+            given = to_device(batch, place)
             losses = sample_losses(network(network.images(given["inputs"])), given["targets"][CROPS])
         found |= dict(zip(batch["index"].tolist(), losses.float().tolist(), strict=True))
     values = np.full(max(found) + 1, np.nan, np.float32)

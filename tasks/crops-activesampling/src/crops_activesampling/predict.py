@@ -121,8 +121,8 @@ class MapPatch:
         network = trained.network
         scene, parcels = read_composites(Path(arguments["path"]), network)
         warn_if_resized(scene.name, scene.grid, network.layer)
-        with open_place(self.settings.device) as place:
-            network.to(place.device)
+        with open_place(self.settings.device, batch_size=self.settings.batch_size) as place:
+            place.prepare(network)
             check_numbers(network, scene)
             found = map_patch(network, scene, tiling=trained.tiling, place=place)
         summary = write_products(self.settings.output, scene.name, scene.grid, found, parcels, network.class_names)

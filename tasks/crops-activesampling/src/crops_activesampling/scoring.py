@@ -183,12 +183,10 @@ class Scorer:
             Shape (batch,), float32, on the place's device.
         """
         scores = self.settings.scores
-        target = to_device(batch["targets"][CROPS], self.place.device)
+        target = to_device(batch["targets"][CROPS], self.place)
         logits = self._logits(batch["inputs"]) if needs_forward(scores) else None
         losses = None if self.holdout is None else self.holdout[batch["index"]].to(self.place.device)
-        return sample_scores(
-            scores, target, logits=logits, holdout=losses, uniform=to_device(uniform, self.place.device)
-        )
+        return sample_scores(scores, target, logits=logits, holdout=losses, uniform=to_device(uniform, self.place))
 
     def _logits(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
         modes = [(module, module.training) for module in self.network.modules()]
@@ -198,7 +196,7 @@ class Scorer:
         )
         self.network.train(self.settings.mode == "train")
         with torch.no_grad(), self.place.autocast():
-            logits: Tensor = self.network(self.network.images(to_device(inputs, self.place.device)))
+            logits: Tensor = self.network(self.network.images(to_device(inputs, self.place)))
         for buffer, before in buffers:
             buffer.copy_(before)
         for module, mode in modes:

@@ -223,4 +223,4 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
             )
         checkpoint = load_checkpoint(run.checkpoints, "best")
         load_strictly(network, checkpoint.model(), checkpoint.path)
-    return network.to(place.device).eval()
+    return place.prepare(network).eval()

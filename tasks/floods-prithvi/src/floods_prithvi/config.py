@@ -14,6 +14,7 @@ from geocore.settings import (
     CheckpointName,
     DeviceSettings,
     EvaluationSettings,
+    MappingSettings,
     RunSettings,
     Settings,
     TilingSettings,
@@ -165,7 +166,7 @@ class EvaluateSettings(EvaluationSettings):
     split: str = deciding("test", "split to score: train, val, test, or another of the data set such as bolivia")
 
 
-class PredictSettings(WorkerSettings):
+class PredictSettings(MappingSettings, WorkerSettings):
     """Map whole scenes."""
 
     run: Path = operational(..., "run folder of floods-train")

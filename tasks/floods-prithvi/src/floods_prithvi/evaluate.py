@@ -66,8 +66,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     warn_of_sizes(dataset, settings.split, network.layer)
     names = network.class_names
     chips = Chips(dataset, settings.split)
-    with open_place(settings.device) as place:
-        counts = chip_counts(network.to(place.device), chips, tiling=trained.tiling, place=place)
+    with open_place(settings.device, batch_size=settings.batch_size) as place:
+        counts = chip_counts(place.prepare(network), chips, tiling=trained.tiling, place=place)
         seed_everything(trained.training.seed)
         untrained: list[Confusion] = []
         baselines: dict[str, list[Confusion]] = {}
@@ -76,7 +76,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         elif home is None or home.statistics is None:
             logger.warning("no baselines and no untrained scores: %s has nothing to train and to tune on", dataset.root)
         else:
-            fresh = build_model(home, _from_scratch(trained))[0].to(place.device).eval()
+            fresh = place.prepare(build_model(home, _from_scratch(trained))[0]).eval()
             untrained = chip_counts(fresh, chips, tiling=trained.tiling, place=place)
             baselines = _baselines(settings, trained, home, chips, place)
         panels = _panels(network, chips, counts, trained, place)

@@ -73,6 +73,7 @@ def predict(settings: PredictSettings) -> None:
             region_px=settings.region_px,
             channels=network.head.channels,
             planes=planes(),
+            batch_size=settings.batch_size,
         )
         return
     context = {
@@ -169,13 +170,13 @@ class MapRegion:
         trained = _network(self.origin)
         network = trained.network
         with (
-            open_place(self.settings.device) as place,
+            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
             _open(self.settings, self.path, network) as scene,
             PlaneWriter(part, region.window, planes()) as writer,
         ):
             dates, places = _coordinates(self.settings, network, scene)
             map_rows(
-                network.to(place.device),
+                place.prepare(network),
                 scene,
                 region,
                 tiling=trained.tiling,

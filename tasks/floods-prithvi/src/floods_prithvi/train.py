@@ -46,7 +46,7 @@ def train(settings: TrainSettings) -> None:
     from geocore.runs import Run, default_run_name
     from geocore.validation import require_choice, unseen
 
-    with open_place(settings.device) as place:
+    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:

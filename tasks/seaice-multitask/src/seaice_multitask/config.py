@@ -11,6 +11,7 @@ from geocore.settings import (
     CheckpointName,
     DeviceSettings,
     EvaluationSettings,
+    MappingSettings,
     RunSettings,
     Settings,
     TilingSettings,
@@ -169,7 +170,7 @@ class EvaluateSettings(EvaluationSettings):
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
 
 
-class PredictSettings(WorkerSettings):
+class PredictSettings(MappingSettings, WorkerSettings):
     """Map whole scenes on their 80 m grid."""
 
     run: Path = operational(..., "run folder of seaice-train")

@@ -73,12 +73,12 @@ def evaluate(settings: EvaluateSettings) -> None:
     warn_of_sizes(dataset, settings.split, network.layer)
     outputs = network.outputs
     scenes = Scenes(dataset, settings.split, tuple(outputs))
-    with open_place(settings.device) as place:
-        counts = scene_counts(network.to(place.device), scenes, tiling=trained.tiling, place=place)
+    with open_place(settings.device, batch_size=settings.batch_size) as place:
+        counts = scene_counts(place.prepare(network), scenes, tiling=trained.tiling, place=place)
         untrained = None
         if settings.baselines:
             seed_everything(trained.training.seed)
-            fresh = build_model(dataset, _from_scratch(trained)).to(place.device).eval()
+            fresh = place.prepare(build_model(dataset, _from_scratch(trained))).eval()
             untrained = named(total(scene_counts(fresh, scenes, tiling=trained.tiling, place=place)))
         panels = _panels(network, scenes, counts, trained, place)
     baselines = {"all water": named(all_water(total(counts)))}

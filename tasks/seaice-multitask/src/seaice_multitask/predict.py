@@ -71,6 +71,7 @@ def predict(settings: PredictSettings) -> None:
             region_px=settings.region_px,
             channels=sum(head.channels for head in network.heads.values()),
             planes=planes_of(network.outputs),
+            batch_size=settings.batch_size,
         )
         return
     context = {
@@ -176,12 +177,12 @@ class MapRegion:
         trained = _network(self.origin)
         network = trained.network
         with (
-            open_place(self.settings.device) as place,
+            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
             open_scene(self.path, network.channels) as scene,
             PlaneWriter(part, region.window, planes_of(network.outputs)) as planes,
         ):
             map_rows(
-                network.to(place.device),
+                place.prepare(network),
                 working_scene(scene, network.channels, network.working),
                 region,
                 tiling=trained.tiling,

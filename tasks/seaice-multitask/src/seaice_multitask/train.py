@@ -44,7 +44,7 @@ def train(settings: TrainSettings) -> None:
     from seaice_multitask.data import load_dataset, no_choice
     from seaice_multitask.scores import PRIMARY
 
-    with open_place(settings.device) as place:
+    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:

@@ -189,7 +189,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
             )
         checkpoint = load_checkpoint(run.checkpoints, "best")
         load_strictly(network, checkpoint.model(), checkpoint.path)
-    return network.to(place.device).eval()
+    return place.prepare(network).eval()
 
 
 def baseline_areas(network: SemanticNet, held_out: Areas, areas: Areas, tiling: TilingSettings, place: Place) -> Any:
@@ -221,7 +221,7 @@ def _compared(
 
 def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, place: Place) -> list[FloatArray]:
     """Class probabilities of every area, shape (class, row, col), float32, 0 where invalid."""
-    network.to(place.device)
+    place.prepare(network)
     return [
         class_probability(network, areas.scene(index), areas.window(index), tiling, place)
         for index in progress(len(areas.samples), "mapping by the U-Net")

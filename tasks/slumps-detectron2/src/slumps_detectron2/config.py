@@ -14,6 +14,7 @@ from geocore.settings import (
     CheckpointName,
     DeviceSettings,
     EvaluationSettings,
+    MappingSettings,
     RunSettings,
     Settings,
     TilingSettings,
@@ -216,7 +217,7 @@ class EvaluateSettings(EvaluationSettings):
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
 
 
-class PredictSettings(WorkerSettings):
+class PredictSettings(MappingSettings, WorkerSettings):
     """Map the slumps of whole scenes."""
 
     run: Path = operational(..., "run folder of slumps-train")

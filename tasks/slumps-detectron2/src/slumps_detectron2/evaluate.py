@@ -77,7 +77,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if dataset.hash != checkpoint.card["data_hash"]:
         for index in {sample.inputs[IMAGE]: index for index, sample in enumerate(areas.samples)}.values():
             look_over(areas.scene(index), IMAGE, network.trained_on, far=FAR, size_px=trained.tiling.size)
-    with open_place(settings.device) as place:
+    with open_place(settings.device, batch_size=settings.batch_size) as place:
         warn_of_sizes(dataset, settings.split, network.layer)
         threshold, mapped = _mapped(network, trained, held_out, areas, place)
         untrained, baselines = None, {}
@@ -138,7 +138,7 @@ def _mapped(
     from slumps_detectron2.mapping import map_areas
     from slumps_detectron2.scores import choose_threshold
 
-    network.to(place.device)
+    place.prepare(network)
     threshold = trained.score_threshold
     if threshold is None:
         threshold = choose_threshold(list(map_areas(network, held_out, tiling=trained.tiling, place=place)))

@@ -73,6 +73,7 @@ def predict(settings: PredictSettings) -> None:
             region_px=settings.region_px,
             channels=1,
             planes=[PROBABILITY],
+            batch_size=settings.batch_size,
         )
         return
     context = {
@@ -177,7 +178,7 @@ class MapRegion:
         network = trained.network
         tiles = Tiling(size=trained.tiling.size, overlap=trained.tiling.overlap)
         with (
-            open_place(self.settings.device) as place,
+            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
             _open(self.settings, self.path, network) as scene,
             PlaneWriter(part, region.window, [PROBABILITY]) as planes,
         ):
@@ -185,7 +186,7 @@ class MapRegion:
             def emit(row: int, rows: np.ndarray) -> None:
                 planes.write(row, {PROBABILITY.name: rows})
 
-            network.to(place.device)
+            place.prepare(network)
             collector = SightingCollector(region, tiles, scene.grid.shape, emit=emit)
             sightings = map_region(
                 network.detect,

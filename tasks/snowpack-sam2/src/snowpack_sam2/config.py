@@ -13,6 +13,7 @@ from geocore.settings import (
     CheckpointName,
     DeviceSettings,
     EvaluationSettings,
+    MappingSettings,
     RunSettings,
     Settings,
     TilingSettings,
@@ -112,7 +113,7 @@ class EvaluateSettings(EvaluationSettings):
     split: Literal["train", "val", "test"] = deciding("test", "split to score")
 
 
-class PredictSettings(WorkerSettings):
+class PredictSettings(MappingSettings, WorkerSettings):
     """Trace the layers in photographs."""
 
     run: Path = operational(..., "run folder of snowpack-train")

@@ -74,7 +74,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if dataset.hash != checkpoint.card["data_hash"]:
         for index in range(len(photos.samples)):
             check_brightness(network, photos.scene(index))
-    with open_place(settings.device) as place:
+    with open_place(settings.device, batch_size=settings.batch_size) as place:
         threshold, counts = _model_counts(network, trained, held_out, photos, place)
         panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
         seed_everything(trained.training.seed)
@@ -135,7 +135,7 @@ def _model_counts(
     from snowpack_sam2.predict import map_photos
     from snowpack_sam2.scores import choose_threshold
 
-    network.to(place.device)
+    place.prepare(network)
     threshold, _ = choose_threshold(list(map_photos(network, held_out, tiling=trained.tiling, place=place)))
     mapped = map_photos(network, photos, tiling=trained.tiling, place=place)
     return threshold, [photo.counts(threshold) for photo in mapped]

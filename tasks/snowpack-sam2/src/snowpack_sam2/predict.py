@@ -124,11 +124,11 @@ class TracePhoto:
         trained = _network(self.origin)
         network = trained.network
         with (
-            open_place(self.settings.device) as place,
+            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
             check_memory(arguments["path"], scene.grid.shape, _MAPPED_BYTES)
-            network.to(place.device)
+            place.prepare(network)
             check_brightness(network, scene)
             probability, valid = boundary_probability(network, scene, tiling=trained.tiling, place=place)
             photo = scene.read(scene.grid.window)[PHOTO].values[0]
