@@ -1,6 +1,7 @@
 """Measure geocore beside its peers.
 
     geocore-bench [NAME ...] [--environments FOLDER] [--data FOLDER] [--out FOLDER] [--quick]
+    geocore-bench golden --check [TASK ...]          (see geocore_bench.golden)
 
 Builds the peers' environments where they are missing, makes the inputs, runs every case in turns, and writes
 `results.md` and `results.png`; each run is a line of `records.jsonl` in the folder of the data. The folder of the
@@ -12,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from geocore_bench import environments
+from geocore_bench import environments, golden
 from geocore_bench.environments import OURS, PEERS, Environment, interpreter
 from geocore_bench.goals import GOALS, judge
 from geocore_bench.harness import BENCHMARKS, Case, Contender, load
@@ -30,6 +32,9 @@ _HOME = Path.home() / ".cache" / "geocore-bench"
 
 def main() -> None:
     """Entry point of `geocore-bench`."""
+    if sys.argv[1:2] == ["golden"]:
+        golden.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="geocore-bench", description="Measure geocore beside its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; none: all of them")
     parser.add_argument("--environments", type=Path, default=_HOME / "environments", help="folder of the environments")
