@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from geocore_bench import __main__ as command
-from geocore_bench import confusion, mapping_ours, medians, polygons, sampling, scenes, training
+from geocore_bench import confusion, mapping_command, mapping_ours, medians, polygons, sampling, scenes, training
 from geocore_bench.environments import OURS
 from geocore_bench.gpu import covered
 from geocore_bench.gpu import main as gpu_main
@@ -111,6 +111,29 @@ def test_rows_are_written_by_whole_blocks() -> None:
     for row in range(0, 1200, 40):
         blocks.write(row, np.zeros((40, 10), np.uint8))
     assert written == [(0, 512), (512, 512), (1024, 176)]
+
+
+@pytest.mark.slow
+def test_the_command_maps_the_classes_of_the_bare_map(
+    tmp_path: Path,
+) -> None:
+    """In an environment that has floods-prithvi; the suite of this package alone has not."""
+    pytest.importorskip("floods_prithvi")
+    scenes.make_cog(tmp_path, 320)
+    mapping_command.train(tmp_path)
+    setting = Setting("cog_320.tif", "floods", tile_px=96, overlap_px=32, threads=1)
+    bare, whole = GeocoreMap()(setting, tmp_path), mapping_command.command_map(setting, tmp_path)
+    assert whole.details["class1"] == bare.details["class1"]
+    assert whole.details["polygons"] > 0 and whole.value > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cog_320.tif", "floods_run", "samples"]
+
+
+def test_without_the_command_there_is_a_word_and_no_figure(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(data / "python"))
+    mapping_command.train(data)
+    assert not (data / "floods_run").exists()
+    with pytest.raises(ImportError, match="floods-predict is not installed"):
+        mapping_command.command_map(Setting(f"cog_{SIZE}.tif", "floods"), data)
 
 
 def test_a_map_leaves_nothing_behind(data: Path) -> None:

@@ -111,7 +111,7 @@ def training(model: Model, place: Place, source: Scene) -> Busy:
         return {"image": values, "label": (values[0] > 1500).astype(np.uint8)}
 
     def step(network: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
-        images = _images(batch["image"], place)
+        images = batch["image"].float().mul_(1 / REFLECTANCE)
         total = torch.nn.functional.cross_entropy(network(images).float(), batch["label"].long(), reduction="sum")
         return {"loss": (total, torch.tensor(batch["label"].numel()))}
 
@@ -154,11 +154,12 @@ def mapping(model: Model, place: Place, source: Scene) -> Busy:
     from geocore.tiles import Region, Tiling
 
     tiling = Tiling(size=TILE_PX, overlap=OVERLAP_PX)
-    prepared = network(model).eval().to(place.device, memory_format=place.memory_format)  # type: ignore[call-overload]
+    prepared = place.prepare(network(model)).eval()
     labels = np.empty(source.grid.shape, np.uint8)
 
     def forward(batch: Any) -> dict[str, Any]:
-        return {"classes": prepared(_images(batch["image"]["values"], place)), VALID: batch["image"]["valid"]}
+        images = batch["image"]["values"].float().mul_(1 / REFLECTANCE)
+        return {"classes": prepared(images), VALID: batch["image"]["valid"]}
 
     def emit(row: int, rows: dict[str, Tensor]) -> None:
         found = labels_of(rows["classes"]).cpu().numpy()
@@ -174,16 +175,11 @@ def mapping(model: Model, place: Place, source: Scene) -> Busy:
             DenseBlend(region, tiling, source.grid.shape, {"classes": CLASSES}, emit=emit),
             read=lambda scene, window: scene.read(window),
             place=place,
-            batch_size=_BATCH[model],
         )
 
     work(TILE_PX)
     seconds, busy, peak = _watched(lambda: work(SCENE_PX))
     return Busy("mapping", model, place.precision, labels.size / 1e6 / seconds, busy, peak)
-
-
-def _images(values: Tensor, place: Place) -> Tensor:
-    return values.float().mul_(1 / REFLECTANCE).contiguous(memory_format=place.memory_format)
 
 
 def _watched(work: Callable[[], None]) -> tuple[float, float, float]:
@@ -217,17 +213,18 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 def runs() -> Iterator[Busy]:
     """Both models, training and mapping, float32 and bfloat16."""
-    import torch
-
-    from geocore.devices import Place
+    from geocore.devices import open_place
+    from geocore.settings import DeviceSettings
 
     source = scene()
     models: tuple[Model, ...] = ("unet-resnet34", "vit-large")
+    precisions: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     for model in models:
-        for precision in ("float32", "bfloat16"):
-            place = Place(torch.device("cuda", 0), precision=precision, channels_last=model == "unet-resnet34")
-            yield training(model, place, source)
-            yield mapping(model, place, source)
+        for precision in precisions:
+            settings = DeviceSettings(device="cuda", precision=precision, channels_last=model == "unet-resnet34")
+            with open_place(settings, batch_size=_BATCH[model]) as place:
+                yield training(model, place, source)
+                yield mapping(model, place, source)
 
 
 def main() -> int:

@@ -39,11 +39,8 @@ class GeocoreMap:
 
         from geocore.devices import Place
 
-        model = build(setting, data)
-        channels_last = setting.model == "unet"
-        if channels_last:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
-        place = Place(torch.device("cpu"), precision=self.precision, channels_last=channels_last)
+        place = Place(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
+        model = place.prepare(build(setting, data))
         _set_up_kernels(model, setting, place)
 
         def predict(target: Path) -> Details:
@@ -75,8 +72,7 @@ class GeocoreMap:
             product = _BlockRows(writer.write, *shape)
 
             def forward(batch: Any) -> dict[str, Any]:
-                values = batch["image"]["values"].float().mul_(1 / REFLECTANCE)
-                images = values.contiguous(memory_format=place.memory_format)
+                images = batch["image"]["values"].float().mul_(1 / REFLECTANCE)
                 return {_OUTPUT: model(images), VALID: batch["image"]["valid"]}
 
             def emit(row: int, rows: dict[str, torch.Tensor]) -> None:
@@ -101,10 +97,12 @@ def _set_up_kernels(model: Any, setting: Setting, place: Place) -> None:
     """
     import torch
 
+    from geocore.devices import to_device
+
     torch.set_num_threads(1)
     image = torch.rand(1, setting.bands, setting.tile_px, setting.tile_px)
     with torch.inference_mode(), place.autocast():
-        model(image.contiguous(memory_format=place.memory_format))
+        model(to_device(image, place))
     torch.set_num_threads(setting.threads)
 
 
@@ -185,9 +183,11 @@ def forward_alone(setting: Setting, data: Path) -> Measured:
     """
     import torch
 
-    model = build(setting, data).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    shape = (1, setting.bands, setting.tile_px, setting.tile_px)
-    image = torch.rand(shape).contiguous(memory_format=torch.channels_last)
+    from geocore.devices import Place, to_device
+
+    place = Place(torch.device("cpu"), channels_last=True)
+    model = place.prepare(build(setting, data))
+    image = to_device(torch.rand(1, setting.bands, setting.tile_px, setting.tile_px), place)
 
     def forwards(_: int) -> None:
         with torch.inference_mode():

@@ -32,9 +32,9 @@ class Setting:
 
     scene: str
     """File below the folder of the data."""
-    model: Literal["free", "unet", "prithvi"] = "free"
+    model: Literal["free", "unet", "prithvi", "floods"] = "free"
     """free: a 1 x 1 convolution, which leaves the cost of everything else; unet: U-Net on resnet18; prithvi: see
-    `prithvi_network`. Weights are drawn."""
+    `prithvi_network`. Weights are drawn. floods: that of a run, see `mapping_command`."""
     bands: int = 6
     tile_px: int = 512
     overlap_px: int = 64
@@ -77,6 +77,10 @@ def build(setting: Setting, data: Path) -> nn.Module:
             logits = model(sample)
             model.favour_first((logits[0, 1] - logits[0, 0]).median())
         return model
+    if setting.model == "floods":
+        from geocore_bench.mapping_command import network
+
+        return network(data)
     import segmentation_models_pytorch as smp
 
     unet = smp.Unet("resnet18", encoder_weights=None, in_channels=setting.bands, classes=CLASSES).eval()

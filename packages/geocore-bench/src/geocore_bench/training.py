@@ -98,8 +98,6 @@ def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: b
     def step(model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
         marks()  # at the beginning, since fit() calls nobody at the end: the time between two is the same
         image, label = batch
-        if channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
         loss = torch.nn.functional.cross_entropy(model(image), label)
         marks.loss = loss.detach()
         return {"loss": (loss, one)}
