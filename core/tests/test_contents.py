@@ -12,7 +12,7 @@ from rasterio.shutil import copy as rasterio_copy
 from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
-from geocore.contents import content_hash
+from geocore.contents import content_hash, files_of_scene
 from geocore.files import sha256_file
 from geocore.rasters import open_raster
 
@@ -101,3 +101,15 @@ def test_a_file_in_an_archive_counts_with_the_archive(tmp_path, monkeypatch):
     first = content_hash(path)
     (tmp_path / "dem.zip").write_bytes((tmp_path / "dem.zip").read_bytes() + b"\0")
     assert content_hash(path) != first
+
+
+def test_the_files_of_a_scene_are_those_whose_content_counts(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOCORE_ROOTS", "https://example.org")
+    dem, red = write(tmp_path / "dem.tif", 1), write(tmp_path / "red.tif", 2)
+    inner = mosaic(tmp_path / "inner.vrt", "dem.tif", "gone.tif")
+    outer = mosaic(tmp_path / "outer.vrt", "inner.vrt", "red.tif")
+    assert list(files_of_scene(dem)) == [dem]
+    assert list(files_of_scene(outer)) == [outer, inner, dem, red]
+    listed = tmp_path / "list.yaml"
+    listed.write_text("bands:\n  a: red.tif\n  b: inner.vrt\n  c: https://example.org/c.tif\n")
+    assert list(files_of_scene(listed)) == [red, inner, dem]

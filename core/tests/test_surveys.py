@@ -221,7 +221,8 @@ def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
     assert again.summaries == {"a": {"number": 2}, "b": {"number": 6}}
     assert times(kept) == before and changed[0].read_text() == "12"
     # Other settings make all anew.
-    assert [outcome.status for outcome in mapped(survey_of(survey.output, flips=True), tasks[:1]).outcomes] == ["done"]
+    other = mapped(survey_of(survey.output, flips=True), scenes_in(tmp_path / "raw", a=2))
+    assert [outcome.status for outcome in other.outcomes] == ["done"]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -516,3 +517,46 @@ def test_a_scene_that_cannot_be_read_fails_when_its_turn_comes(tmp_path: Path) -
     assert [outcome.status for outcome in again.outcomes] == ["skipped", "done", "skipped"]
     (failed,) = mapped(survey, scene_tasks({"a": places["a"]}, unread)).failed
     assert failed.message == f"{places['a']}: is not understood"
+
+
+def replaced_while_read(arguments: dict[str, Any], part: Path, *, output: Path, region: Path | None = None) -> None:
+    """The scene becomes another one before it is mapped, and is put back when that is over."""
+    path = Path(arguments["path"])
+    path.rename(path.with_suffix(".aside"))
+    path.write_text("8")
+    if region is not None:
+        run_tasks([Task("north", {"region": path.read_text()})], write_region, region, context=1)
+    write_scene(arguments, part, output=output)
+
+
+def test_a_scene_that_becomes_another_one_while_it_is_mapped_is_mapped_anew(tmp_path: Path) -> None:
+    output, path = tmp_path / "maps", tmp_path / "raw/a.txt"
+    tasks = scenes_in(tmp_path / "raw", a=2)
+    before = path.stat()
+    region = parts_folder(output, "a")
+    work = partial(replaced_while_read, output=output, region=region)
+    result = survey_of(output).map("scenes", tasks, work, products=partial(products, output))
+    (failed,) = result.failed
+    assert failed.message == (
+        f"{path}: became another file while it was read; leave it as it is and repeat the command"
+    )
+    assert result.summaries == {} and not region.exists()
+    # Whoever puts it back as it was, with its time, has the scene that the hash stands for.
+    path.with_suffix(".aside").replace(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = scene_tasks({"a": path}, sha256_file)
+    assert again[0].fingerprint(0) == tasks[0].fingerprint(0)
+    assert [outcome.status for outcome in mapped(survey_of(output), again).outcomes] == ["done"]
+    assert (output / "a_pred.tif").read_text() == "4"
+
+
+def test_a_scene_that_is_gone_by_the_end_has_no_map(tmp_path: Path) -> None:
+    def read_and_remove(arguments: dict[str, Any], part: Path) -> None:
+        write_scene(arguments, part, output=tmp_path / "maps")
+        Path(arguments["path"]).unlink()
+
+    tasks = scenes_in(tmp_path / "raw", a=2)
+    result = survey_of(tmp_path / "maps").map(
+        "scenes", tasks, read_and_remove, products=partial(products, tmp_path / "maps")
+    )
+    assert [outcome.status for outcome in result.outcomes] == ["failed"]

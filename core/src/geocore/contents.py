@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from geocore.errors import SceneError
@@ -37,22 +38,45 @@ def content_hash(location: Location) -> str:
     return hashlib.sha256("\n".join([str(granule.reference), *lines]).encode()).hexdigest()
 
 
+def files_of_scene(location: Location) -> Iterator[Path]:
+    """Every file whose content `content_hash` takes, without reading what is in them but for lists and VRTs.
+
+    Raises:
+        SceneError, OSError: as of `content_hash`.
+    """
+    granule = granule_of(location)
+    for place in [located(location)] if granule is None else [file.path for file in granule.files.values()]:
+        yield from _files(place)
+
+
 def _content(location: Location, above: tuple[Path, ...] = ()) -> str:
     if not isinstance(location, Path):
         return hashlib.sha256(shown(location).encode()).hexdigest()
     check_regular(location)
     digest = sha256_file(location)
+    behind = [
+        _content(place, (*above, Path(os.path.realpath(location)))) if place.is_file() else "missing"
+        for place in _behind(location, above)
+    ]
+    return hashlib.sha256("\n".join([digest, *behind]).encode()).hexdigest() if behind else digest
+
+
+def _files(location: Location, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    if isinstance(location, Path):
+        yield location
+        for place in _behind(location, above):
+            if place.is_file():
+                yield from _files(place, (*above, Path(os.path.realpath(location))))
+
+
+def _behind(location: Path, above: tuple[Path, ...]) -> list[Path]:
+    """Files that a VRT names, one that those in `above` led to; of any other file none."""
     path = Path(os.path.realpath(location))
     # What names itself, or reaches for what it may not, is refused by whoever opens it.
     if location.suffix.lower() != ".vrt" or path in above or len(above) == MOST_NESTED:
-        return digest
+        return []
     try:
         places = [named.place for named in named_in(path, folder=above[0].parent if above else None)]
     except SceneError:
-        return digest
-    behind = [
-        _content(place, (*above, path)) if place.is_file() else "missing"
-        for place in dict.fromkeys(places)
-        if isinstance(place, Path)
-    ]
-    return hashlib.sha256("\n".join([digest, *behind]).encode()).hexdigest() if behind else digest
+        return []
+    return [place for place in dict.fromkeys(places) if isinstance(place, Path)]

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geocore.attempts import refuse_other_purposes
+from geocore.contents import files_of_scene
 from geocore.documents import read_json
 from geocore.errors import DataError, SceneError, UserError
 from geocore.files import real_folder, remove_leftovers
@@ -37,6 +38,7 @@ from geocore.provenance import start_record
 from geocore.records import RECORD, read_calls, write_calls
 from geocore.settings import WorkerSettings, differences
 from geocore.shares import patient_lock, remove_joined
+from geocore.tasks import Source
 from geocore.terminals import one_line
 
 if TYPE_CHECKING:
@@ -122,10 +124,12 @@ class Survey:
             StorageError: the folder cannot be written.
         """
         self._begin()
+        sources = {task.key: task.sources for task in tasks}
         with progress(len(tasks), kind) as bar:
 
             def ended(outcome: Outcome) -> None:
-                if outcome.is_there:
+                # Regions of a scene that became another one are of nobody knows which.
+                if outcome.is_there or not all(source.is_same for source in sources[outcome.key]):
                     remove_joined(_parts(self.output, outcome.key))
                 bar.advance()
 
@@ -272,7 +276,9 @@ def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str
         # A worker may run in another folder; an address is a text and stays as it is.
         path = place.absolute() if isinstance(place, Path) else place
         arguments = {"path": str(path)}
+        sources: tuple[Source, ...] = ()
         try:
+            sources = tuple(map(Source.of, files_of_scene(path)))
             arguments["sha256"] = digest(path)
         except UserError as error:
             arguments[_UNREAD] = str(error)
@@ -281,7 +287,7 @@ def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str
             arguments[_UNREAD] = (
                 f"{shown(path)}:{named} cannot be read ({error.strerror}); check the path, and who may read it"
             )
-        tasks.append(Task(name, arguments))
+        tasks.append(Task(name, arguments, sources))
     return tasks
 
 

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from geocore.attempts import attempt
-from geocore.errors import DiskError, UserError
+from geocore.errors import DiskError, SceneError, UserError
 from geocore.files import atomic_path, files_of, read_sealed, sha256_file, sha256_json, storage_errors, write_sealed
 from geocore.keys import key_file_name
 from geocore.shares import Unfinished
@@ -39,6 +39,35 @@ Products = Callable[[str], Iterable[Path]]
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A file that work reads, as it was when the task was made: what decides the part was taken of it then."""
+
+    path: Path
+    inode: int
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The file as it is now.
+
+        Raises:
+            OSError: it is not there.
+        """
+        found = path.stat()
+        return cls(path, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether it is still that file, as far as can be told without reading it."""
+        try:
+            return self == Source.of(self.path)
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One unit of work."""
 
@@ -46,6 +75,8 @@ class Task:
     """What it is called: any text, such as the name that a user gave a scene."""
     arguments: dict[str, Any]
     """JSON values."""
+    sources: tuple[Source, ...] = ()
+    """What the work reads; where one has become another by its end, the part is of neither, and the task has failed."""
 
     def __post_init__(self) -> None:
         if not self.key:
@@ -170,6 +201,11 @@ class Performer:
             self._forget(task)
             with atomic_path(own / part.name) as temporary:
                 self.work(task.arguments, temporary)
+                if changed := next((source for source in task.sources if not source.is_same), None):
+                    raise SceneError(
+                        f"{changed.path}: became another file while it was read; leave it as it is and repeat the "
+                        "command"
+                    )
             seconds = time.perf_counter() - started
             # A worker that was given up for dead may end its task late: what is there may be in use by now.
             made = self._made_meanwhile(task)
