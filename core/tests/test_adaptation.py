@@ -13,11 +13,10 @@ def _conv(**options):
     return nn.Conv2d(3, 8, 3, **{"padding": 1, "stride": 2, **options})
 
 
-@pytest.mark.parametrize("source", ["mean", "first"])
 @pytest.mark.parametrize("bands", [1, 2, 4, 6, 13])
-def test_equal_bands_give_the_output_of_equal_rgb(source, bands):
+def test_equal_bands_give_the_output_of_equal_rgb(bands):
     conv, grey = _conv(), torch.randn(2, 1, 9, 9)
-    adapted = adaptation.adapt_first_conv(conv, bands, source=source)
+    adapted = adaptation.adapt_first_conv(conv, bands)
     assert adapted.weight.shape == (8, bands, 3, 3)
     torch.testing.assert_close(adapted(grey.expand(-1, bands, -1, -1)), conv(grey.expand(-1, 3, -1, -1)))
 
@@ -26,13 +25,6 @@ def test_one_band_gets_the_sum_of_the_filters():
     conv = _conv()
     adapted = adaptation.adapt_first_conv(conv, 1)
     torch.testing.assert_close(adapted.weight, conv.weight.sum(1, keepdim=True))
-
-
-def test_first_keeps_the_old_filters_in_order():
-    conv = _conv()
-    adapted = adaptation.adapt_first_conv(conv, 6, source="first")
-    torch.testing.assert_close(adapted.weight[:, :3], conv.weight / 2)
-    torch.testing.assert_close(adapted.weight[:, 5], conv.weight.mean(1) / 2)
 
 
 def test_options_of_the_convolution_are_kept():

@@ -23,7 +23,7 @@ from geocore.decisions import labels_of
 from geocore.devices import Place
 from geocore.errors import DataError, DeviceError, SceneError
 from geocore.grid import Grid, Window
-from geocore.inference import TILES_AHEAD, map_region, predict_scene, valid_of
+from geocore.inference import TILES_AHEAD, map_region, predict_scene
 from geocore.scenes import ArraySource, Layer, Patch, Scene
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
@@ -39,7 +39,7 @@ def make_scene(values: np.ndarray, ratio: int = 1, shape: tuple[int, int] | None
 
 def read_tile(scene: Scene, window: Window) -> dict[str, np.ndarray]:
     patches = scene.read(window)
-    return {"values": patches["image"].values, VALID: valid_of(patches, ["image"])}
+    return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
 
 def identity(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -273,18 +273,17 @@ class MapOne:
 
     def __call__(self, region, part):
         torch.set_num_threads(1)
-        scene, forward, read, collate = self.helpers.parts(self.seed)
+        scene, forward, read = self.helpers.parts(self.seed)
         blend = DenseBlend(region, TILING, SHAPE, {"out": 4}, emit=lambda row, out: writer.write(
             row, {"prob": out["out"].numpy(), "classes": labels_of(out["out"]).numpy()}))
         with PlaneWriter(part, blend.window, [Plane("prob", "float32", 4), Plane("classes", "uint8")]) as writer:
-            map_region(forward, scene, region, TILING, blend, read=read, collate=collate,
+            map_region(forward, scene, region, TILING, blend, read=read,
                        place=Place(torch.device("cpu")), batch_size=3)
 
 class Helpers:
     def parts(self, seed):
         from geocore.bands import Bands
         from geocore.grid import Grid
-        from geocore.inference import valid_of
         from geocore.scenes import ArraySource, Layer, Scene
         image = np.random.default_rng(seed).standard_normal((3, *SHAPE)).astype("float32")
         layer = Layer("image", Bands.named("r", "g", "b"), "float32")
@@ -294,12 +293,10 @@ class Helpers:
             torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3, padding=1))
         def read(scene, window):
             patches = scene.read(window)
-            return patches["image"].values, valid_of(patches, ["image"])
-        def collate(items):
-            return [torch.from_numpy(np.stack(part)) for part in zip(*items)]
+            return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
         def forward(batch):
-            return {"out": net(batch[0]).softmax(1), VALID: batch[1]}
-        return scene, forward, read, collate
+            return {"out": net(batch["values"]).softmax(1), VALID: batch[VALID]}
+        return scene, forward, read
 '''
 
 
@@ -503,15 +500,3 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         dense(broken, make_scene(image), Tiling(10), channels=1)
-
-
-def test_valid_of() -> None:
-    rng = np.random.default_rng(0)
-    bands, dated = rng.random((3, 4, 5)) < 0.7, rng.random((2, 1, 4, 5)) < 0.5
-    patches = {"a": Patch(np.zeros((3, 4, 5)), bands), "b": Patch(np.zeros((2, 6, 4, 5)), dated)}
-    assert np.array_equal(valid_of(patches, ["a"]), bands.all(0))
-    assert np.array_equal(valid_of(patches, ["b"]), dated[:, 0].any(0))
-    assert np.array_equal(valid_of(patches, ["a", "b"]), bands.all(0) & dated[:, 0].any(0))
-    patches["c"] = Patch(np.zeros((1, 2, 2)), np.ones((1, 2, 2), bool))
-    with pytest.raises(ValueError, match="give layers of one ratio"):
-        valid_of(patches, ["a", "c"])

@@ -18,7 +18,7 @@ from torch import Tensor
 from geocore.blending import VALID, DenseBlend
 from geocore.devices import Place
 from geocore.grid import Window
-from geocore.inference import map_region, valid_of
+from geocore.inference import map_region
 from geocore.rasters import open_raster
 from geocore.scenes import Scene
 from geocore.tiles import Region, Tiling
@@ -39,7 +39,7 @@ def write(path: Path, values: np.ndarray, *, colours: list[ColorInterp] | None =
 
 def read_tile(scene: Scene, window: Window) -> dict[str, np.ndarray]:
     patches = scene.read(window)
-    return {"values": patches["image"].values, VALID: valid_of(patches, ["image"])}
+    return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
 
 def far_seeing(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ from geocore.blending import VALID, DenseBlend
 from geocore.decisions import labels_of
 from geocore.devices import Place
 from geocore.grid import Window
-from geocore.inference import map_region, valid_of
+from geocore.inference import map_region
 from geocore.rasters import open_raster
 from geocore.scenes import Scene
 from geocore.tiles import Tiling, regions
@@ -132,7 +132,7 @@ rows = []
 
 def read(scene, window):
     patches = scene.read(window)
-    return {"values": patches["image"].values, VALID: valid_of(patches, ["image"])}
+    return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
 def forward(batch):
     return {"out": batch["values"][:, :2].float(), VALID: batch[VALID]}

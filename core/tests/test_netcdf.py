@@ -49,9 +49,8 @@ def test_a_file_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_bands_come_in_the_order_asked_for(tmp_path: Path) -> None:
     planes = _planes()
-    source = NetcdfSource(_write(tmp_path / "a.nc", planes), ["hv", "hh"], layer="sar", vector_pairs=[("hh", "hv")])
+    source = NetcdfSource(_write(tmp_path / "a.nc", planes), ["hv", "hh"], layer="sar")
     assert source.layer.bands.names == ("hv", "hh")
-    assert source.layer.bands.vector_pairs == (("hh", "hv"),)
     patch = source.read(Window(3, 5, 7, 11))
     np.testing.assert_array_equal(patch.values, np.stack([planes["hv"], planes["hh"]])[:, 3:10, 5:16])
     source.close()

@@ -148,7 +148,8 @@ def scene_of(name: str, fine: np.ndarray, coarse: np.ndarray) -> Scene:
     return Scene(name, Grid(*fine.shape[-2:]), sources)
 
 
-def test_measure_reads_every_layer_of_every_scene_once() -> None:
+def test_measure_reads_every_layer_of_every_scene_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geocore.normalisation._BLOCK_ROWS", 10)
     rng = np.random.default_rng(4)
     fine = [rng.integers(0, 3000, (2, 45, 4100), dtype=np.uint16), rng.integers(0, 9, (2, 7, 5), dtype=np.uint16)]
     coarse = [rng.random((1, -(-array.shape[1] // 6), -(-array.shape[2] // 6)), np.float32) for array in fine]
@@ -159,7 +160,7 @@ def test_measure_reads_every_layer_of_every_scene_once() -> None:
             opened.append(i)
             yield scene_of(f"s{i}", fine[i], coarse[i])
 
-    found = measure(scenes(), ["fine", "coarse"], window_rows=10)  # type: ignore[arg-type]
+    found = measure(scenes(), ["fine", "coarse"])  # type: ignore[arg-type]
     assert opened == [0, 1]
     for band in range(2):
         pixels = np.concatenate([array[band].ravel() for array in fine])

@@ -28,7 +28,7 @@ from geocore.errors import SceneError
 from geocore.grid import Grid, Window
 from geocore.ground import PixelAreas
 from geocore.images import open_image
-from geocore.inference import map_region, valid_of
+from geocore.inference import map_region
 from geocore.rasters import RasterSource, open_raster, write_raster
 from geocore.scenes import Scene
 from geocore.stacks import open_stack
@@ -68,7 +68,7 @@ def mapped(scene: Scene, channels: int) -> tuple[np.ndarray[Any, Any], np.ndarra
 
     def read(scene: Scene, window: Window) -> dict[str, Any]:
         patches = scene.read(window)
-        return {"values": patches[layer].values, VALID: valid_of(patches, [layer])}
+        return {"values": patches[layer].values, VALID: patches[layer].valid.all(axis=0)}
 
     def identity(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"out": batch["values"].float(), VALID: batch[VALID]}

@@ -11,7 +11,8 @@ from geocore.grid import Window
 from geocore.planes import Plane, PlaneWriter, join_planes, read_plane
 
 
-def test_rows_come_back(tmp_path: Path) -> None:
+def test_rows_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geocore.planes._BLOCK_ROWS", 5)
     rng = np.random.default_rng(0)
     whole = {"classes": rng.integers(0, 9, (1, 20, 11)).astype(np.uint8), "prob": rng.random((3, 20, 11), np.float32)}
     joined = {name: np.zeros_like(values) for name, values in whole.items()}
@@ -30,7 +31,7 @@ def test_rows_come_back(tmp_path: Path) -> None:
             assert values.shape[1] <= 5 and values.flags.c_contiguous
             target[:, row : row + values.shape[1], col : col + values.shape[2]] = values
 
-        join_planes(parts, name, write, block_rows=5)
+        join_planes(parts, name, write)
         assert np.array_equal(target, whole[name])
 
 

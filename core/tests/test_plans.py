@@ -15,7 +15,7 @@ from geocore.blending import VALID, DenseBlend
 from geocore.devices import Place
 from geocore.errors import SettingsError
 from geocore.grid import Grid, Window
-from geocore.inference import map_region, valid_of
+from geocore.inference import map_region
 from geocore.planes import Plane, PlaneWriter
 from geocore.plans import Plan, memory_limit, plan_scene, show_plans, tell, trial
 from geocore.scenes import ArraySource, Layer, Scene
@@ -39,7 +39,7 @@ def test_tiles_repeats_and_bytes_are_those_of_the_map(tmp_path: Path, region_px:
     def read(scene: Scene, window: Window) -> dict[str, np.ndarray]:
         mapped[window] += 1
         patches = scene.read(window)
-        return {"values": patches["image"].values, VALID: valid_of(patches, ["image"])}
+        return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
     for region in regions(scene.grid.shape, region_px):
         with PlaneWriter(tmp_path / region.key, region.window, PLANES) as writer:

@@ -83,11 +83,6 @@ class BoundaryCounts:
         """Images counted."""
         return int(self._counts[4])
 
-    @property
-    def empty_images(self) -> int:
-        """Images with no boundary in truth and prediction; they agree, but add nothing to the other counts."""
-        return int(self._counts[5])
-
     def precision(self) -> float:
         """Matched share of the predicted boundary; NaN without one."""
         predicted, matched = self._counts[:2].tolist()

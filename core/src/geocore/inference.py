@@ -11,13 +11,12 @@ is padded to full size, because kernels may round differently at another batch s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +24,11 @@ from geocore.belts import belted
 from geocore.devices import Place, keep_freed_memory, out_of_memory, pin, to_device
 from geocore.errors import DeviceError, SceneError
 from geocore.grid import Window
-from geocore.jobs import Outcome, Task, part_path, run_tasks
+from geocore.jobs import Task, part_path, run_tasks
 from geocore.loading import stack
 from geocore.pipelines import in_order, read_ahead
 from geocore.progress import progress
-from geocore.scenes import Patch, Scene
+from geocore.scenes import Scene
 from geocore.settings import WorkerSettings
 from geocore.tiles import Region, Tiling, regions, tiles_of
 
@@ -62,27 +61,6 @@ class Reducer(Protocol[Part]):
         """The part, after the last tile."""
 
 
-def valid_of(patches: Mapping[str, Patch], layers: Iterable[str]) -> np.ndarray:
-    """Pixels at which a prediction counts: valid in all bands of all these layers, at one date or more if dated.
-
-    Args:
-        patches: what `Scene.read` returned.
-        layers: the layers that decide; all must have one pixel size.
-
-    Returns:
-        Shape (row, col), bool, True = valid.
-    """
-    # Most layers have one mask for all bands, and most scenes one layer: then nothing is computed.
-    own = [patches[layer].valid for layer in layers]
-    masks: list[np.ndarray] = [mask[..., 0, :, :] if mask.shape[-3] == 1 else np.all(mask, axis=-3) for mask in own]
-    flat: list[np.ndarray] = [np.any(mask, axis=0) if mask.ndim == 3 else mask for mask in masks]
-    if len({mask.shape for mask in flat}) != 1:
-        shapes = [mask.shape for mask in flat]
-        raise ValueError(f"layers {list(layers)} have masks of shapes {shapes}; give layers of one ratio")
-    valid: np.ndarray = flat[0] if len(flat) == 1 else np.logical_and.reduce(flat)
-    return valid
-
-
 def map_region(
     forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]],
     scene: Scene,
@@ -93,7 +71,6 @@ def map_region(
     read: Callable[[Scene, Window], Any],
     place: Place,
     batch_size: int | None = None,
-    collate: Callable[[list[Any]], Any] = stack,
     shape: tuple[int, int] | None = None,
 ) -> P:
     """Run a model over the tiles that touch a region.
@@ -111,11 +88,10 @@ def map_region(
         region: the owned part, in working pixels.
         tiling: the tiles, in working pixels, anchored at the scene.
         reducer: receives each tile's output: the mapping without its batch axis, or the object.
-        read: makes the item of one tile, in the reader thread, from the scene it is given. The window is in working
-            pixels and may reach outside.
+        read: makes the item of one tile, in the reader thread, from the scene it is given; items become a batch by
+            `loading.stack`. The window is in working pixels and may reach outside.
         place: device, precision, memory format and, on an accelerator, tiles per forward.
         batch_size: tiles per forward, also on a CPU; None: 1 there, and that of the place elsewhere.
-        collate: makes a batch of items, in the reader thread.
         shape: rows and columns of the scene in working pixels; None where these are the scene's own.
 
     Returns:
@@ -130,13 +106,13 @@ def map_region(
     if size < 1:
         raise ValueError(f"batch size {size} is below 1")
     tiles = tiles_of(region, tiling, shape or scene.grid.shape)
-    run = _Forward(forward, place, collate, size, tiling.size)
+    run = _Forward(forward, place, size, tiling.size)
 
     def batches(scene: Scene) -> Iterator[_Batch]:
         for start in range(0, len(tiles), size):
             chunk = tiles[start : start + size]
             items = [read(scene, window) for _, _, window in chunk]
-            batch = collate(_padded(items, size))
+            batch = stack(_padded(items, size))
             yield chunk, items, pin(batch) if place.device.type == "cuda" else batch
 
     # Working pixels of another size are left to the reader: then any column may be asked for.
@@ -164,11 +140,10 @@ class _Forward:
         self,
         forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]],
         place: Place,
-        collate: Callable[[list[Any]], Any],
         batch_size: int,
         tile_px: int,
     ) -> None:
-        self._forward, self._place, self._collate = forward, place, collate
+        self._forward, self._place = forward, place
         self._full = self._fitting = batch_size
         self._tile_px = tile_px
 
@@ -180,7 +155,7 @@ class _Forward:
             while len(shares) < len(chunk):
                 fitting = self._fitting
                 if fitting < self._full:
-                    batch = self._collate(_padded(items[len(shares) : len(shares) + fitting], fitting))
+                    batch = stack(_padded(items[len(shares) : len(shares) + fitting], fitting))
                 outputs = self._attempt(batch)
                 if outputs is None:
                     if fitting == 1:
@@ -247,7 +222,6 @@ def predict_scene(
     align: int,
     context: Any,
     workers: int | WorkerSettings = 0,
-    on_done: Callable[[Outcome], None] | None = None,
 ) -> list[tuple[Region, Path]]:
     """Map all regions of a scene as resumable jobs.
 
@@ -260,7 +234,6 @@ def predict_scene(
         align: multiple at which regions may begin, working pixels.
         context: what decides the parts beside their regions: settings, weights hash. JSON.
         workers: processes, 0 works in this one; or how the command shares its work out.
-        on_done: called after each region.
 
     Returns:
         Regions and their parts, in row-major order.
@@ -282,7 +255,7 @@ def predict_scene(
         )
         for region in plan
     ]
-    outcomes = run_tasks(tasks, RegionWork(map_one), folder, context=context, workers=workers, on_done=on_done)
+    outcomes = run_tasks(tasks, RegionWork(map_one), folder, context=context, workers=workers)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise SceneError(

@@ -62,16 +62,16 @@ def masked_bce_with_logits(
     return _summed(each, mask)
 
 
-def masked_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, smooth: float = 1.0) -> SumCount:
-    """Soft Dice loss on sigmoids, one value a sample: 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth).
+def masked_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> SumCount:
+    """Soft Dice loss on sigmoids, one value a sample: 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1).
 
-    Sudre et al. 2017, "Generalised Dice overlap as a deep learning loss function", two-class form.
+    Sudre et al. 2017, "Generalised Dice overlap as a deep learning loss function", two-class form. With the pixel
+    that is added to both parts an empty truth with an empty prediction costs 0.
 
     Args:
         logits: shape (batch, ...), floating point. All axes but the first belong to one sample.
         target: shape of `logits`, bool or 0/1.
         valid: bool, broadcast to the shape of `logits`; None when all count.
-        smooth: pixels added to both parts, so that an empty truth with an empty prediction costs 0.
 
     Returns:
         The sum over the samples that hold any valid pixel, and the number of such samples.
@@ -79,7 +79,7 @@ def masked_dice(logits: Tensor, target: Tensor, valid: Tensor | None = None, *, 
     logits, truth, mask = _prepared(logits, target, valid)
     p = torch.where(mask, torch.sigmoid(logits), 0.0).flatten(1)
     t = truth.flatten(1)
-    each = 1.0 - (2.0 * (p * t).sum(1) + smooth) / (p.sum(1) + t.sum(1) + smooth)
+    each = 1.0 - (2.0 * (p * t).sum(1) + 1.0) / (p.sum(1) + t.sum(1) + 1.0)
     return _summed(each, mask.flatten(1).any(1))
 
 

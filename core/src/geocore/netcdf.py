@@ -201,7 +201,6 @@ class NetcdfSource:
         layer: str,
         ratio: int = 1,
         nodata: Mapping[str, float] | None = None,
-        vector_pairs: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Open the file.
 
@@ -213,7 +212,6 @@ class NetcdfSource:
             ratio: reference pixels per pixel, along an axis.
             nodata: variable -> physical value of pixels that are invalid beside those that its attributes call so. NaN
                 and infinity never are valid.
-            vector_pairs: pairs of variables that are the components of one vector.
 
         Raises:
             SceneError: the file cannot be read, lacks a variable, or the variables do not share one shape.
@@ -237,7 +235,7 @@ class NetcdfSource:
         """What each band holds, as the attributes say."""
         self.layer = Layer(
             layer,
-            Bands(tuple(decision.band for decision in self.decisions), tuple(vector_pairs)),
+            Bands(tuple(decision.band for decision in self.decisions)),
             np.result_type(*(variable.dtype for variable in found)).name,
             ratio,
         )

@@ -23,6 +23,7 @@ from geocore.scenes import Layer, Scene
 
 PERCENTILES: Final = (0.1, 1.0, 2.0, 50.0, 98.0, 99.0, 99.9)
 _BINS: Final = 1 << 16
+_BLOCK_ROWS: Final = 512
 _BLOCK_COLS: Final = 4096
 
 
@@ -220,14 +221,12 @@ class BandCounts:
         )
 
 
-def measure(scenes: Iterable[Scene], layers: Sequence[str], window_rows: int = 512) -> Statistics:
-    """Statistics of some layers over all scenes, read block by block.
+def measure(scenes: Iterable[Scene], layers: Sequence[str]) -> Statistics:
+    """Statistics of some layers over all scenes, read block by block, in bounded memory.
 
     Args:
         scenes: scenes with the same bands and dtypes, opened one after another where the iterable opens them lazily.
         layers: names of the layers to measure.
-        window_rows: rows read at once, rounded up to whole pixels of the coarsest layer. Bounds the memory together
-            with a fixed width of 4096 pixels.
 
     Raises:
         DataError: scenes disagree on bands or dtype, there is no scene, or a band has no valid pixel at all.
@@ -249,7 +248,7 @@ def measure(scenes: Iterable[Scene], layers: Sequence[str], window_rows: int = 5
                     " convert it or leave the scene out"
                 )
         first_scene = first_scene or scene.name
-        for window in _blocks(scene, window_rows):
+        for window in _blocks(scene):
             for name, patch in scene.read(window, layers).items():
                 counts[name].update(patch.values, patch.valid)
     if not counts:
@@ -257,9 +256,10 @@ def measure(scenes: Iterable[Scene], layers: Sequence[str], window_rows: int = 5
     return Statistics({name: count.finish() for name, count in counts.items()})
 
 
-def _blocks(scene: Scene, window_rows: int) -> Iterable[Window]:
+def _blocks(scene: Scene) -> Iterable[Window]:
+    """Windows that cover a scene, of whole pixels of its coarsest layer."""
     align = scene.alignment
-    height, width = (-(-length // align) * align for length in (window_rows, _BLOCK_COLS))
+    height, width = (-(-length // align) * align for length in (_BLOCK_ROWS, _BLOCK_COLS))
     for row in range(0, scene.grid.height, height):
         for col in range(0, scene.grid.width, width):
             # A block may end outside by less than `align` pixels, which the scene returns as invalid.

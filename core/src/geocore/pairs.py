@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +26,6 @@ class Pair:
 def pair_by_suffix(
     folder: Path,
     suffix: str = "_mask",
-    extensions: Collection[str] = RASTER_EXTENSIONS,
     *,
     image_suffix: str = "",
     label_folder: Path | None = None,
@@ -37,7 +35,6 @@ def pair_by_suffix(
     Args:
         folder: holds the images, and the labels too unless `label_folder` is given. Hidden files do not count.
         suffix: what the name of a label has behind that of its image.
-        extensions: files that count, in lower case; upper case in a file name is fine.
         image_suffix: what the name of an image may have behind the name that it shares with its label.
         label_folder: holds the labels, and nothing else.
 
@@ -50,17 +47,17 @@ def pair_by_suffix(
     images: dict[str, list[Path]] = defaultdict(list)
     labels: dict[str, list[Path]] = defaultdict(list)
     folders = [folder] if label_folder is None else [folder, label_folder]
-    for path in _files_of(folder, extensions):
+    for path in _files_of(folder):
         if path.stem.endswith(suffix):
             labels[path.stem.removesuffix(suffix)].append(path)
         else:
             images[path.stem.removesuffix(image_suffix)].append(path)
-    for path in _files_of(label_folder, extensions) if label_folder is not None else ():
+    for path in _files_of(label_folder) if label_folder is not None else ():
         labels[path.stem.removesuffix(suffix)].append(path)
     stems = sorted(images.keys() | labels.keys())
     if not stems:
         raise DataError(
-            f"{folder}: no {', '.join(extensions)} files: images and labels are needed; check the path"
+            f"{folder}: no {', '.join(RASTER_EXTENSIONS)} files: images and labels are needed; check the path"
             f"{unread_among(_listed(*folders))}"
         )
     problems = [
@@ -79,9 +76,9 @@ def pair_by_suffix(
     return [Pair(stem, images[stem][0], labels[stem][0]) for stem in stems]
 
 
-def _files_of(folder: Path, extensions: Collection[str]) -> list[Path]:
+def _files_of(folder: Path) -> list[Path]:
     # What is no file at all is refused by whoever reads it, and not left out in silence.
-    return [path for path in _listed(folder) if path.suffix.lower() in extensions and not path.is_dir()]
+    return [path for path in _listed(folder) if path.suffix.lower() in RASTER_EXTENSIONS and not path.is_dir()]
 
 
 def _listed(*folders: Path) -> list[Path]:

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import numpy as np
 
 from geocore.files import storage_errors
 from geocore.grid import Window
+
+_BLOCK_ROWS: Final = 512
+"""Rows that a product is written by: those of its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,6 @@ def join_planes(
     parts: Iterable[tuple[Window, Path]],
     name: str,
     write: Callable[[np.ndarray, int, int], None],
-    *,
-    block_rows: int = 512,
 ) -> None:
     """Hand a plane of all parts to a raster writer, a block of rows at a time.
 
@@ -125,10 +126,9 @@ def join_planes(
         parts: each region in output pixels with its part.
         name: the plane.
         write: called with values of shape (band, rows, region width), first row and first column, output pixels.
-        block_rows: rows per call; a multiple of the writer's block keeps whole blocks together.
     """
     for window, folder in parts:
         plane = read_plane(folder, name)
-        for first in range(0, window.height, block_rows):
-            rows = np.ascontiguousarray(plane[:, first : first + block_rows])
+        for first in range(0, window.height, _BLOCK_ROWS):
+            rows = np.ascontiguousarray(plane[:, first : first + _BLOCK_ROWS])
             write(rows, window.row + first, window.col)

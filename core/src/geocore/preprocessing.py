@@ -8,7 +8,7 @@ counts above 32767 keep their contrast. Work is done in float32: contrast below 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ Mode = Literal["dataset", "tile"]
 
 
 class Preprocessing(nn.Module):
-    """Selects bands and normalises them.
+    """Selects the bands that the model takes and normalises them.
 
     In mode `dataset` a band is scaled by the mean and standard deviation of the data set; in mode `tile` by those of
     the valid pixels of each sample (over its dates too), which suits photographs and uncalibrated scenes. A standard
@@ -39,7 +39,6 @@ class Preprocessing(nn.Module):
         statistics: Statistics,
         bands: Mapping[str, Bands],
         *,
-        select: Mapping[str, Sequence[str]] | None = None,
         mode: Mode = "dataset",
         clip: tuple[float, float] | None = None,
     ) -> None:
@@ -48,24 +47,15 @@ class Preprocessing(nn.Module):
         Args:
             statistics: one entry per band for every layer in `bands`, in stored units.
             bands: layer name to the bands of its arrays, in their order.
-            select: layer name to the bands the model takes, in its order; all bands of a layer that is not named. Its
-                layers must be in `bands`.
             mode: where mean and standard deviation come from.
             clip: lower and upper percentile (of those in the statistics) at which values are cut before scaling.
 
         Raises:
-            DataError: a layer or a band that is asked for does not exist or has no valid pixel.
+            DataError: a layer has no statistics, or a band no valid pixel.
             SettingsError: the statistics do not hold the percentiles of `clip`.
         """
         super().__init__()
-        chosen = dict(select or {})
-        for name in chosen:
-            if name not in bands:
-                raise DataError(f"layer {name} is not among {', '.join(bands)}: select an existing layer")
-        scalings = {
-            name: measured_scaling(statistics, name, held, tuple(chosen.get(name, held.names)), clip)
-            for name, held in bands.items()
-        }
+        scalings = {name: measured_scaling(statistics, name, held, clip) for name, held in bands.items()}
         self._build(mode, scalings, bands)
 
     @classmethod
@@ -214,23 +204,3 @@ class _LayerScaler(nn.Module):
             square = pair.square().sum(both, keepdim=True) / held.sum(both, keepdim=True).clamp_min(1)
             scaled[..., [first, second], :, :] = pair / torch.where(square > 0, square, 1.0).sqrt()
         return scaled
-
-
-def registered(x: Tensor, ratio: int, size: tuple[int, int]) -> Tensor:
-    """Repeat the pixels of a coarse layer onto the reference grid (nearest neighbour).
-
-    Args:
-        x: shape (..., row, col), any dtype, on a grid `ratio` times coarser that starts at the same corner.
-        ratio: reference pixels per layer pixel along an axis.
-        size: rows and columns of the reference window; what reaches beyond is cut off.
-
-    Returns:
-        Shape (..., size[0], size[1]).
-    """
-    rows, cols = size
-    if ratio < 1 or x.shape[-2] * ratio < rows or x.shape[-1] * ratio < cols:
-        raise ValueError(f"shape {tuple(x.shape[-2:])} at ratio {ratio}: must cover {rows} x {cols} reference pixels")
-    if ratio == 1:
-        return x[..., :rows, :cols]
-    wide = x[..., :, None, :, None].expand(*x.shape[:-1], ratio, x.shape[-1], ratio)
-    return wide.reshape(*x.shape[:-2], x.shape[-2] * ratio, x.shape[-1] * ratio)[..., :rows, :cols]

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -73,7 +73,6 @@ class Progress(Generic[T]):
         label: str,
         *,
         delay: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
     ):
         """Describe the work.
 
@@ -81,20 +80,18 @@ class Progress(Generic[T]):
             work: what to iterate over, or the number of units (then it iterates like `range`), or None when unknown.
             label: what is being done, two or three words.
             delay: seconds before a bar is drawn, for work that is often short.
-            clock: seconds from any origin.
         """
         self.label = label
         self.total = work if work is None or isinstance(work, int) else len(work) if isinstance(work, Sized) else None
         self.done = 0
         self._work: Iterable[Any] = range(work or 0) if work is None or isinstance(work, int) else work
-        self._clock = clock
-        self._started = self._last_line = clock()
+        self._started = self._last_line = time.monotonic()
         self._delay = delay
         self._task: int | None = None
         self._note = ""
 
     def __enter__(self) -> Self:
-        self._started = self._last_line = self._clock()
+        self._started = self._last_line = time.monotonic()
         if not self._delay:
             self._draw()
         return self
@@ -108,7 +105,7 @@ class Progress(Generic[T]):
             self._task = None
             if not bars.tasks:
                 bars.stop()
-        if self._last_line > self._started or self._clock() - self._started >= PLAIN_LINE_SECONDS:
+        if self._last_line > self._started or time.monotonic() - self._started >= PLAIN_LINE_SECONDS:
             self._line()
 
     def __iter__(self) -> Iterator[T]:
@@ -126,11 +123,11 @@ class Progress(Generic[T]):
         """
         self.done += units
         self._note = note or self._note
-        if self._task is None and self._delay and self._clock() - self._started >= self._delay:
+        if self._task is None and self._delay and time.monotonic() - self._started >= self._delay:
             self._draw()
         if self._task is not None:
             _bars().update(self._task, completed=self.done, note=self._note)  # type: ignore[arg-type]
-        elif self._clock() - self._last_line >= PLAIN_LINE_SECONDS:
+        elif time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
             self._line()
 
     def _draw(self) -> None:
@@ -143,7 +140,7 @@ class Progress(Generic[T]):
     def _line(self) -> None:
         if not _talks():
             return
-        self._last_line = self._clock()
+        self._last_line = time.monotonic()
         count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
         seconds = self._last_line - self._started
         line = f"{self.label}: {count}, {seconds:.0f} s{', ' if self._note else ''}{self._note}"

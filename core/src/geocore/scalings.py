@@ -27,20 +27,17 @@ class Scaling:
     high: tuple[float, ...]
 
 
-def measured_scaling(
-    statistics: Statistics, layer: str, held: Bands, names: tuple[str, ...], clip: tuple[float, float] | None
-) -> Scaling:
+def measured_scaling(statistics: Statistics, layer: str, held: Bands, clip: tuple[float, float] | None) -> Scaling:
     """Take the figures of the selected bands of one layer from the statistics.
 
     Args:
         statistics: of the data set, in stored units.
         layer: name of the layer.
         held: bands of the layer's arrays, in their order.
-        names: bands to take, in the model's order.
         clip: lower and upper percentile at which values are cut; None for no clipping.
 
     Raises:
-        DataError: the layer or a band does not exist or has no valid pixel.
+        DataError: the layer has no statistics, or a band no valid pixel.
         SettingsError: the statistics do not hold the percentiles of `clip`.
     """
     if layer not in statistics.layers:
@@ -48,7 +45,7 @@ def measured_scaling(
     measured = statistics.layers[layer]
     if len(measured) != len(held):
         raise DataError(f"layer {layer} has {len(held)} bands, its statistics {len(measured)}: prepare the data again")
-    figures = [measured[index] for index in held.indices(names)]
+    names, figures = held.names, measured
     for name, figure in zip(names, figures, strict=True):
         if figure.count == 0 or not (math.isfinite(figure.mean) and math.isfinite(figure.std)):
             raise DataError(f"band {name} of layer {layer} has no valid pixel in the statistics: leave the band out")
@@ -63,11 +60,7 @@ def measured_scaling(
         low, high = ([figure.percentiles[percent] for figure in figures] for percent in clip)
         if clip[0] >= clip[1]:
             raise SettingsError(f"clip = {clip[0]:g}, {clip[1]:g}: the first percentile must be the lower one")
-    pairs = tuple(
-        (names.index(first), names.index(second))
-        for first, second in held.vector_pairs
-        if first in names and second in names
-    )
+    pairs = tuple((names.index(first), names.index(second)) for first, second in held.vector_pairs)
     for pair in pairs:
         parts = [held[names[i]] for i in pair]
         zeros = [-part.offset / part.scale for part in parts]

@@ -123,22 +123,19 @@ def operational(
     *,
     gt: float | None = None,
     ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
     min_length: int | None = None,
     short: str | None = None,
 ) -> Any:
     """Declare a setting that may change between two starts of one run: where, how fast and how loudly it runs.
 
-    On a whole group of settings it makes the group operational, whatever its members say. Arguments as `deciding`.
+    On a whole group of settings it makes the group operational, whatever its members say. Arguments as
+    `deciding`, but for upper bounds.
     """
     return Field(
         default,
         description=help,
         gt=gt,
         ge=ge,
-        lt=lt,
-        le=le,
         min_length=min_length,
         json_schema_extra=_extra("operational", short),
     )

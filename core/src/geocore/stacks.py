@@ -150,16 +150,13 @@ class RepeatedSource:
         self._source.close()
 
 
-def open_stack(
-    name: str, files: Mapping[str, BandFile | Location], *, reference: str | None = None, layer: str = "image"
-) -> Scene:
-    """Open several files as a scene of one layer.
+def open_stack(name: str, files: Mapping[str, BandFile | Location], *, reference: str | None = None) -> Scene:
+    """Open several files as a scene of one layer, `image`.
 
     Args:
         name: of the scene.
         files: band name -> the file that holds it, or where in a file it lies; in the order of the layer's bands.
         reference: the band whose grid is the scene's; None: the finest grid of all.
-        layer: name of the layer.
 
     Raises:
         SceneError: a file cannot be opened or brought to the grid, or lacks its band; or the reference is no band.
@@ -167,8 +164,8 @@ def open_stack(
     described = {band: file if isinstance(file, BandFile) else BandFile(file) for band, file in files.items()}
     if reference is not None and reference not in described:
         raise SceneError(f"scene {name} has no band {reference!r}: the reference must be one of {', '.join(described)}")
-    source = StackSource(described, grid=None if reference is None else grid_of_file(described[reference]), layer=layer)
-    return Scene(name, source.grid, {layer: source})
+    source = StackSource(described, grid=None if reference is None else grid_of_file(described[reference]))
+    return Scene(name, source.grid, {source.layer.name: source})
 
 
 def grid_of_file(file: BandFile) -> Grid:

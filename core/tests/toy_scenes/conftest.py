@@ -26,7 +26,6 @@ from geocore.devices import Place, seed_everything
 from geocore.evaluation import Evaluation, bootstrap_interval
 from geocore.grid import Window
 from geocore.inference import map_region, predict_scene
-from geocore.loading import stack
 from geocore.metrics import Confusion
 from geocore.planes import Plane, PlaneWriter, join_planes
 from geocore.runs import Run
@@ -86,7 +85,6 @@ class DenseMap:
             self.tiling,
             blend,
             read=self.read,
-            collate=stack,
             place=place,
             batch_size=self.batch_size,
             shape=self.working_shape(scene),

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from geocore.augmentations import Flip, Rot90, compose
 from geocore.bands import Bands
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.files import atomic_path
 from geocore.grid import Grid, Window
-from geocore.inference import valid_of
 from geocore.loading import Batches, Draw, GridSampler
 from geocore.losses import masked_cross_entropy
 from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing, registered
+from geocore.preprocessing import Preprocessing
 from geocore.scenes import ArraySource, Layer, Scene
 from geocore.tiles import Tiling
 
@@ -85,12 +85,13 @@ class Net(nn.Module):
     def forward(self, inputs: dict[str, Any]) -> Tensor:
         ready = self.preprocessing(inputs)
         fine = ready["s2_10m"]
-        return self.layers(torch.cat([fine, registered(ready["s2_20m"], 2, (fine.shape[-2], fine.shape[-1]))], 1))
+        coarse = functional.interpolate(ready["s2_20m"], scale_factor=2)
+        return self.layers(torch.cat([fine, coarse[..., : fine.shape[-2], : fine.shape[-1]]], 1))
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
     patches = scene.read(window)
-    return {"inputs": patches, "valid": valid_of(patches, ["s2_10m"])}
+    return {"inputs": patches, "valid": patches["s2_10m"].valid.all(axis=1).any(axis=0)}
 
 
 AUGMENT = compose([Flip(), Rot90()], seed=0)

@@ -168,9 +168,7 @@ def find(model: Net, scene: Scene, region: Region, place: Any) -> list[Found]:
         return [objects_of(logits) for logits in model(batch["inputs"]).cpu().numpy()]
 
     collector = ObjectCollector(region, scene.grid.shape)
-    return map_region(
-        forward, scene, region, TILING, collector, read=read_tile, collate=stack, place=place, batch_size=4
-    )
+    return map_region(forward, scene, region, TILING, collector, read=read_tile, place=place, batch_size=4)
 
 
 def match(truth: np.ndarray, objects: list[Found]) -> np.ndarray:

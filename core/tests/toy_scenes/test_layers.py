@@ -16,11 +16,10 @@ from torch.nn import functional
 from geocore.cogs import write_raster
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.grid import ControlPoint, Grid, Window
-from geocore.inference import valid_of
 from geocore.loading import Batches, Draw, RandomWindowSampler
 from geocore.losses import masked_cross_entropy
 from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing, registered
+from geocore.preprocessing import Preprocessing
 from geocore.rasters import open_raster, open_rasters
 from geocore.scenes import Scene
 from geocore.tiles import Tiling
@@ -91,14 +90,14 @@ class Net(nn.Module):
     def forward(self, inputs: dict[str, Any]) -> Tensor:
         ready = self.preprocessing(inputs)
         sar = functional.avg_pool2d(ready["sar"], WORKING)
-        amsr = registered(ready["amsr"], COARSE // WORKING, (sar.shape[-2], sar.shape[-1]))
-        working = self.layers(torch.cat([sar, amsr], 1))
+        amsr = functional.interpolate(ready["amsr"], scale_factor=COARSE // WORKING)
+        working = self.layers(torch.cat([sar, amsr[..., : sar.shape[-2], : sar.shape[-1]]], 1))
         return functional.interpolate(working, scale_factor=WORKING, mode="bilinear", align_corners=False)
 
 
 def read_reference(scene: Scene, window: Window) -> dict[str, Any]:
     patches = scene.read(window)
-    return {"inputs": patches, "valid": valid_of(patches, ["sar"])}
+    return {"inputs": patches, "valid": patches["sar"].valid.all(axis=0)}
 
 
 def read_working(scene: Scene, window: Window) -> dict[str, Any]:

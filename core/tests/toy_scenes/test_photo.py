@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.grid import Window
-from geocore.inference import valid_of
 from geocore.loading import Batches, Draw, RandomWindowSampler
 from geocore.losses import masked_cross_entropy
 from geocore.normalisation import measure
@@ -92,7 +91,7 @@ class Net(nn.Module):
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
     patches = scene.read(window)
-    return {"inputs": patches, "valid": valid_of(patches, ["image"])}
+    return {"inputs": patches, "valid": patches["image"].valid.all(axis=0)}
 
 
 def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
