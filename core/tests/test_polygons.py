@@ -165,16 +165,23 @@ def test_a_write_that_fails_leaves_no_part_behind(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.8, 0.97])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, share: float) -> None:
+    """Also where only the spatial index finds no room, which GDAL makes when it closes the file, and tells nobody."""
     code = (
         "import resource, sys, shapely; from pathlib import Path; from geocore.polygons import *\n"
         "from geocore.errors import DiskError\n"
         "shapes = [shapely.Point(i, i).buffer(20, quad_segs=64) for i in range(50)]\n"
         "folder = Path(sys.argv[1])\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (240_000, 240_000))\n"
+        "write_polygons(folder / 'b.gpkg', folder / 'b.parquet', shapes, {}, 'EPSG:32633')\n"
+        "limit = int(float(sys.argv[2]) * (folder / 'b.gpkg').stat().st_size)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
         "try: write_polygons(folder / 'a.gpkg', folder / 'a.parquet', shapes, {}, 'EPSG:32633')\n"
         "except DiskError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, str(share)], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith(str(tmp_path)) and "free some" in done.stdout and done.stdout.count("\n") == 1
+    assert ("in its index" in done.stdout) is (share > 0.9)
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "a.gpkg").exists()

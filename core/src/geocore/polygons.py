@@ -6,9 +6,10 @@ Needs the extra `geocore[polygons]` (geopandas, shapely, pyogrio, pyarrow), impo
 from __future__ import annotations
 
 import importlib
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,6 +30,8 @@ Geometry = Any
 
 LAYER: Final = "polygons"
 """Name of the layer in every GeoPackage that is written."""
+_INDEX: Final = f"rtree_{LAYER}_geom"
+"""Spatial index of the layer, a table beside it."""
 
 
 def rasterise(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32") -> npt.NDArray[Any]:
@@ -145,6 +148,32 @@ def write_polygons(
         # A scene without a CRS has outlines without one; whoever mapped it has been told.
         warnings.filterwarnings("ignore", message=".*crs.* was not provided")
         table.to_file(plain, layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
+        _check_whole(Path(plain), gpkg, len(table))
+
+
+def _check_whole(path: Path, gpkg: Path, count: int) -> None:
+    """Refuse a GeoPackage that lacks what GDAL adds when it closes it: of a disk that is full by then it tells nobody.
+
+    Args:
+        path: where it lies.
+        gpkg: what it is to be called.
+        count: of the polygons.
+
+    Raises:
+        DiskError: so it is.
+    """
+    found = []
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as file:
+        for value, table in (("count(*)", LAYER), ("feature_count", "gpkg_ogr_contents"), ("count(*)", _INDEX)):
+            try:
+                found.append(file.execute(f"select {value} from {table}").fetchone()[0])
+            except sqlite3.Error:
+                found.append(-1)
+    if found != [count] * 3:
+        raise DiskError(
+            f"{gpkg}: cannot be written ({max(found[0], 0)} of {count} polygons are there, {max(found[2], 0)} in its "
+            "index); is the disk full? free some space or write elsewhere"
+        )
 
 
 @contextmanager

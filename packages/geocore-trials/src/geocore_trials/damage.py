@@ -132,7 +132,7 @@ def _trial(kept: Kept, name: str, kind: str, logs: Path, seed: int) -> Trial:
         if found == [f"more {name}.changed"] and aside.read_bytes() == changed and aside.name in ending.err:
             return "made again", ""
         names = {line.partition(" ")[2] for line in found}
-        if all(other.endswith(_SHOWN) for other in names) or (names == {name} and kept.is_run):
+        if all(other.endswith(_SHOWN) or (other == name and kept.is_run) for other in names):
             return "unread", ", ".join(found)
         return "wrong in silence", f"{len(found)} files: {', '.join(found[:4])}"
 
