@@ -34,8 +34,8 @@ DAMAGES: Final[dict[str, Callable[[bytes, random.Random], bytes | None]]] = {
     "deleted": lambda data, _: None,
 }
 """What is done to the bytes of a file; None: it is removed."""
-_SHOWN: Final = (".html", ".png", ".jsonl", ".md", "environment.json")
-"""Endings of files that only people look at."""
+_SHOWN: Final = (".html", ".png", ".jsonl", ".md", "environment.json", ".aux.xml")
+"""Endings of files that only people look at, and of one that every GIS writes into, which no hash can cover."""
 
 
 @dataclass(frozen=True, slots=True)
