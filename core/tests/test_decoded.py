@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import shutil
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 import geocore.decoded
 from geocore.bands import Bands
 from geocore.cache import read_entry
-from geocore.decoded import DecodedScenes, decoded
-from geocore.errors import SceneError
+from geocore.decoded import DecodedScenes, decoded, kept_array
+from geocore.errors import DataError, SceneError
 from geocore.files import sha256_file
 from geocore.grid import Grid, Window
+from geocore.neighbourhoods import Pool
+from geocore.rasters import open_raster, write_raster
 from geocore.scenes import ArraySource, Layer, Scene
 
 
@@ -223,7 +226,7 @@ def test_files_of_one_content_keep_their_names(tmp_path):
         assert [kept.open(file, digest, Files()).name for file in (path, other)] == ["a", "b"]
 
 
-def test_without_folder_or_hash_and_for_a_vrt_the_file_is_opened_each_time(tmp_path):
+def test_without_folder_or_hash_and_for_a_vrt_the_file_itself_is_opened_once(tmp_path):
     path, digest = file_of(tmp_path, 5)
     vrt = path.rename(tmp_path / "a.VRT")
     path, _ = file_of(tmp_path, 5)
@@ -234,15 +237,63 @@ def test_without_folder_or_hash_and_for_a_vrt_the_file_is_opened_each_time(tmp_p
         (scenes(cache), vrt, digest),
     ):
         files = Files()
-        assert not kept.decodes(file, content)
-        for _ in range(2):
-            kept.open(file, content, files)
-        assert files.opened == 2
+        for _ in range(3):
+            with kept.open(file, content, files) as scene:
+                assert scene.read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 5
+        assert files.opened == 1
     assert not cache.exists()
 
 
+def test_other_rules_and_other_data_sets_open_a_file_for_themselves(tmp_path):
+    path, digest = file_of(tmp_path, 5)
+    kept, files = scenes(None), Files()
+    first = kept.open(path, digest, files)
+    assert kept.open(path, digest, files, rules={"scale": 2}) is not first
+    path.write_text("6")
+    assert scenes(None).open(path, digest, files).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 6
+    assert files.opened == 3
+
+
+def test_the_stored_scene_is_that_of_the_file_also_beside_a_cache(tmp_path):
+    path, digest = file_of(tmp_path, 5)
+    kept, files = scenes(tmp_path / "cache"), Files()
+    assert type(kept.open(path, digest, files).sources["image"].read(Window(0, 0, 1, 1)).values) is np.ndarray
+    for _ in range(2):
+        kept.open(path, digest, files, stored=True)
+    assert files.opened == 2
+
+
+def test_windows_of_a_chunk_are_read_once_and_are_equal(tmp_path):
+    path, digest = file_of(tmp_path, 5)
+    reads = []
+
+    class Noted(ArraySource):
+        def read(self, window):
+            reads.append(window)
+            return super().read(window)
+
+    def opened(path):
+        plain = Files()(path)
+        whole = plain.read(plain.grid.window)["image"]
+        return Scene("a", plain.grid, {"image": Noted(plain.layers["image"], whole.values, whole.valid)})
+
+    plain, kept, chunk = Files()(path), scenes(None), Window(10, 10, 30, 60)
+    for row in (10, 14, 20):
+        window = Window(row, 12, 20, 20)
+        found = kept.open(path, digest, opened, chunk=chunk).read(window)["image"]
+        expected = plain.read(window)["image"]
+        assert found.values.tobytes() == expected.values.tobytes() and found.valid.tobytes() == expected.valid.tobytes()
+    assert reads == [Window(10, 10, 30, 30)]
+
+
+def at_most_open(monkeypatch, count):
+    pool = Pool(count)
+    monkeypatch.setattr("geocore.decoded._open_files", functools.cache(lambda: pool))
+    return pool
+
+
 def test_a_folder_that_was_removed_is_filled_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("geocore.decoded._MAPPED", 0)
+    at_most_open(monkeypatch, 0)
     path, digest = file_of(tmp_path, 5)
     files, kept = Files(), scenes(tmp_path / "cache")
     kept.open(path, digest, files)
@@ -263,17 +314,132 @@ def test_threads_that_ask_at_once_decode_one_time_between_them(tmp_path, monkeyp
     assert len(decoding) == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts the open files of a process as Linux lists them")
-def test_few_files_are_held_open_however_many_scenes_there_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("geocore.decoded._MAPPED", 3)
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+listed = pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="counts the open files of a process as Linux lists them"
+)
+
+
+@listed
+def test_few_files_are_held_open_however_many_scenes_are_decoded(tmp_path, monkeypatch):
+    pool = at_most_open(monkeypatch, 6)
     kept = scenes(tmp_path / "cache")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for number in range(10):
         path = tmp_path / f"{number}.txt"
         path.write_text(str(number))
         digest = sha256_file(path)
         assert kept.open(path, digest, Files()).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == number
-    assert len(os.listdir("/proc/self/fd")) <= before + 2 * 3
+    assert pool.kept == 6 and open_files() <= before + 6
+
+
+def rasters(folder, count):
+    paths = [folder / f"{number}.tif" for number in range(count)]
+    for number, path in enumerate(paths):
+        write_raster(path, np.full((1, 8, 8), number, np.uint8), grid=Grid(8, 8))
+    return paths
+
+
+class Rasters:
+    """Opens rasters, and notes which."""
+
+    def __init__(self):
+        self.opened = []
+
+    def __call__(self, path):
+        self.opened.append(path)
+        return open_raster(path)
+
+
+def number_of(scene):
+    return int(scene.read(Window(0, 0, 8, 8))["image"].values.mean())
+
+
+@listed
+def test_the_least_recently_used_files_are_closed_first(tmp_path, monkeypatch):
+    pool, paths, files = at_most_open(monkeypatch, 3), rasters(tmp_path, 6), Rasters()
+    kept, before = scenes(None), open_files()
+    for number in (0, 1, 2, 0, 3, 0, 2):
+        assert number_of(kept.open(paths[number], None, files)) == number
+        assert open_files() <= before + 3
+    assert files.opened == [paths[number] for number in (0, 1, 2, 3)], "1 went for 3"
+    assert number_of(kept.open(paths[1], None, files)) == 1
+    assert files.opened[4:] == [paths[1]] and pool.kept == 3
+    del kept
+    assert pool.kept == 0 and open_files() == before, "what nobody can ask for any more is closed"
+
+
+@listed
+def test_a_scene_stays_open_as_long_as_somebody_has_it(tmp_path, monkeypatch):
+    at_most_open(monkeypatch, 1)
+    paths, kept, before = rasters(tmp_path, 3), scenes(None), open_files()
+    with kept.open(paths[0], None, open_raster) as first:
+        for path in paths:
+            kept.open(path, None, open_raster)
+        assert number_of(first) == 0
+    assert number_of(first) == 0, "closing it leaves it to the others"
+    del first
+    assert open_files() == before + 1
+
+
+def test_threads_share_few_files(tmp_path, monkeypatch):
+    pool, paths, kept = at_most_open(monkeypatch, 2), rasters(tmp_path, 5), scenes(None)
+
+    def read(number):
+        return number_of(kept.open(paths[number % 5], None, open_raster))
+
+    with ThreadPoolExecutor(4) as readers:
+        assert list(readers.map(read, range(200))) == [number % 5 for number in range(200)]
+    assert pool.kept == 2
+
+
+def test_a_scene_of_several_files_counts_as_many(tmp_path, monkeypatch):
+    pool, kept = at_most_open(monkeypatch, 100), scenes(None)
+    folder, listing, (raster,) = tmp_path / "a.SAFE", tmp_path / "b.yaml", rasters(tmp_path, 1)
+    folder.mkdir()
+    listing.touch()
+    for path, count in ((folder, 16), (listing, 32), (raster, 33), (tmp_path / "HLS.S30", 49)):
+        kept.open(path, None, lambda _: open_raster(raster))
+        assert pool.kept == count
+
+
+@pytest.mark.parametrize("soft, limit", [(256, 128), (1024, 512), (1 << 20, 1024), (-1, 1024)])
+def test_half_of_the_files_that_the_system_allows_are_kept_open(monkeypatch, soft, limit):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "RLIM_INFINITY", -1)
+    assert geocore.decoded._open_files.__wrapped__()._limit == limit
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_opens_its_own_files(tmp_path, monkeypatch):
+    paths, kept, files = rasters(tmp_path, 1), scenes(None), Rasters()
+    kept.open(paths[0], None, files)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if number_of(kept.open(paths[0], None, files)) == 0 and len(files.opened) == 2 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    kept.open(paths[0], None, files)
+    assert len(files.opened) == 1
+
+
+def test_kept_arrays_are_mapped_once_unless_their_file_changes(tmp_path, monkeypatch):
+    at_most_open(monkeypatch, 2)
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(4))
+    assert kept_array(path) is kept_array(path)
+    np.save(path, np.arange(5))
+    assert kept_array(path).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(DataError, match="is not what was written"):
+        kept_array(path, "0" * 64)
+    with pytest.raises(DataError, match="not in the cache"):
+        kept_array(tmp_path / "none.npy")
 
 
 def test_long_decoding_is_told(tmp_path, monkeypatch, caplog):

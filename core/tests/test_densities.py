@@ -82,14 +82,14 @@ def test_classes_are_drawn_by_their_shares_however_rare():
     def drawn(weights):
         densities = class_densities([counts], 64, weights)
         sampler = NeighbourhoodSampler(
-            [(512, 512)], 64, 4000, seed=0, batch_size=8, cell_px=(128, 128), each=1, densities=densities
+            [(512, 512)], 64, 4000, seed=0, batch_size=8, cells_px=[(128, 128)], each=1, densities=densities
         )
         return [draw.window for draw in sampler.epoch(0)]
 
     def positive(window):
         return values[window.slices].any()
 
-    uniform = NeighbourhoodSampler([(512, 512)], 64, 4000, seed=0, batch_size=8, cell_px=(128, 128), each=1).epoch(0)
+    uniform = NeighbourhoodSampler([(512, 512)], 64, 4000, seed=0, batch_size=8, cells_px=[(128, 128)], each=1).epoch(0)
     assert np.mean([positive(draw.window) for draw in uniform]) < 0.1
     # Of the windows drawn for class 1, those that start in a cell some of whose windows see it: 30/36 of them see it.
     assert np.mean([positive(window) for window in drawn({1: 1})]) > 0.9

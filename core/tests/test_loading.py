@@ -132,7 +132,7 @@ def test_batches_made_in_place_are_the_items_stacked(threads):
 
 
 def test_processes_that_share_neighbourhoods_out_decode_none_twice():
-    sampler = NeighbourhoodSampler([(4000, 4000)], 32, 320, seed=0, batch_size=8, cell_px=(64, 64), each=8)
+    sampler = NeighbourhoodSampler([(4000, 4000)], 32, 320, seed=0, batch_size=8, cells_px=[(64, 64)], each=8)
     met = []
     for rank in range(4):
         source = Batches(sampler, lambda draw: draw, batch_size=8, collate=identity, rank=rank, world_size=4, threads=0)

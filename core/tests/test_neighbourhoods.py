@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from geocore.bands import Bands
 from geocore.errors import SceneError
 from geocore.grid import Grid, Window
-from geocore.neighbourhoods import NeighbourhoodPool, PooledSource, cell_of, pooled
+from geocore.neighbourhoods import Pool, PooledSource, cell_of, pooled
 from geocore.rasters import open_raster, write_raster
 from geocore.samplers import NeighbourhoodSampler
 from geocore.scenes import ArraySource, Layer, Patch, Scene
@@ -56,14 +56,13 @@ def equal(first: Patch, second: Patch):
     assert first.values.dtype == second.values.dtype and first.valid.shape == second.valid.shape
 
 
-@given(
-    st.tuples(st.integers(1, 50), st.integers(1, 50)),
-    st.sampled_from([0, 1500, 1 << 20]),
-    st.lists(st.tuples(*[st.integers(-4, 14)] * 2, *[st.integers(1, 12)] * 2), min_size=1, max_size=12),
-)
-def test_pooled_reads_are_direct_reads_outside_included(cell, limit, places):
+PLACE = st.tuples(*[st.integers(-4, 14)] * 2, *[st.integers(1, 12)] * 2)
+
+
+@given(PLACE, st.sampled_from([0, 1500, 1 << 20]), st.lists(PLACE, min_size=1, max_size=12))
+def test_pooled_reads_are_direct_reads_outside_included(chunk, limit, places):
     direct = scene()
-    through = pooled(scene(), NeighbourhoodPool(limit), cell_px=cell, key=0)
+    through = pooled(scene(), Pool(limit), Window(*(4 * edge for edge in chunk)), 0)
     assert through.layers == direct.layers and through.grid == direct.grid
     for place in places:
         window = Window(*(4 * edge for edge in place))
@@ -74,66 +73,88 @@ def test_pooled_reads_are_direct_reads_outside_included(cell, limit, places):
             read[name].valid[...] = False
 
 
-def test_the_windows_of_a_neighbourhood_are_decoded_once():
-    counting = Counting(source((200, 200)))
+def test_the_windows_of_a_chunk_are_decoded_once():
+    counting, pool = Counting(source((200, 200))), Pool(1 << 24)
     through = Scene("a", Grid(200, 200), {"image": counting})
-    through = pooled(through, NeighbourhoodPool(1 << 24), cell_px=(32, 32), key=0)
     draws = NeighbourhoodSampler(
-        [(200, 200)], 16, 80, seed=0, batch_size=4, cell_px=(32, 32), each=8, open_at_once=4
+        [(200, 200)], 16, 80, seed=0, batch_size=4, cells_px=[(32, 32)], each=8, open_at_once=4
     ).epoch(0)
     for draw in draws:
-        through.read(draw.window)
+        assert draw.chunk.intersection(draw.window) == draw.window
+        pooled(through, pool, draw.chunk, 0).read(draw.window)
     assert len(counting.reads) == len(set(counting.reads)) <= 80 / 8 + 4, (
         "some are cut short at the ends of the sequence"
     )
     assert all(window.height <= 47 and window.width <= 47 for window in counting.reads)
 
 
-def test_samplers_and_pools_round_a_cell_to_the_same_alignment():
-    inner = scene()
-    draws = NeighbourhoodSampler([(40, 30)], 8, 60, seed=0, batch_size=4, cell_px=(10, 10), each=4, align=4).epoch(0)
-    through = pooled(inner, NeighbourhoodPool(1 << 24), cell_px=(10, 10), key=0)
+def test_chunks_of_layers_of_several_pixel_sizes_are_those_of_the_sampler():
+    inner, pool = scene(), Pool(1 << 24)
+    draws = NeighbourhoodSampler([(40, 30)], 8, 60, seed=0, batch_size=4, cells_px=[(10, 10)], each=4, align=4).epoch(0)
     for draw in draws:
-        through.read(draw.window)
+        pooled(inner, pool, draw.chunk, 0).read(draw.window)
     for counting in inner.sources.values():
         assert len(counting.reads) <= 15, "as many as there are neighbourhoods"
 
 
+def test_a_window_that_is_drawn_alone_has_no_chunk():
+    drawn = NeighbourhoodSampler([(40, 30)], 8, 20, seed=0, batch_size=4, cells_px=[(10, 10)], each=1).epoch(0)
+    assert {draw.chunk for draw in drawn} == {None}
+
+
 def test_scenes_share_a_pool_under_keys_of_their_own():
-    pool = NeighbourhoodPool(1 << 20)
+    pool = Pool(1 << 20)
     first, second = source(seed=0), source(seed=5)
-    window = Window(3, 3, 8, 8)
+    window, chunk = Window(3, 3, 8, 8), Window(0, 0, 20, 20)
     for key, inner in enumerate((first, second)):
-        equal(PooledSource(inner, pool, cell_px=(16, 16), key=key).read(window), inner.read(window))
+        equal(PooledSource(inner, pool, chunk, key).read(window), inner.read(window))
     again = Counting(first)
-    equal(PooledSource(again, pool, cell_px=(16, 16), key=0).read(window), first.read(window))
+    equal(PooledSource(again, pool, chunk, 0).read(window), first.read(window))
     assert not again.reads, "opened again under its key, a source finds what was decoded"
 
 
 def test_a_pool_forgets_the_least_recently_used_beyond_its_bytes():
     counting = Counting(source((16, 64)))
     each = 8 * 8 * 2 * (2 + 1)  # two bands of uint16 with a mask for each
-    pool = NeighbourhoodPool(2 * each)
-    through = PooledSource(counting, pool, cell_px=(8, 8), key=0)
+    pool = Pool(2 * each)
 
-    def read(cell):
-        through.read(Window(0, 8 * cell, 1, 1))
+    def read(cell, pool=pool):
+        PooledSource(counting, pool, Window(0, 8 * cell, 8, 8), 0).read(Window(0, 8 * cell, 1, 1))
 
     for cell in (0, 1, 0, 2):
         read(cell)
-        assert pool.bytes_kept <= 2 * each
+        assert pool.kept <= 2 * each
     read(0)
     assert len(counting.reads) == 3, "0 was used after 1, so 1 had to go"
     read(1)
     assert len(counting.reads) == 4
-    small = NeighbourhoodPool(0)
-    PooledSource(counting, small, cell_px=(8, 8), key=0).read(Window(0, 0, 2, 2))
-    assert small.bytes_kept == 0
+    small = Pool(0)
+    read(0, small)
+    assert small.kept == 0
+
+
+def test_a_pool_lets_go_of_what_is_chosen():
+    pool = Pool(10)
+    for key in ("a", "b"):
+        pool.get(key, lambda: [1], len)
+    pool.drop(lambda key: key == "a")
+    assert pool.kept == 1
+    made = []
+    for key in ("a", "b"):
+        pool.get(key, lambda key=key: made.append(key) or [1], len)
+    assert made == ["a"]
+
+
+def test_what_is_let_go_of_while_it_is_made_reaches_those_who_asked_and_is_not_kept():
+    pool = Pool(10)
+    assert pool.get("a", lambda: pool.drop(lambda _: True) or [1], len) == [1]
+    assert pool.kept == 0
+    assert pool.get("a", lambda: [2], len) == [2]
 
 
 def test_threads_wait_for_what_another_one_decodes():
     counting = Counting(source(), delay_s=0.05)
-    through = PooledSource(counting, NeighbourhoodPool(1 << 20), cell_px=(16, 16), key=0)
+    through = PooledSource(counting, Pool(1 << 20), Window(0, 0, 16, 16), 0)
     found: list[Patch] = []
     threads = [threading.Thread(target=lambda: found.append(through.read(Window(0, 0, 8, 8)))) for _ in range(4)]
     for thread in threads:
@@ -147,7 +168,7 @@ def test_threads_wait_for_what_another_one_decodes():
 
 def test_a_failed_read_is_raised_and_tried_again():
     counting = Counting(source(), fails=1)
-    through = PooledSource(counting, NeighbourhoodPool(1 << 20), cell_px=(16, 16), key=0)
+    through = PooledSource(counting, Pool(1 << 20), Window(0, 0, 16, 16), 0)
     with pytest.raises(SceneError, match="damaged"):
         through.read(Window(0, 0, 8, 8))
     equal(through.read(Window(0, 0, 8, 8)), counting.source.read(Window(0, 0, 8, 8)))
@@ -155,7 +176,7 @@ def test_a_failed_read_is_raised_and_tried_again():
 
 def test_closing_closes_the_files():
     inner = scene()
-    with pooled(inner, NeighbourhoodPool(0), cell_px=(8, 8), key=0):
+    with pooled(inner, Pool(0), Window(0, 0, 8, 8), 0):
         pass
     assert all(counting.closed for counting in inner.sources.values())
 
@@ -188,7 +209,7 @@ def test_a_file_is_read_the_same_through_a_pool(tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 1000, (2, 300, 280)).astype(np.uint16)
     write_raster(path, values, grid=Grid(300, 280))
     with open_raster(path) as direct, open_raster(path) as inner:
-        cell = cell_of(inner.sources["image"], 32)
-        through = pooled(inner, NeighbourhoodPool(1 << 22), cell_px=cell, key=0)
-        for draw in NeighbourhoodSampler([(300, 280)], 32, 40, seed=0, batch_size=4, cell_px=cell, each=8).epoch(0):
+        cell, pool = cell_of(inner.sources["image"], 32), Pool(1 << 22)
+        for draw in NeighbourhoodSampler([(300, 280)], 32, 40, seed=0, batch_size=4, cells_px=[cell], each=8).epoch(0):
+            through = pooled(inner, pool, draw.chunk, 0)
             equal(through.read(draw.window)["image"], direct.read(draw.window)["image"])

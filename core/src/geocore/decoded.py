@@ -1,30 +1,39 @@
-"""Layers decoded once to memory-mapped files, so that windows come at the speed of memory in every later epoch.
+"""Files read window by window: opened once and kept open, or decoded once to memory-mapped files.
 
-A cache folder holds an entry for each layer, as `geocore.cache` writes them: `values.npy` and `valid.npy`. What is
-finished is kept; a layer whose decoding was cut off is decoded anew. Any number of processes may ask for one layer: the
-first decodes it and the others wait, at locks in the folder `.locks`. What is mapped lies in the system's file cache:
-processes share it, and it gives way when memory is needed.
+A process keeps as many files open as its limit allows with room to spare, half of it, and closes the least recently
+used first. Whoever is given one keeps it open as long as he has it, so it is asked for anew at each window.
+
+Decoded, windows come at the speed of memory in every later epoch. A cache folder holds an entry for each layer, as
+`geocore.cache` writes them: `values.npy` and `valid.npy`. What is finished is kept; a layer whose decoding was cut off
+is decoded anew. Any number of processes may ask for one layer: the first decodes it and the others wait, at locks in
+the folder `.locks`. What is mapped lies in the system's file cache: processes share it, and it gives way when memory is
+needed.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import itertools
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import JsonValue
 
-from geocore.cache import new_entry, read_cached
+from geocore.cache import map_array, new_entry, read_cached
 from geocore.errors import DataError, RunError
 from geocore.files import FolderLock, real_folder, remove_leftovers, sha256_json
 from geocore.grid import Grid, Window
-from geocore.scenes import ArraySource, Layer, LayerSource, Scene
+from geocore.neighbourhoods import POOL_BYTES, Pool, pooled
+from geocore.scenes import ArraySource, Layer, LayerSource, Patch, Scene
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +41,68 @@ _VALUES, _VALID = "values", "valid"
 _CHUNK_BYTES = 1 << 26
 _LONG_BYTES = 1 << 30
 """Decoding this much takes long enough to say so."""
-_MAPPED = 64
-"""Scenes that stay mapped, of which each layer holds two files open; many systems allow a process 1024."""
+_MOST_OPEN = 1024
+"""Files kept open where the system sets no limit, or a higher one; each takes some tens of kB."""
+_PRODUCT_FILES = 16
+"""Files that a list of bands or a product holds open at most: Sentinel-2 has 13 bands, and a mask."""
 _STEM = 100
 """Letters of a file's name in those of its entries: a path's part has 255 at most."""
 _WAIT_S = 0.2
+
+Opened = TypeVar("Opened")
+_numbers = itertools.count()
+
+
+@functools.cache
+def _open_files() -> Pool[Any]:
+    """What this process keeps open, by the number of files."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return Pool(_MOST_OPEN // 4)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Pool(_MOST_OPEN if soft == resource.RLIM_INFINITY else min(_MOST_OPEN, soft // 2))
+
+
+_left: list[Pool[Any]] = []
+
+
+def _leave_to_parent() -> None:
+    """Forked processes share the positions of open files, so they open their own; closing others' could block."""
+    if _open_files.cache_info().currsize:
+        _left.append(_open_files())
+        _open_files.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _kept(key: Hashable, opened: Callable[[], Opened], *, files: Callable[[], int]) -> Opened:
+    """What is kept open under a key, opened where it is not, and then holds so many files."""
+    found: Opened = _open_files().get(key, opened, lambda _: files())
+    return found
+
+
+def kept_array(path: Path, digest: str | None = None) -> np.memmap[Any, Any]:
+    """As `cache.map_array`, but what was mapped stays so for the next who asks, until others need the room.
+
+    Raises:
+        DataError: as `cache.map_array`.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return map_array(path, digest)
+    key = (path, digest, found.st_ino, found.st_size, found.st_mtime_ns)
+    return _kept(key, lambda: map_array(path, digest), files=lambda: 1)
+
+
+class _KeptScene(Scene):
+    """A scene that several read. Closing it leaves it to the others: its files close when nobody has it any more."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +116,14 @@ class _Known:
 
 
 class DecodedScenes:
-    """Scenes decoded once into a cache folder; without a folder, windows are decoded whenever they are read.
+    """The scenes of a data set: decoded once into a cache folder, or without one opened once and kept open.
 
     Threads, processes and data sets may share a folder: entries are called by what they were made from, so that another
     content gets another entry. Old ones stay until someone removes the folder, which may be done at any time.
     """
 
     def __init__(self, folder: Path | None, *, reader: str) -> None:
-        """Decode nothing yet.
+        """Open nothing yet.
 
         Args:
             folder: of the cache, made when missing; None: no cache.
@@ -66,44 +132,46 @@ class DecodedScenes:
         self._folder = folder
         self._versions = {name: importlib.metadata.version(name) for name in ("geocore", reader)}
         self._known: dict[tuple[str, str], _Known] = {}
-        # Maps hold files open, and a data set may have thousands.
-        self._mapped = functools.lru_cache(maxsize=_MAPPED)(self._map)
+        self._chunks: Pool[Patch] = Pool(POOL_BYTES)
+        # A number of its own, since another data set may understand the same file in another way.
+        self._number = ("scenes", next(_numbers))
+        weakref.finalize(self, _let_go, self._number)
 
-    def decodes(self, path: Path, digest: str | None) -> bool:
-        """Whether `open` serves a file from the cache; else it opens the file each time, which callers may keep open.
+    def open(
+        self,
+        path: Path,
+        digest: str | None,
+        opened: Callable[[Path], Scene],
+        *,
+        rules: JsonValue = None,
+        chunk: Window | None = None,
+        stored: bool = False,
+    ) -> Scene:
+        """A scene whose reads are equal to those of the one in its file; safe for several threads.
+
+        It holds its files open as long as somebody has it, and closing it does nothing: ask for it at each window.
 
         Args:
             path: the file. A VRT is never decoded, as its content says nothing of the files that it names.
             digest: SHA-256 of its content; None where it is not known, so that it is not decoded either.
-        """
-        return self._folder is not None and digest is not None and path.suffix.lower() != ".vrt"
-
-    def open(
-        self, path: Path, digest: str | None, opened: Callable[[Path], Scene], *, rules: JsonValue = None
-    ) -> Scene:
-        """A scene whose reads are equal to those of the one in its file.
-
-        What is decoded costs little to open again, and only holds files open as long as somebody has the scene: ask for
-        it at each window.
-
-        Args:
-            path: as for `decodes`.
-            digest: as for `decodes`.
-            opened: opens the file; called once for what is decoded.
+            opened: opens the file; called once, and again where others needed the room.
             rules: all else that decides what the scene holds, such as bands and scale.
+            chunk: part of the scene that is worth keeping in memory, as of a `Draw`; of no use where it is decoded.
+            stored: the scene as its file stores it, in its blocks, also where there is a cache.
 
         Raises:
             SceneError: the file cannot be read.
             StorageError: the disk is full or closed.
         """
-        if not self.decodes(path, digest):
-            return opened(path)
-        assert self._folder is not None
+        if stored or self._folder is None or digest is None or path.suffix.lower() == ".vrt":
+            key = (*self._number, path, digest, sha256_json(rules))
+            scene = _kept(key, lambda: _shared(opened(path)), files=lambda: _files_of(path))
+            return scene if chunk is None else pooled(scene, self._chunks, chunk, key)
         fingerprint = sha256_json({"versions": self._versions, "file": digest, "rules": rules})
         stem = f"{path.stem[:_STEM]}-{fingerprint[:16]}"
         if (stem, fingerprint) in self._known:
             try:
-                return self._mapped(stem, fingerprint)
+                return self._mapped(self._folder, stem, fingerprint)
             except DataError:
                 pass  # removed in the meantime
         with opened(path) as scene:
@@ -112,16 +180,35 @@ class DecodedScenes:
                 decoded(self._folder, f"{stem}-{name}", source, fingerprint=fingerprint)
                 layers[name] = (source.layer, source.shape)
             self._known[stem, fingerprint] = _Known(scene.name, scene.grid, layers)
-        return self._mapped(stem, fingerprint)
+        return self._mapped(self._folder, stem, fingerprint)
 
-    def _map(self, stem: str, fingerprint: str) -> Scene:
-        assert self._folder is not None
+    def _mapped(self, folder: Path, stem: str, fingerprint: str) -> Scene:
         known = self._known[stem, fingerprint]
-        sources = {
-            name: _mapped(self._folder, f"{stem}-{name}", layer, shape, fingerprint)
-            for name, (layer, shape) in known.layers.items()
-        }
-        return Scene(known.name, known.grid, sources)
+
+        def mapped() -> Scene:
+            sources = {
+                name: _mapped(folder, f"{stem}-{name}", layer, shape, fingerprint)
+                for name, (layer, shape) in known.layers.items()
+            }
+            return Scene(known.name, known.grid, sources)
+
+        # Values and mask of each layer.
+        return _kept((*self._number, stem, fingerprint), mapped, files=lambda: 2 * len(known.layers))
+
+
+def _shared(scene: Scene) -> Scene:
+    return _KeptScene(scene.name, scene.grid, scene.sources)
+
+
+def _files_of(path: Path) -> int:
+    """Files that a scene holds open; those behind a VRT are few for all together, by a limit of GDAL."""
+    return 1 if path.is_file() and path.suffix.lower() not in (".yaml", ".yml") else _PRODUCT_FILES
+
+
+def _let_go(number: tuple[str, int]) -> None:
+    """Close what a data set has kept open."""
+    if _open_files.cache_info().currsize:
+        _open_files().drop(lambda key: isinstance(key, tuple) and key[:2] == number)
 
 
 def decoded(folder: Path, key: str, source: LayerSource, *, fingerprint: str) -> ArraySource:

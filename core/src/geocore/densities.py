@@ -17,7 +17,8 @@ from geocore.errors import DataError
 from geocore.grid import Window
 from geocore.scenes import LayerSource
 
-_CHUNK_PX = 1 << 24
+_CHUNK_PX = 1 << 22
+"""Read at once; labels made of images need some hundred bytes for each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,14 @@ from typing import Any, Generic, TypeVar
 from geocore.collation import Stacking, stack
 from geocore.devices import pin
 from geocore.errors import DataError, SettingsError
-from geocore.samplers import Draw, GridSampler, NeighbourhoodSampler, RandomWindowSampler, Sampler
+from geocore.samplers import (
+    Draw,
+    GridSampler,
+    NeighbourhoodSampler,
+    RandomWindowSampler,
+    Sampler,
+    window_sampler,
+)
 
 __all__ = [
     "Batches",
@@ -24,6 +31,7 @@ __all__ = [
     "RandomWindowSampler",
     "Sampler",
     "stack",
+    "window_sampler",
 ]
 
 Item = TypeVar("Item")

@@ -2,7 +2,7 @@
 
 A window of a compressed file costs all blocks that it touches: 256 x 256 pixels in blocks of 512 decode nine times the
 pixels that are used, and whole rows where a file is striped. `samplers.NeighbourhoodSampler` draws windows so that
-several lie in one neighbourhood, and `pooled` lets any code that reads a scene find them in a pool.
+several lie in one chunk of a scene, and `pooled` lets any code that reads the scene find the chunk in a pool.
 """
 
 from __future__ import annotations
@@ -11,41 +11,48 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from typing import Generic, TypeVar
 
 from geocore.grid import Window
 from geocore.scenes import Layer, LayerSource, Patch, Scene
 
+POOL_BYTES = 3 << 29
+"""Of the chunks that a process keeps while it trains; `samplers.window_sampler` opens no more than fit."""
 
-class NeighbourhoodPool:
-    """Decoded neighbourhoods of any number of scenes, the least recently used of which make room; for all threads.
+Item = TypeVar("Item")
+
+
+class Pool(Generic[Item]):
+    """Items made when they are asked for first, the least recently used of which make room; for all threads.
 
     Args:
-        limit_bytes: of what is kept. It should hold the open neighbourhoods of the sampler and those that batches read
-            ahead still need: (cell + size)**2 x bytes of a pixel and its masks for each, twice their number.
+        limit: of the sizes of all that is kept, in whatever unit. What is made last may exceed it until it is there.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, Future[Patch]] = OrderedDict()
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Garbage collection within it may end with a call of `drop`.
+        self._lock = threading.RLock()
+        self._entries: OrderedDict[Hashable, Future[Item]] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
 
     @property
-    def bytes_kept(self) -> int:
-        """Bytes of the neighbourhoods in the pool."""
-        return self._bytes
+    def kept(self) -> int:
+        """Size of all that is kept."""
+        return sum(list(self._sizes.values()))
 
-    def get(self, key: Hashable, decode: Callable[[], Patch]) -> Patch:
-        """Return what is kept under a key, decoded where it is missing.
+    def get(self, key: Hashable, make: Callable[[], Item], size: Callable[[Item], int]) -> Item:
+        """Return what is kept under a key, made where it is missing.
 
-        Threads that ask for what another one is decoding wait for it, and share its error.
+        Threads that ask for what another one is making wait for it, and share its error.
 
         Args:
-            key: of the neighbourhood.
-            decode: makes it.
+            key: of the item.
+            make: makes it; asks the pool for nothing.
+            size: of the item, in the unit of the limit.
 
         Returns:
-            Shared by all: not to be written into.
+            Shared by all who ask.
         """
         with self._lock:
             entry = self._entries.get(key)
@@ -56,46 +63,60 @@ class NeighbourhoodPool:
         if not missing:
             return entry.result()
         try:
-            patch = decode()
+            item = make()
         except BaseException as error:
             with self._lock:
-                del self._entries[key]
+                self._entries.pop(key, None)
             entry.set_exception(error)
             raise
-        entry.set_result(patch)
+        entry.set_result(item)
         with self._lock:
-            self._bytes += _bytes_of(patch)
-            self._make_room()
-        return patch
+            if key in self._entries:
+                self._sizes[key] = size(item)
+            dropped = self._make_room()
+        # Let go of outside the lock: files are closed by it.
+        del dropped
+        return item
 
-    def _make_room(self) -> None:
-        for key, entry in list(self._entries.items()):
-            if self._bytes <= self._limit:
-                return
-            # What is being decoded does not count yet.
-            if entry.done():
-                self._bytes -= _bytes_of(entry.result())
-                del self._entries[key]
+    def drop(self, chosen: Callable[[Hashable], bool]) -> None:
+        """Let go of what is kept under some keys."""
+        with self._lock:
+            dropped = [self._remove(key) for key in list(self._entries) if chosen(key)]
+        del dropped
+
+    def _make_room(self) -> list[Future[Item] | None]:
+        dropped: list[Future[Item] | None] = []
+        kept = self.kept
+        for key in list(self._entries):
+            if kept <= self._limit:
+                break
+            # What is being made does not count yet.
+            if key in self._sizes:
+                kept -= self._sizes[key]
+                dropped.append(self._remove(key))
+        return dropped
+
+    def _remove(self, key: Hashable) -> Future[Item] | None:
+        self._sizes.pop(key, None)
+        return self._entries.pop(key, None)
 
 
 class PooledSource:
-    """A layer whose windows are cut out of neighbourhoods in a pool; reads are equal to those of the source itself."""
+    """A layer one chunk of which is decoded once and kept in a pool; reads are equal to those of the layer itself."""
 
-    def __init__(
-        self, source: LayerSource, pool: NeighbourhoodPool, *, cell_px: tuple[int, int], key: Hashable
-    ) -> None:
-        """Put a pool before a source.
+    def __init__(self, source: LayerSource, pool: Pool[Patch], chunk: Window, key: Hashable) -> None:
+        """Put a chunk before a source.
 
         Args:
             source: where pixels come from; closed with this one.
-            pool: may be shared with other sources.
-            cell_px: (rows, cols) of the cells in which windows of one neighbourhood start, pixels of this layer.
+            pool: of chunks by key; limited in bytes.
+            chunk: pixels of this layer; what lies outside of the layer is left out. Windows within it are cut out of
+                the pool, others are read from the source.
             key: what sets the source apart from others that share the pool. A source that is opened again under the
                 key of an earlier one finds what that one decoded.
         """
-        if min(cell_px) < 1:
-            raise ValueError(f"cells of {cell_px} pixels: must be at least 1 x 1")
-        self._source, self._pool, self._cell, self._key = source, pool, cell_px, key
+        self._source, self._pool, self._key = source, pool, key
+        self._chunk = chunk.intersection(Window(0, 0, *source.shape))
 
     @property
     def layer(self) -> Layer:
@@ -113,37 +134,31 @@ class PooledSource:
         Raises:
             SceneError: the file is damaged there.
         """
-        neighbourhood = self._neighbourhood(window)
-        patch = self._pool.get((self._key, neighbourhood), lambda: self._source.read(neighbourhood))
-        place = (..., *window.shifted(-neighbourhood.row, -neighbourhood.col).slices)
+        chunk = self._chunk
+        if chunk is None or window.intersection(chunk) != window:
+            return self._source.read(window)
+        patch = self._pool.get((self._key, chunk), lambda: self._source.read(chunk), _bytes_of)
+        place = (..., *window.shifted(-chunk.row, -chunk.col).slices)
         return Patch(patch.values[place].copy(), patch.valid[place].copy())
 
     def close(self) -> None:
         """Close the source; the pool keeps what was decoded."""
         self._source.close()
 
-    def _neighbourhood(self, window: Window) -> Window:
-        """All that windows of this size see which start in the same cell."""
-        row, col = window.row // self._cell[0] * self._cell[0], window.col // self._cell[1] * self._cell[1]
-        height, width = self._cell[0] + window.height - 1, self._cell[1] + window.width - 1
-        return Window(row, col, min(height, self.shape[0] - row), min(width, self.shape[1] - col))
 
-
-def pooled(scene: Scene, pool: NeighbourhoodPool, *, cell_px: tuple[int, int], key: Hashable) -> Scene:
-    """The same scene, read through a pool. It takes the place of the one given, and closing it closes that one's files.
+def pooled(scene: Scene, pool: Pool[Patch], chunk: Window, key: Hashable) -> Scene:
+    """The same scene with a chunk of it in a pool.
 
     Args:
-        scene: any; a layer of ratio r has cells of cell_px / r pixels.
-        pool: may be shared with other scenes.
-        cell_px: (rows, cols) of the cells, reference pixels, as given to the sampler; rounded up to the scene's
-            alignment as there.
+        scene: any; closing the result closes its files.
+        pool: limited in bytes; may be shared with other scenes.
+        chunk: reference pixels; of a draw, or another window that is aligned to every layer.
         key: what sets the scene apart from others that share the pool, such as its index in the sampler.
     """
-    sources: dict[str, LayerSource] = {}
-    align = scene.alignment
-    for name, source in scene.sources.items():
-        rows, cols = (-(-edge // align) * align // source.layer.ratio for edge in cell_px)
-        sources[name] = PooledSource(source, pool, cell_px=(rows, cols), key=(key, name))
+    sources = {
+        name: PooledSource(source, pool, chunk.coarser(source.layer.ratio), (key, name))
+        for name, source in scene.sources.items()
+    }
     return Scene(scene.name, scene.grid, sources)
 
 

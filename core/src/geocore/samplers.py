@@ -1,21 +1,33 @@
-"""Samplers: which window of which sample is drawn when.
+"""Samplers: which window of which sample is drawn when; `window_sampler` chooses one by the settings of a command.
 
 The draws of an epoch are a pure function of (seed, epoch, index): whoever asks again gets the same.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geocore.densities import Density
+from geocore.densities import ClassCounts, Density, class_densities
 from geocore.errors import SettingsError
 from geocore.grid import Window
+from geocore.neighbourhoods import POOL_BYTES, cell_of
+from geocore.scenes import Scene
+from geocore.settings import SamplingSettings
+from geocore.tiles import Tiling
+
+logger = logging.getLogger(__name__)
+
+_OPEN_BYTES = POOL_BYTES // 3
+"""Of the images of the chunks that are open at once; labels, and what batches read ahead still need, take as much."""
+_CELLS_PER_WINDOW = 8
+"""Along an axis, of the lattice in which classes are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,9 @@ class Draw:
     epoch: int
     index: int
     """Global position within the epoch, counted over all processes. (seed, epoch, index) keys every random choice."""
+    chunk: Window | None = None
+    """A part around the window that draws near this one share, reference pixels, worth decoding once; None: nobody
+    shares it. May reach outside the sample."""
 
 
 class Sampler(Protocol):
@@ -112,7 +127,8 @@ class NeighbourhoodSampler:
     """Draws several windows from each of a few neighbourhoods at a time, so that pixels decoded once serve several.
 
     The positions where a window may start are cut into cells; what the windows of one cell see is a neighbourhood, of
-    cell + size - 1 pixels along an axis, which `geocore.neighbourhoods` keeps in memory. Each gives `each` windows.
+    cell + size - 1 pixels along an axis: the `chunk` of its draws, which `geocore.neighbourhoods` keeps in memory. Each
+    gives `each` windows.
     A few are open at a time. Every place of a batch has its own, which take turns from batch to batch: a batch mixes as
     many as it has places, and processes that share it out do not decode the same ones. Where fewer are open than a
     batch has places, neighbouring places share one.
@@ -133,7 +149,7 @@ class NeighbourhoodSampler:
         *,
         seed: int,
         batch_size: int,
-        cell_px: tuple[int, int],
+        cells_px: Sequence[tuple[int, int]],
         each: int = 8,
         open_at_once: int | None = None,
         align: int = 1,
@@ -147,7 +163,7 @@ class NeighbourhoodSampler:
             draws_per_epoch: length of an epoch. Neighbourhoods that are open at its end go on in the next one.
             seed: 0 or more.
             batch_size: as given to `Batches`: samples in a batch, all processes together.
-            cell_px: (rows, cols) of a cell, pixels: see `geocore.neighbourhoods.cell_of`.
+            cells_px: (rows, cols) of the cells of each sample, pixels: see `geocore.neighbourhoods.cell_of`.
             each: windows of a neighbourhood.
             open_at_once: neighbourhoods; a multiple or a divisor of batch_size. None: twice the batch.
             align: rows and columns of the windows are multiples of it, as scenes with coarser layers need.
@@ -166,12 +182,14 @@ class NeighbourhoodSampler:
             )
         if densities is None:
             densities = [_uniform(shape, size, align) for shape in shapes]
-        if len(shapes) == 0 or len(densities) != len(shapes):
-            raise ValueError(f"{len(shapes)} samples and {len(densities)} densities: needs one a sample")
-        cell = (-(-cell_px[0] // align) * align, -(-cell_px[1] // align) * align)
+        if len(shapes) == 0 or len(densities) != len(shapes) or len(cells_px) != len(shapes):
+            raise ValueError(
+                f"{len(shapes)} samples, {len(densities)} densities and {len(cells_px)} cells: needs one a sample"
+            )
+        self._cells = [(-(-rows // align) * align, -(-cols // align) * align) for rows, cols in cells_px]
         parts = [
             _parts(sample, shape, size, align, cell, density)
-            for sample, (shape, density) in enumerate(zip(shapes, densities, strict=True))
+            for sample, (shape, cell, density) in enumerate(zip(shapes, self._cells, densities, strict=True))
         ]
         self._parts = np.concatenate(parts)
         if not self._parts.size:
@@ -201,8 +219,17 @@ class NeighbourhoodSampler:
         for index, (n, s, t) in enumerate(zip(number.tolist(), slot.tolist(), turn.tolist(), strict=True)):
             samples, corners = rounds[n]
             row, col = corners[s][t]
-            draws.append(Draw(samples[s], Window(row, col, self._size, self._size), epoch, index))
+            window = Window(row, col, self._size, self._size)
+            draws.append(Draw(samples[s], window, epoch, index, self._chunk(samples[s], window)))
         return draws
+
+    def _chunk(self, sample: int, window: Window) -> Window | None:
+        """All that the windows see which start in the same cell."""
+        if self._each == 1:
+            return None
+        rows, cols = self._cells[sample]
+        reach = self._size - self._align
+        return Window(window.row // rows * rows, window.col // cols * cols, rows + reach, cols + reach)
 
     def _round(self, number: int) -> tuple[list[int], list[list[list[int]]]]:
         """The neighbourhoods that the slots hold as their first, second, ...
@@ -272,3 +299,109 @@ def _parts(
         parts[name] = values
     flat = parts[parts["mass"] > 0]
     return flat[np.lexsort((flat["cell_col"], flat["cell_row"]))]
+
+
+def window_sampler(
+    settings: SamplingSettings,
+    shapes: Sequence[tuple[int, int]],
+    size: int,
+    draws_per_epoch: int,
+    *,
+    seed: int,
+    batch_size: int,
+    overlap: int = 0,
+    stored: Callable[[int], Scene],
+    counts: Callable[[int], Sequence[ClassCounts]] | None = None,
+) -> Sampler:
+    """The sampler that a command's settings ask for.
+
+    Args:
+        settings: of the command.
+        shapes: (rows, cols) of each sample, reference pixels.
+        size: edge of the windows, pixels.
+        draws_per_epoch: length of an epoch, but for a grid.
+        seed: 0 or more.
+        batch_size: as given to `Batches`.
+        overlap: of neighbouring windows of a grid, pixels.
+        stored: opens a sample as its file stores it, for what is drawn in chunks: these lie along its blocks.
+        counts: counts the classes of each sample in cells of so many pixels: those that are there are met equally
+            often. None: every place alike.
+
+    Raises:
+        DataError: a label cannot be counted.
+        SceneError: a file cannot be opened.
+        SettingsError: a chunk of a scene is too large to be kept.
+    """
+    if settings.kind == "grid":
+        if counts is not None:
+            raise ValueError("a grid cannot be balanced")
+        tiles = Tiling(size=size, overlap=overlap)
+        return GridSampler([tiles.windows(shape) for shape in shapes], seed=seed)
+    if settings.kind == "random" and counts is None:
+        return RandomWindowSampler(shapes, size, draws_per_epoch, seed=seed)
+    densities = None
+    if counts is not None:
+        # A density is even within a cell, which must be small beside a window to lie where the class is.
+        counted = counts(max(1, size // _CELLS_PER_WINDOW))
+        present = sorted({label for sample in counted for label, pixels in sample.counts.items() if pixels.any()})
+        densities = class_densities(counted, size, dict.fromkeys(present, 1.0))
+    if settings.kind == "random":
+        cells, opened, each = [(2 * size, 2 * size)] * len(shapes), None, 1
+    else:
+        cells = [_cell(stored(index), size) for index in range(len(shapes))]
+        opened, each = _opened_at_once(cells, shapes, size, batch_size, stored), settings.windows_per_chunk
+    return NeighbourhoodSampler(
+        shapes,
+        size,
+        draws_per_epoch,
+        seed=seed,
+        batch_size=batch_size,
+        cells_px=cells,
+        each=each,
+        open_at_once=opened,
+        densities=densities,
+    )
+
+
+def _cell(scene: Scene, size: int) -> tuple[int, int]:
+    """A cell that suits every layer of a scene, reference pixels."""
+    cells = []
+    for source in scene.sources.values():
+        ratio = source.layer.ratio
+        rows, cols = cell_of(source, -(-size // ratio))
+        cells.append((rows * ratio, cols * ratio))
+    return max(rows for rows, _ in cells), max(cols for _, cols in cells)
+
+
+def _opened_at_once(
+    cells: Sequence[tuple[int, int]],
+    shapes: Sequence[tuple[int, int]],
+    size: int,
+    batch_size: int,
+    stored: Callable[[int], Scene],
+) -> int:
+    """Chunks that are open at a time: two for each place of a batch, as far as they fit into memory."""
+    scene = stored(0)
+    one = scene.read(Window(0, 0, scene.alignment, scene.alignment))
+    pixel = sum(patch.values.nbytes + patch.valid.nbytes for patch in one.values()) / scene.alignment**2
+    extents = [
+        math.prod(min(edge + size - 1, whole) for edge, whole in zip(cell, shape, strict=True))
+        for cell, shape in zip(cells, shapes, strict=True)
+    ]
+    largest = int(np.argmax(extents))
+    chunk = int(extents[largest] * pixel)
+    fitting = [2 * batch_size, *(count for count in range(batch_size, 0, -1) if batch_size % count == 0)]
+    for opened in fitting:
+        if opened * chunk <= _OPEN_BYTES:
+            logger.info(
+                "windows come from chunks of up to %d x %d pixels, %d of them at a time, %.0f MB each",
+                *(min(edge + size - 1, whole) for edge, whole in zip(cells[largest], shapes[largest], strict=True)),
+                opened,
+                chunk / 1e6,
+            )
+            return opened
+    raise SettingsError(
+        f"sampling.kind = chunked: a chunk of {stored(largest).name}, stored in blocks of that size, takes "
+        f"{chunk / 1e9:.1f} GB, more than {_OPEN_BYTES / 1e9:.1f}: store it in tiles (gdal_translate -co TILED=YES IN "
+        "OUT), or take --sampling.kind random"
+    )

@@ -292,6 +292,46 @@ class TrainingSettings(Settings):
         return self
 
 
+class LoaderSettings(Settings):
+    """How training batches are read."""
+
+    threads: int = operational(
+        1, "threads that read training windows ahead of the model; 0: none, windows are read when they are due", ge=0
+    )
+
+
+class SamplingSettings(Settings):
+    """Which windows of the scenes are trained on."""
+
+    kind: Literal["random", "grid", "chunked"] = deciding(
+        "random",
+        "random: windows from anywhere, each read for itself; grid: the tiles of prediction, each once an epoch; "
+        "chunked: several windows from one chunk of a scene, which is decoded once and kept in memory (up to 1.5 GB), "
+        "for compressed files whose blocks or strips are larger than a window, where there is no --cache",
+    )
+    windows_per_chunk: int = deciding(
+        8, "windows drawn from a chunk before it is let go: the more, the faster, and the more alike (chunked)", ge=1
+    )
+
+
+class ClassSamplingSettings(SamplingSettings):
+    """Which windows of the scenes are trained on, where labels are classes."""
+
+    balance: Literal["none", "classes"] = deciding(
+        "none",
+        "classes: a window is drawn for each class equally often, from where it shows it, so that rare ones are met "
+        "more often; all labels of training are counted at each start (random, chunked)",
+    )
+
+    @model_validator(mode="after")
+    def _a_grid_is_fixed(self) -> Self:
+        if self.balance == "classes" and self.kind == "grid":
+            raise ValueError(
+                "balance classes with kind grid: a grid holds every tile once; give --sampling.kind random or chunked"
+            )
+        return self
+
+
 class TrackingSettings(Settings):
     """Where metrics go besides metrics.jsonl."""
 
@@ -378,6 +418,7 @@ class RunSettings(Settings):
     training: TrainingSettings = TrainingSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    loader: LoaderSettings = LoaderSettings()
     device: DeviceSettings = DeviceSettings()
     tracking: TrackingSettings = TrackingSettings()
 

@@ -32,6 +32,7 @@ from crops_activesampling.sample import write_sample
 from geocore import inference
 from geocore.datasets import Dataset
 from geocore.devices import Place, to_device
+from geocore.errors import DataError
 from geocore.evaluation import Evaluation
 
 BANDS = ("B03", "B04", "B08", "B11")
@@ -465,6 +466,21 @@ def test_no_other_data_set_is_prepared_over_one_that_is_there(
     assert run_command(prepare, *words) == 0
     after = held()
     assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
+
+
+def test_windows_are_read_by_as_many_threads_as_were_asked_for(
+    trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def noted(*_: object, threads: int, **__: object) -> None:
+        given.append(threads)
+        raise DataError("seen")
+
+    monkeypatch.setattr("geocore.loading.Batches", noted)
+    words = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == run_command(train, *words, "--loader.threads", "3") == 2
+    assert given == [1, 3]
 
 
 def test_finished_run_says_so_and_another_setting_is_refused(

@@ -21,7 +21,7 @@ from geocore.bands import Bands
 from geocore.datasets import Dataset, LabelSpec, Sample
 from geocore.devices import Place, open_place
 from geocore.grid import Grid, Window
-from geocore.loading import Draw
+from geocore.loading import Draw, RandomWindowSampler
 from geocore.normalisation import measure
 from geocore.preprocessing import Preprocessing
 from geocore.scenes import ArraySource, Layer, Scene
@@ -69,7 +69,9 @@ class Chips:
 class Windows(Chips):
     """Stands for the training windows of a split."""
 
-    shapes = [(EDGE, EDGE)] * len(SEEDS["train"])
+    def sampler(self, settings: TrainSettings, *, draws: int, batch_size: int) -> RandomWindowSampler:
+        shapes = [(EDGE, EDGE)] * len(self.samples)
+        return RandomWindowSampler(shapes, settings.tiling.size, draws, seed=settings.training.seed)
 
     def read(self, draw: Draw) -> dict[str, Any]:
         assert draw.window is not None

@@ -337,7 +337,7 @@ def weights_of(run: Path) -> bytes:
     return file.read_bytes()
 
 
-def test_a_run_goes_on_with_a_cache_to_the_same_weights(
+def test_a_run_goes_on_with_a_cache_and_other_threads_to_the_same_weights(
     trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from floods_prithvi import mapping
@@ -345,8 +345,9 @@ def test_a_run_goes_on_with_a_cache_to_the_same_weights(
     words = [
         *("--data", trained / "dataset", *SMALL),
         *("--training.steps", "4", "--training.checkpoint-every", "1"),
+        *("--sampling.kind", "chunked", "--sampling.windows-per-chunk", "2", "--sampling.balance", "classes"),
     ]
-    assert run_command(train, *words, "--run", tmp_path / "whole") == 0
+    assert run_command(train, *words, "--run", tmp_path / "whole", "--loader.threads", "0") == 0
 
     def interrupted(*given: object, **named: object) -> None:
         raise KeyboardInterrupt
@@ -355,7 +356,8 @@ def test_a_run_goes_on_with_a_cache_to_the_same_weights(
         patch.setattr(mapping, "chip_counts", interrupted)
         assert run_command(train, *words, "--run", tmp_path / "run") == 130
     assert not (tmp_path / "cache").exists()
-    assert run_command(train, *words, "--run", tmp_path / "run", "--cache", tmp_path / "cache") == 0
+    words += ["--loader.threads", "3", "--cache", tmp_path / "cache"]
+    assert run_command(train, *words, "--run", tmp_path / "run") == 0
     assert list(tmp_path.glob("cache/*/entry.json"))
     assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
 

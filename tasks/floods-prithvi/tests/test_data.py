@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ import rasterio
 import torch
 
 from floods_prithvi.chips import IMAGE
-from floods_prithvi.config import PrepareSettings
+from floods_prithvi.config import PrepareSettings, TrainSettings
 from floods_prithvi.data import Chips, Windows, describe, load_dataset
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
 from geocore.datasets import Dataset
 from geocore.errors import DataError, SceneError, UserError
 from geocore.grid import Window
 from geocore.loading import Batches, Draw, RandomWindowSampler, stack
+from geocore.rasters import RasterSource
 
 SIX = [2, 3, 4, 9, 12, 13]
 SIZE = 64
@@ -290,6 +292,83 @@ def test_batches_are_bit_equal_with_a_cache(dataset: Dataset, tmp_path: Path, th
     one, other = (Windows(dataset, "train", cache=folder).read(outside) for folder in (None, tmp_path))
     assert one["inputs"][IMAGE]["values"].tobytes() == other["inputs"][IMAGE]["values"].tobytes()
     assert np.array_equal(one["targets"]["mask"], other["targets"]["mask"])
+
+
+def test_each_file_is_opened_once_for_all_windows(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    init = RasterSource.__init__
+
+    def counted(self: RasterSource, path: Path, **options: Any) -> None:
+        opened.append(Path(path).name)
+        init(self, path, **options)
+
+    monkeypatch.setattr(RasterSource, "__init__", counted)
+    windows = Windows(dataset, "train")
+    for _ in batches(windows, 4):
+        pass
+    held_out = Chips(dataset, "val")
+    for index in [*range(len(held_out.samples))] * 2:
+        held_out.target(index)
+    assert len(opened) == len(set(opened)) == 2 * (len(windows.samples) + len(held_out.samples))
+
+
+def sampled(**sampling: Any) -> TrainSettings:
+    return TrainSettings.model_validate({"tiling": {"size": 32, "overlap": 0}, "sampling": sampling})
+
+
+def test_windows_are_drawn_as_ever_where_nothing_is_said(dataset: Dataset) -> None:
+    windows = Windows(dataset, "train")
+    plain = RandomWindowSampler(windows.shapes, 32, 40, seed=0)
+    assert windows.sampler(sampled(), draws=40, batch_size=8).epoch(1) == plain.epoch(1)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("balance", ["none", "classes"])
+def test_chunked_windows_hold_what_windows_hold_with_and_without_a_cache(
+    dataset: Dataset, tmp_path: Path, threads: int, balance: str
+) -> None:
+    settings, plain = sampled(kind="chunked", windows_per_chunk=4, balance=balance), Windows(dataset, "train")
+    epochs = []
+    for folder in (None, tmp_path):
+        windows = Windows(dataset, "train", cache=folder)
+        sampler = windows.sampler(settings, draws=48, batch_size=8)
+        draws = sampler.epoch(0)
+        epochs.append(draws)
+        assert len({draw.chunk for draw in draws}) < len({draw.window for draw in draws})
+        read = islice(Batches(sampler, windows.read, batch_size=8, threads=threads), 6)
+        for number, batch in enumerate(read):
+            for place, draw in enumerate(draws[8 * number : 8 * number + 8]):
+                expected = plain.read(replace(draw, chunk=None))
+                assert batch["targets"]["mask"][place].numpy().tobytes() == expected["targets"]["mask"].tobytes()
+                for name in ("values", "valid"):
+                    one, other = batch["inputs"][IMAGE][name][place].numpy(), expected["inputs"][IMAGE][name]
+                    assert one.tobytes() == other.tobytes()
+    assert epochs[0] == epochs[1], "the cache decides nothing"
+
+
+def test_balanced_windows_show_the_rare_class_more_often(raw: Path) -> None:
+    def corner(values: npt.NDArray[Any]) -> None:
+        values[...] = 0
+        values[:, :8, :8] = 1
+
+    for path in raw.rglob("*_LabelHand.tif"):
+        change(path, corner)
+    windows = Windows(describe(settings(raw)), "train")
+
+    def water(**sampling: Any) -> float:
+        drawn = windows.sampler(sampled(**sampling), draws=400, batch_size=8).epoch(0)
+        return float(np.mean([(windows.read(draw)["targets"]["mask"] == 1).any() for draw in drawn]))
+
+    plain, balanced, chunked = water(), water(balance="classes"), water(kind="chunked", balance="classes")
+    assert plain < 0.25 and balanced > plain + 0.15 and chunked == pytest.approx(balanced, abs=0.1)
+
+
+def test_a_grid_shows_every_pixel_of_training_once_an_epoch(dataset: Dataset) -> None:
+    windows = Windows(dataset, "train")
+    seen = [np.zeros(shape, int) for shape in windows.shapes]
+    for draw in windows.sampler(sampled(kind="grid"), draws=3, batch_size=8).epoch(0):
+        seen[draw.sample][draw.window.slices] += 1
+    assert all((counts == 1).all() for counts in seen)
 
 
 def test_whole_chips_are_equal_with_a_cache(dataset: Dataset, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from geocore import inference
 from geocore.checkpoints import Contents, save_checkpoint
 from geocore.datasets import Dataset
 from geocore.devices import Place, to_device
+from geocore.errors import DataError
 from geocore.rasters import open_raster
 from slumps_detectron2 import evaluate, predict, prepare, train
 from slumps_detectron2.products import product_paths
@@ -292,6 +293,21 @@ def test_no_other_data_set_is_prepared_over_one_that_is_there(
     assert run_command(prepare, *words) == 0
     after = held()
     assert after[trained / "dataset" / "dataset.yaml"] == before[trained / "dataset" / "dataset.yaml"]
+
+
+def test_windows_are_read_by_as_many_threads_as_were_asked_for(
+    trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+
+    def noted(*_: object, threads: int, **__: object) -> None:
+        given.append(threads)
+        raise DataError("seen")
+
+    monkeypatch.setattr("geocore.loading.Batches", noted)
+    words = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL]
+    assert run_command(train, *words) == run_command(train, *words, "--loader.threads", "3") == 2
+    assert given == [1, 3]
 
 
 def test_finished_run_says_so_and_another_setting_is_refused(

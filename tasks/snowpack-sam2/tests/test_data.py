@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from PIL import Image
 
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
-from geocore.loading import Draw, RandomWindowSampler
+from geocore.loading import Draw, RandomWindowSampler, window_sampler
 from geocore.rasters import write_raster
+from geocore.settings import SamplingSettings
 from snowpack_sam2.config import PrepareSettings
 from snowpack_sam2.data import (
     MASK,
@@ -224,6 +226,26 @@ def test_tiles_are_bit_equal_with_a_cache(raw: Path, tmp_path: Path) -> None:
                     (one["targets"]["boundary"], other["targets"]["boundary"]),
                 ]
                 assert all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", ["grid", "chunked"])
+def test_tiles_are_bit_equal_however_they_are_sampled(raw: Path, tmp_path: Path, kind: str) -> None:
+    dataset = describe(_settings(raw))
+    plain, settings = Photos(dataset, "train"), SamplingSettings.model_validate({"kind": kind, "windows_per_chunk": 3})
+    epochs = []
+    for folder in (None, tmp_path / "cache"):
+        photos = Photos(dataset, "train", cache=folder)
+        sampler = window_sampler(
+            settings, photos.shapes, 16, 12, seed=0, batch_size=2, stored=partial(photos.scene, stored=True)
+        )
+        epochs.append(sampler.epoch(0))
+        assert all((draw.chunk is None) == (kind == "grid") for draw in epochs[-1])
+        for draw in epochs[-1]:
+            one, other = plain.read(dataclasses.replace(draw, chunk=None)), photos.read(draw)
+            for name in ("values", "valid"):
+                assert one["inputs"][PHOTO][name].tobytes() == other["inputs"][PHOTO][name].tobytes()
+            assert one["targets"]["boundary"].tobytes() == other["targets"]["boundary"].tobytes()
+    assert epochs[0] == epochs[1], "the cache decides nothing"
 
 
 def test_a_changed_photograph_is_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def holdout_losses(
     Args:
         run: finished run folder of the hold-out model.
         dataset: what is trained on.
-        settings: of the run that asks: its split, and whether empty windows are left out.
+        settings: of the run that asks: its split, whether empty windows are left out, and reading threads.
         windows: windows(periods) -> the windows that are trained on, with the periods that the hold-out model sees.
         place: where the model runs.
 
@@ -101,7 +101,7 @@ def holdout_losses(
         remove_leftovers(folder)
         began = time.monotonic()
         cut = windows(network.periods)
-        losses = _losses(place.prepare(network), cut, place)
+        losses = _losses(place.prepare(network), cut, place, threads=settings.loader.threads)
         with new_entry(folder, key, fingerprint=identity) as entry:
             entry.create(_LOSSES, (1, len(losses)), "<f4").write(losses[None])
             entry.facts.update(
@@ -157,13 +157,17 @@ def _is_there(folder: Path, key: str, identity: str) -> bool:
     return True
 
 
-def _losses(network: CropNet, windows: Windows, place: Place) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _losses(network: CropNet, windows: Windows, place: Place, *, threads: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Loss of every window by its index, shape (windows,), float32, NaN where a window is not read or has no label."""
     count = sum(len(its) for its in windows.windows)
     batch_size = min(_WINDOWS_PER_BATCH, count)
     # The last batch is filled up, so that all have one shape; the second losses of those windows are the first.
     batches = Batches(
-        GridSampler(windows.windows, seed=0, shuffle=False), windows.read, batch_size=batch_size, drop_last=False
+        GridSampler(windows.windows, seed=0, shuffle=False),
+        windows.read,
+        batch_size=batch_size,
+        threads=threads,
+        drop_last=False,
     )
     found: dict[int, float] = {}
     steps = iter(batches)

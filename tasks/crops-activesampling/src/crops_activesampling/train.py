@@ -141,6 +141,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | Non
         batch_size=settings.training.batch_size,
         rank=place.rank,
         world_size=place.world_size,
+        threads=settings.loader.threads,
         pin_memory=place.device.type == "cuda",
     )
     batches = Metered(

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from crops_activesampling.composites import SCALE
-from geocore.cache import map_array, read_entry
+from geocore.cache import read_entry
 from geocore.datasets import Dataset, Sample
+from geocore.decoded import kept_array
 from geocore.errors import DataError
 from geocore.grid import Grid, Window, length_unit_of
 from geocore.scenes import ArraySource, Scene
@@ -168,13 +169,13 @@ def array_file(sample: Sample, name: str) -> str:
 def mapped(dataset: Dataset, sample: Sample, name: str) -> np.memmap[Any, Any]:
     """An array of a patch: `medians`, `counts`, `labels`, `parcels` or `noise`.
 
-    It is opened each time: an open map holds a file descriptor, and there may be thousands of patches.
+    It stays open for the next window as long as others do not need the room.
 
     Raises:
         DataError: the cache lacks it, or it is not what the data set was prepared with.
     """
     file = array_file(sample, name)
-    return map_array(dataset.path(file), sample.hashes.get(file))
+    return kept_array(dataset.path(file), sample.hashes.get(file))
 
 
 def grid_of_entry(facts: Mapping[str, Any], rows: int, cols: int) -> Grid:

@@ -161,7 +161,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
     from geocore.baselines import baseline_run
     from geocore.checkpoints import load_checkpoint
     from geocore.devices import seed_everything
-    from geocore.loading import Batches, RandomWindowSampler
+    from geocore.loading import Batches
     from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
     from geocore.training import fit
     from geocore.weights import load_strictly
@@ -199,9 +199,10 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
     # An epoch of fewer draws than a batch would be empty.
     draws = max(settings.draws_per_epoch, chosen.batch_size)
     batches = Batches(
-        RandomWindowSampler(windows.shapes, settings.tiling.size, draws, seed=seed),
+        windows.sampler(settings, draws=draws, batch_size=chosen.batch_size),
         windows.read,
         batch_size=chosen.batch_size,
+        threads=settings.loader.threads,
         pin_memory=place.device.type == "cuda",
     )
     with baseline_run(folder, settings=settings, data_hash=dataset.hash, task="floods-baseline") as run:

@@ -12,6 +12,7 @@ from geocore.settings import (
     AnyNumber,
     CacheSettings,
     CheckpointName,
+    ClassSamplingSettings,
     DeviceSettings,
     EvaluationSettings,
     MappingSettings,
@@ -140,7 +141,8 @@ class TrainSettings(CacheSettings, RunSettings):
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     tiling: TilingSettings = TilingSettings(size=224, overlap=112)
-    draws_per_epoch: int = deciding(1000, "windows drawn in an epoch", gt=0)
+    draws_per_epoch: int = deciding(1000, "windows drawn in an epoch; a grid has one of its own", gt=0)
+    sampling: ClassSamplingSettings = ClassSamplingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     baseline: BaselineSettings = BaselineSettings()
 

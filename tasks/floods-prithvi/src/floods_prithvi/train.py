@@ -86,7 +86,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
     from floods_prithvi.scores import named, primary, total
     from geocore.augmentations import Augmentation, Flip, Rot90, compose
     from geocore.devices import seed_everything
-    from geocore.loading import Batches, RandomWindowSampler
+    from geocore.loading import Batches
     from geocore.training import fit
 
     seed_everything(settings.training.seed)
@@ -113,13 +113,12 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         return named(total(counts), network.class_names)
 
     batches = Batches(
-        RandomWindowSampler(
-            windows.shapes, settings.tiling.size, settings.draws_per_epoch, seed=settings.training.seed
-        ),
+        windows.sampler(settings, draws=settings.draws_per_epoch, batch_size=settings.training.batch_size),
         windows.read,
         batch_size=settings.training.batch_size,
         rank=place.rank,
         world_size=place.world_size,
+        threads=settings.loader.threads,
         pin_memory=place.device.type == "cuda",
     )
     fit(

@@ -13,16 +13,21 @@ from pydantic import JsonValue
 
 from floods_prithvi.chips import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_label, open_scene, target_of
 from floods_prithvi.names import FORMATS
+from geocore.bands import Bands
 from geocore.datasets import Dataset, Sample
 from geocore.declarations import COMMAND_LINE, Declaration
 from geocore.decoded import DecodedScenes
+from geocore.densities import ClassCounts, count_classes
 from geocore.errors import DataError
 from geocore.grid import Window
 from geocore.manifests import Scalar
-from geocore.scenes import Layer, Scene
+from geocore.progress import progress
+from geocore.samplers import window_sampler
+from geocore.scenes import Layer, Patch, Scene
 
 if TYPE_CHECKING:
-    from geocore.loading import Draw
+    from floods_prithvi.config import TrainSettings
+    from geocore.samplers import Draw, Sampler
 
 SEPARATOR: Final = ", "
 """Between the names of bands and classes where a data set lists them."""
@@ -70,20 +75,23 @@ class Chips:
         self.samples: Sequence[Sample] = dataset.split(split)
         self._dataset = dataset
         self._reader = Reader(dataset.layers[IMAGE], dataset.protocol)
-        self._decoded = DecodedScenes(cache, reader="floods-prithvi")
+        self._scenes = DecodedScenes(cache, reader="floods-prithvi")
 
-    def scene(self, index: int) -> Scene:
-        """A chip, opened, as reflectance."""
-        sample = self.samples[index]
+    def scene(self, index: int, *, chunk: Window | None = None, stored: bool = False) -> Scene:
+        """A chip, open, as reflectance; arguments as of `DecodedScenes.open`."""
+        sample, reader = self.samples[index], self._reader
         file = sample.inputs[IMAGE]
-        return self._decoded.open(
-            self._dataset.path(file), sample.hashes.get(file), self._reader.open, rules=self._reader.rules
-        )
+        path, digest = self._dataset.path(file), sample.hashes.get(file)
+        return self._scenes.open(path, digest, reader.open, rules=reader.rules, chunk=chunk, stored=stored)
 
-    def target(self, index: int) -> Chart:
-        """Class indices of a chip, shape (row, col), uint8; 255 where not labelled, or invalid at a date."""
-        with self.scene(index) as scene:
-            return self._labelled(index, scene.grid.window, scene.read(scene.grid.window)[IMAGE].valid)
+    def target(self, index: int, window: Window | None = None) -> Chart:
+        """Class indices of a chip or a window of it, shape (row, col), uint8.
+
+        They are 255 where not labelled, or invalid at a date.
+        """
+        scene = self.scene(index)
+        window = window or scene.grid.window
+        return self._labelled(index, window, scene.read(window)[IMAGE].valid)
 
     def coordinates(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Dates and place of a chip, NaN where unknown.
@@ -102,13 +110,15 @@ class Chips:
         place = [float(attributes.get(key, np.nan)) for key in ("lat", "lon")]
         return dates, np.array(place, np.float32)
 
-    def _labelled(self, index: int, window: Window, valid: npt.NDArray[np.bool_]) -> Chart:
+    def _labelled(
+        self, index: int, window: Window, valid: npt.NDArray[np.bool_], *, chunk: Window | None = None
+    ) -> Chart:
         sample = self.samples[index]
         path, digest = self._dataset.path(sample.labels[MASK]), sample.hashes.get(sample.labels[MASK])
         codes = self._reader.codes
         opened = partial(open_label, codes=codes)
-        with self._decoded.open(path, digest, opened, rules=[MASK, *codes.values]) as label:
-            target = target_of(label, path, codes, window)
+        label = self._scenes.open(path, digest, opened, rules=[MASK, *codes.values], chunk=chunk)
+        target = target_of(label, path, codes, window)
         target[~valid.reshape(-1, *window.shape).all(axis=0)] = IGNORED
         return target
 
@@ -136,6 +146,26 @@ class Windows(Chips):
         """(row, col) of each chip, pixels."""
         return [(int(s.attributes["rows"]), int(s.attributes["cols"])) for s in self.samples]
 
+    def sampler(self, settings: TrainSettings, *, draws: int, batch_size: int) -> Sampler:
+        """What a run draws of these windows.
+
+        Args:
+            settings: of the run.
+            draws: in an epoch.
+            batch_size: as given to `Batches`.
+        """
+        return window_sampler(
+            settings.sampling,
+            self.shapes,
+            settings.tiling.size,
+            draws,
+            seed=settings.training.seed,
+            batch_size=batch_size,
+            overlap=settings.tiling.overlap,
+            stored=partial(self.scene, stored=True),
+            counts=self._class_counts if settings.sampling.balance == "classes" else None,
+        )
+
     def read(self, draw: Draw) -> dict[str, Any]:
         """One training item.
 
@@ -150,16 +180,38 @@ class Windows(Chips):
             `keys`: shape (2,), int64: epoch and index of the draw.
         """
         assert draw.window is not None
-        with self.scene(draw.sample) as scene:
-            patch = scene.read(draw.window)[IMAGE]
+        patch = self.scene(draw.sample, chunk=draw.chunk).read(draw.window)[IMAGE]
         dates, places = self.coordinates(draw.sample)
         return {
             "inputs": {IMAGE: {"values": patch.values, "valid": patch.valid}},
-            "targets": {MASK: self._labelled(draw.sample, draw.window, patch.valid)},
+            "targets": {MASK: self._labelled(draw.sample, draw.window, patch.valid, chunk=draw.chunk)},
             "dates": dates,
             "places": places,
             "keys": np.array([draw.epoch, draw.index], np.int64),
         }
+
+    def _class_counts(self, cell_px: int) -> list[ClassCounts]:
+        """Pixels of each class index that train, in cells of each chip."""
+        classes = range(len(self._reader.codes.values))
+        counted = progress(range(len(self.samples)), "counting classes")
+        return [count_classes(_Target(self, index), classes, cell_px=cell_px) for index in counted]
+
+
+class _Target:
+    """What is learnt of a chip, as a layer."""
+
+    layer: Final = Layer(MASK, Bands.named("1"), "uint8")
+
+    def __init__(self, chips: Windows, index: int) -> None:
+        self.shape = chips.shapes[index]
+        self._chips, self._index = chips, index
+
+    def read(self, window: Window) -> Patch:
+        target = self._chips.target(self._index, window)[np.newaxis]
+        return Patch(target, target != IGNORED)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def stored_of(protocol: Mapping[str, Scalar | None]) -> tuple[Declaration, Declaration]:

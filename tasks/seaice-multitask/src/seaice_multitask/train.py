@@ -117,6 +117,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         batch_size=settings.training.batch_size,
         rank=place.rank,
         world_size=place.world_size,
+        threads=settings.loader.threads,
         pin_memory=place.device.type == "cuda",
     )
     fit(

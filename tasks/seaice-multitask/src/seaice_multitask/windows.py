@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from geocore.cache import is_whole, map_array
 from geocore.datasets import Dataset, Sample
+from geocore.decoded import kept_array
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
 from geocore.scenes import ArraySource, Scene
@@ -48,8 +48,6 @@ class Windows:
                 f"{split}; prepare scenes with charts"
             )
         self._dataset, self._outputs = dataset, tuple(outputs)
-        self._arrays: dict[str, np.memmap[Any, Any]] = {}
-        self._opening = threading.Lock()
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -79,10 +77,7 @@ class Windows:
 
     def _array(self, sample: Sample, name: str) -> np.memmap[Any, Any]:
         file = array_file(sample, name)
-        with self._opening:
-            if file not in self._arrays:
-                self._arrays[file] = map_array(self._dataset.path(file), sample.hashes.get(file))
-            return self._arrays[file]
+        return kept_array(self._dataset.path(file), sample.hashes.get(file))
 
 
 class Scenes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +121,7 @@ class Truth:
 
 
 class Areas:
-    """The areas of one split; files are opened once, reading is safe for several threads."""
+    """The areas of one split; files are kept open, reading is safe for several threads."""
 
     def __init__(self, dataset: Dataset, split: str, *, cache: Path | None = None) -> None:
         """Take the samples of a split.
@@ -139,9 +138,7 @@ class Areas:
         self.samples: list[Sample] = dataset.split(split)
         self.layer = dataset.layers[IMAGE]
         self._given: dict[str, Any] = {key: dataset.protocol.get(key) for key in ("nodata", "scale", "offset")}
-        self._scenes: dict[str, Scene] = {}
-        self._decoded = DecodedScenes(cache, reader="slumps-detectron2")
-        self._opening = threading.Lock()
+        self._scenes = DecodedScenes(cache, reader="slumps-detectron2")
 
     @property
     def experts(self) -> list[str]:
@@ -192,14 +189,8 @@ class Areas:
         return ids
 
     def _open(self, index: int, file: str, opened: Callable[[Path], Scene], *, rules: JsonValue) -> Scene:
-        """A file of a sample: decoded where there is a cache, else opened once."""
-        path, digest = self.dataset.path(file), self.samples[index].hashes.get(file)
-        if self._decoded.decodes(path, digest):
-            return self._decoded.open(path, digest, opened, rules=rules)
-        with self._opening:
-            if file not in self._scenes:
-                self._scenes[file] = opened(path)
-            return self._scenes[file]
+        """A file of a sample, open."""
+        return self._scenes.open(self.dataset.path(file), self.samples[index].hashes.get(file), opened, rules=rules)
 
     def _read(self, index: int, label: str, window: Window | None) -> npt.NDArray[Any]:
         """Values of a label; ignored outside the area."""

@@ -168,6 +168,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
         tiles.read,
         batch_size=training.batch_size,
         collate=collate,
+        threads=settings.loader.threads,
         drop_last=False,
     )
     with baseline_run(folder, settings=settings, data_hash=dataset.hash, task="slumps-baseline") as run:

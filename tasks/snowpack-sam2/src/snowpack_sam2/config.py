@@ -15,6 +15,7 @@ from geocore.settings import (
     EvaluationSettings,
     MappingSettings,
     RunSettings,
+    SamplingSettings,
     Settings,
     TilingSettings,
     WorkerSettings,
@@ -91,7 +92,8 @@ class TrainSettings(CacheSettings, RunSettings):
 
     data: Path | None = operational(None, "data set made by snowpack-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/snowpack-<recipe>-<hash>")
-    draws_per_epoch: int = deciding(1000, "tiles drawn in an epoch", gt=0)
+    draws_per_epoch: int = deciding(1000, "tiles drawn in an epoch; a grid has one of its own", gt=0)
+    sampling: SamplingSettings = SamplingSettings()
     model: ModelSettings = ModelSettings()
     tiling: TilingSettings = TilingSettings(size=256, overlap=64)
     augmentation: AugmentationSettings = AugmentationSettings()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -316,32 +315,32 @@ class Photos:
         self.samples = dataset.split(split)
         self.layer = dataset.layers[PHOTO]
         self.ignore = dataset.labels[MASK].ignore
-        self._scenes: dict[str, Scene] = {}
-        self._decoded = DecodedScenes(cache, reader="snowpack-sam2")
-        self._opening = threading.Lock()
+        self._scenes = DecodedScenes(cache, reader="snowpack-sam2")
 
-    def scene(self, index: int) -> Scene:
-        """The photograph of a sample."""
+    def scene(self, index: int, *, chunk: Window | None = None, stored: bool = False) -> Scene:
+        """The photograph of a sample, open; arguments as of `DecodedScenes.open`."""
         sample = self.samples[index]
         file = sample.inputs[PHOTO]
+        path, digest = self.dataset.path(file), sample.hashes.get(file)
         nodata: Any = self.dataset.protocol.get("nodata")
         opened = functools.partial(open_photo, layer=self.layer, nodata=nodata)
         rules: dict[str, JsonValue] = {"layer": self.layer.to_dict(), "nodata": nodata}
-        return self._open(file, sample.hashes.get(file), opened, rules=rules)
+        return self._scenes.open(path, digest, opened, rules=rules, chunk=chunk, stored=stored)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(row, col) of each photograph, pixels."""
         return [self.scene(index).grid.shape for index in range(len(self.samples))]
 
-    def truth(self, index: int, window: Window | None = None) -> tuple[Array, Array]:
-        """Boundary lines of a photograph or a window of it.
+    def truth(self, index: int, window: Window | None = None, *, chunk: Window | None = None) -> tuple[Array, Array]:
+        """Boundary lines of a photograph or a window of it; `chunk` as of `scene`.
 
         Returns:
             Lines and labelled pixels, both of shape (row, col), bool. Outside the photograph nothing is labelled.
         """
         file, hashes = self.samples[index].labels[MASK], self.samples[index].hashes
-        scene = self._open(file, hashes.get(file), functools.partial(open_label, layer=MASK), rules=MASK)
+        opened = functools.partial(open_label, layer=MASK)
+        scene = self._scenes.open(self.dataset.path(file), hashes.get(file), opened, rules=MASK, chunk=chunk)
         patch = scene.read(window or scene.grid.window)[MASK]
         ids = patch.values[0]
         labelled = patch.valid[0] if self.ignore is None else patch.valid[0] & (ids != self.ignore)
@@ -357,24 +356,14 @@ class Photos:
             `keys`: shape (2,), int64: epoch and index of the draw.
         """
         assert draw.window is not None
-        patch = self.scene(draw.sample).read(draw.window)[PHOTO]
-        lines, labelled = self.truth(draw.sample, draw.window)
+        patch = self.scene(draw.sample, chunk=draw.chunk).read(draw.window)[PHOTO]
+        lines, labelled = self.truth(draw.sample, draw.window, chunk=draw.chunk)
         target = np.where(labelled, lines.astype(np.uint8), np.uint8(IGNORED))
         return {
             "inputs": {PHOTO: {"values": patch.values, "valid": patch.valid}},
             "targets": {"boundary": target[np.newaxis]},
             "keys": np.array([draw.epoch, draw.index], np.int64),
         }
-
-    def _open(self, file: str, digest: str | None, opened: Callable[[Path], Scene], *, rules: JsonValue) -> Scene:
-        """A file of a sample: decoded where there is a cache, else opened once."""
-        path = self.dataset.path(file)
-        if self._decoded.decodes(path, digest):
-            return self._decoded.open(path, digest, opened, rules=rules)
-        with self._opening:
-            if file not in self._scenes:
-                self._scenes[file] = opened(path)
-            return self._scenes[file]
 
     def arrays(self) -> tuple[list[Array], list[Array], list[Array]]:
         """Whole photographs for methods that see one at a time.

@@ -7,6 +7,7 @@ uv run snowpack-train --data DATASET --recipe photos --model.weights official
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from geocore.checks import check_prepared
@@ -75,7 +76,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
 
     from geocore.augmentations import Bias, Flip, Gain, Noise, compose
     from geocore.devices import seed_everything
-    from geocore.loading import Batches, RandomWindowSampler
+    from geocore.loading import Batches, window_sampler
     from geocore.training import fit
     from snowpack_sam2.data import PHOTO, Photos
     from snowpack_sam2.loss import boundary_loss
@@ -103,8 +104,15 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         threshold, scores = choose_threshold(mapped)
         return scores | {"threshold": threshold}
 
-    sampler = RandomWindowSampler(
-        photos.shapes, settings.tiling.size, settings.draws_per_epoch, seed=settings.training.seed
+    sampler = window_sampler(
+        settings.sampling,
+        photos.shapes,
+        settings.tiling.size,
+        settings.draws_per_epoch,
+        seed=settings.training.seed,
+        batch_size=settings.training.batch_size,
+        overlap=settings.tiling.overlap,
+        stored=partial(photos.scene, stored=True),
     )
     batches = Batches(
         sampler,
@@ -112,6 +120,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         batch_size=settings.training.batch_size,
         rank=place.rank,
         world_size=place.world_size,
+        threads=settings.loader.threads,
         pin_memory=place.device.type == "cuda",
     )
     fit(
