@@ -157,7 +157,7 @@ def test_the_model_alone_has_a_rate(data: Path) -> None:
 @pytest.mark.parametrize("name", [f"cog_{SIZE}.tif", f"lzw_strip_{SIZE}.tif"])
 @pytest.mark.parametrize(
     "contender",
-    [GeocoreWindows(longer=1), GeocoreWindows(each=4, open_at_once=2), GeocoreWindows(cached=True), rasterio_kept_open],
+    [GeocoreWindows(longer=1), GeocoreWindows(each=4), GeocoreWindows(cached=True), rasterio_kept_open],
     ids=["independent", "neighbourhoods", "decoded", "rasterio"],
 )
 def test_windows_come_as_the_loop_wants_them(contender: GeocoreWindows, name: str, data: Path) -> None:

@@ -26,13 +26,12 @@ from torch.nn import functional
 from geocore.bands import Band, Bands
 from geocore.devices import seed_everything
 from geocore.grid import Grid, Window
-from geocore.loading import Batches, Draw, NeighbourhoodSampler, RandomWindowSampler, Sampler
+from geocore.loading import Batches, Draw, NeighbourhoodSampler, Sampler, window_sampler
 from geocore.scenes import ArraySource, Layer, Scene
+from geocore.settings import SamplingSettings
 from geocore_synthetic.fields import gaussian_field
 
 WINDOW = 64
-CELL = (128, 128)
-"""Two windows long, as `geocore.neighbourhoods.cell_of` has it."""
 BATCH = 16
 SEEDS = (0, 1, 2)
 SCENE = 768
@@ -47,29 +46,26 @@ class Way:
     name: str
     each: int
     """Windows of a neighbourhood; 0: independent windows."""
-    open_at_once: int = 32
+    alone: bool = False
+    """Whether one neighbourhood is open at a time, so that a batch sees one place, as no command draws."""
 
-    def sampler(self, shapes: list[tuple[int, int]], draws: int, seed: int) -> Sampler:
-        """The sampler of one training."""
-        if self.each == 0:
-            return RandomWindowSampler(shapes, WINDOW, draws, seed=seed)
-        return NeighbourhoodSampler(
-            shapes,
-            WINDOW,
-            draws,
-            seed=seed,
-            batch_size=BATCH,
-            cell_px=CELL,
-            each=self.each,
-            open_at_once=self.open_at_once,
-        )
+    def sampler(self, scenes: list[Scene], draws: int, seed: int) -> Sampler:
+        """The sampler of one training, as a command has it made."""
+        shapes = [scene.grid.shape for scene in scenes]
+        if self.alone:
+            cells = [(2 * WINDOW, 2 * WINDOW)] * len(scenes)
+            return NeighbourhoodSampler(
+                shapes, WINDOW, draws, seed=seed, batch_size=BATCH, cells_px=cells, each=self.each, open_at_once=1
+            )
+        settings = SamplingSettings(kind="chunked", windows_per_chunk=self.each) if self.each else SamplingSettings()
+        return window_sampler(settings, shapes, WINDOW, draws, seed=seed, batch_size=BATCH, stored=scenes.__getitem__)
 
 
 WAYS = (
     Way("independent", 0),
     Way("8 a neighbourhood", 8),
     Way("16 a neighbourhood", 16),
-    Way("16, all of one batch", 16, open_at_once=1),
+    Way("16, all of one batch", 16, alone=True),
 )
 """The last is what mixing avoids: a batch sees one place."""
 
@@ -134,7 +130,7 @@ def train(way: Way, scenes: list[Scene], held_out: list[Scene], *, seed: int, st
         patches = scenes[draw.sample].read(draw.window)
         return {"image": patches["image"].values, "mask": patches["mask"].values}
 
-    sampler = way.sampler([scene.grid.shape for scene in scenes], steps * BATCH, seed)
+    sampler = way.sampler(scenes, steps * BATCH, seed)
     batches = iter(Batches(sampler, read, batch_size=BATCH, threads=0))
     # About as many pixels as lie outside for one inside a blob: without it, some trainings find no blob at all.
     balance = torch.tensor(4.0)

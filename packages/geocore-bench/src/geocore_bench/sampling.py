@@ -1,9 +1,10 @@
 """Random windows of 256 x 256 x 6 a second, as float32 batches of 16, from one compressed scene.
 
 Peers read every window for itself. geocore does too when asked for independent windows; several windows of one decoded
-neighbourhood, and a scene that was decoded before, are what it offers to go faster. Its neighbourhoods end one by one
-from the first batch on, so that as many are decoded in what is measured as over a long training. What correlated
-windows do to a trained score is a question of its own: `correlation`.
+neighbourhood (`--sampling.kind chunked --sampling.windows-per-chunk N` of a training command), and a scene that was
+decoded before (`--cache FOLDER`), are what it offers to go faster. Windows are drawn and read by what those commands
+call. Its neighbourhoods end one by one from the first batch on, so that as many are decoded in what is measured as over
+a long training. What correlated windows do to a trained score is a question of its own: `correlation`.
 """
 
 from __future__ import annotations
@@ -75,14 +76,12 @@ def timed(batches: Iterator[Any], count: int) -> Measured:
 
 @dataclass(frozen=True, slots=True)
 class GeocoreWindows:
-    """`geocore.loading.Batches` over one scene."""
+    """`geocore.loading.Batches` over one scene, as a training command makes them of its settings."""
 
     each: int = 0
     """Windows of a neighbourhood; 0: every window is drawn and read by itself."""
     cached: bool = False
     """Whether the scene is decoded into a cache before."""
-    open_at_once: int = 32
-    """Neighbourhoods that take turns."""
     longer: int = 4
     """Times as many batches as of peers, so that a fast loader is not over in a moment."""
 
@@ -90,48 +89,39 @@ class GeocoreWindows:
         """Measure it."""
         import torch
 
-        from geocore.rasters import open_raster
-
         torch.set_num_threads(1)
         count = setting.batches * self.longer
-        with open_raster(data / setting.scene) as scene, tempfile.TemporaryDirectory(dir=data) as folder:
+        with tempfile.TemporaryDirectory(dir=data) as folder:
             draws = (count + _WARM + _SPARE) * BATCH
-            batches, decoding_s = self._batches(scene, draws, max(1, setting.readers), Path(folder))
+            path, cache = data / setting.scene, Path(folder) if self.cached else None
+            batches, decoding_s = self._batches(path, draws, max(1, setting.readers), cache)
             # What loaders hand over is cast on the device; here that is the CPU, and it counts.
-            floats = (batch["image"]["values"].float() for batch in batches)
+            floats = (batch.float() for batch in batches)
             measured = timed(floats, count)
             floats.close()
         return Measured(measured.value, {**measured.details, "decoding_s": decoding_s})
 
-    def _batches(self, scene: Any, draws: int, threads: int, folder: Path) -> tuple[Iterator[Any], float]:
+    def _batches(self, path: Path, draws: int, threads: int, cache: Path | None) -> tuple[Iterator[Any], float]:
         """The batches of one epoch, and the seconds that decoding took before; all calls of geocore are here."""
-        from geocore.decoded import decoded
-        from geocore.loading import Batches, NeighbourhoodSampler, RandomWindowSampler, Sampler
-        from geocore.neighbourhoods import NeighbourhoodPool, cell_of, pooled
-        from geocore.scenes import Scene
+        from geocore.decoded import DecodedScenes
+        from geocore.loading import Batches, Draw, window_sampler
+        from geocore.rasters import open_raster
+        from geocore.settings import SamplingSettings
 
-        shapes, decoding = [scene.grid.shape], 0.0
-        sampler: Sampler = RandomWindowSampler(shapes, SIZE_PX, draws, seed=0)
-        if self.cached:
-            with watch() as seen:
-                source = decoded(folder, "image", scene.sources["image"], fingerprint="benchmark")
-            scene, decoding = Scene(scene.name, scene.grid, {"image": source}), seen.seconds
-        elif self.each:
-            cell = cell_of(scene.sources["image"], SIZE_PX)
-            sampler = NeighbourhoodSampler(
-                shapes,
-                SIZE_PX,
-                draws,
-                seed=0,
-                batch_size=BATCH,
-                cell_px=cell,
-                each=self.each,
-                open_at_once=self.open_at_once,
-            )
-            one = (cell[0] + SIZE_PX) * (cell[1] + SIZE_PX) * (BANDS * 2 + 1)
-            scene = pooled(scene, NeighbourhoodPool(2 * self.open_at_once * one), cell_px=cell, key=0)
-        batches = Batches(sampler, lambda draw: scene.read(draw.window), batch_size=BATCH, threads=threads)
-        return iter(batches), decoding
+        scenes, name = DecodedScenes(cache, reader="geocore"), path.stem
+        settings = SamplingSettings(kind="chunked", windows_per_chunk=self.each) if self.each else SamplingSettings()
+
+        def stored(_: int) -> Any:
+            return scenes.open(path, name, open_raster, stored=True)
+
+        def read(draw: Draw) -> Any:
+            assert draw.window is not None
+            return scenes.open(path, name, open_raster, chunk=draw.chunk).read(draw.window)["image"].values
+
+        with watch() as seen:
+            shapes = [scenes.open(path, name, open_raster).grid.shape]
+        sampler = window_sampler(settings, shapes, SIZE_PX, draws, seed=0, batch_size=BATCH, stored=stored)
+        return iter(Batches(sampler, read, batch_size=BATCH, threads=threads)), seen.seconds if self.cached else 0.0
 
 
 def torchgeo_random(setting: Setting, data: Path) -> Measured:
@@ -217,8 +207,8 @@ def cases(quick: bool) -> list[Case]:
         *peers(by_hand),
     )
     two = (Contender(each_of(8), OURS, GeocoreWindows(each=8)), *peers())
-    # A neighbourhood of strips is as wide as the scene: fewer of them fit into memory, and each has to serve more.
-    rows = (Contender(each_of(32), OURS, GeocoreWindows(each=32, open_at_once=8)), *peers())
+    # A neighbourhood of strips is as wide as the scene: 8 of them are open, not 32, and each has to serve more.
+    rows = (Contender(each_of(32), OURS, GeocoreWindows(each=32)), *peers())
     unit = "windows/s"
     return [
         Case(COG, unit, Setting(cog, batches), one, threads=1, files=(cog,)),
