@@ -276,7 +276,7 @@ def test_balanced_windows_meet_every_class_that_is_there_equally_often(kind):
         asked.append(cell_px)
         return [count_classes(source, [0, 1, 2], cell_px=cell_px)]
 
-    settings = ClassSamplingSettings(kind=kind, balance="classes", windows_per_chunk=4)
+    settings = ClassSamplingSettings(kind=kind, balance="classes")
     scene = stored_of((200, 200), (32, 32))
     sampler = window_sampler(
         settings, [(200, 200)], 16, 2000, seed=0, batch_size=8, stored=lambda _: scene, counts=counts
@@ -285,5 +285,11 @@ def test_balanced_windows_meet_every_class_that_is_there_equally_often(kind):
     assert all((draw.chunk is None) == (kind == "random") for draw in drawn)
     near = sum(draw.window.row < 32 and draw.window.col < 32 for draw in drawn) / len(drawn)
     assert near == pytest.approx(0.5, abs=0.05) and asked == [2], "eight cells along a window"
-    with pytest.raises(ValueError, match="balance classes with kind grid"):
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    with pytest.raises(ValueError, match="balance classes with kind grid: .* give --sampling.kind random or chunked"):
         ClassSamplingSettings(kind="grid", balance="classes")
+    for kind in ("random", "grid"):
+        with pytest.raises(ValueError, match=f"windows_per_chunk 16 with kind {kind}: .* --sampling.kind chunked"):
+            SamplingSettings(kind=kind, windows_per_chunk=16)

@@ -313,6 +313,16 @@ class SamplingSettings(Settings):
         8, "windows drawn from a chunk before it is let go: the more, the faster, and the more alike (chunked)", ge=1
     )
 
+    @model_validator(mode="after")
+    def _only_chunks_hold_several(self) -> Self:
+        usual = type(self).model_fields["windows_per_chunk"].default
+        if self.kind != "chunked" and self.windows_per_chunk != usual:
+            raise ValueError(
+                f"windows_per_chunk {self.windows_per_chunk} with kind {self.kind}: only chunks hold several windows; "
+                "give --sampling.kind chunked"
+            )
+        return self
+
 
 class ClassSamplingSettings(SamplingSettings):
     """Which windows of the scenes are trained on, where labels are classes."""
