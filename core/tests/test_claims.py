@@ -278,6 +278,8 @@ RASTERS: dict[str, tuple[Maker, str]] = {
         tiff((42112, 2, len(gdal_metadata()), AT), data=gdal_metadata()),
         "holds more text about its pixels",
     ),
+    # A traceback on the terminal: GDAL quotes what it cannot parse, and rasterio decodes the quotation.
+    "encoding.tif": (tiff((42112, 2, 29, AT), data=b"<GDALMetad\xf4a></GDALMetadata>\0"), "is no text in UTF-8"),
     "plane.png": (png(width=100_000, height=100_000), "promises 100000 x 100000 pixels"),
     "texts.png": (
         png(*[(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(10**6))) for n in range(200)]),

@@ -189,7 +189,7 @@ def test_header_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     with rasterio.open(path, "r+") as file:
         file.descriptions = ["QQQQ"]
     path.write_bytes(path.read_bytes().replace(b"QQQQ", b"\xe4\xff\xfe\x80"))
-    refused(path, "its header cannot be understood .*utf-8.*write the pixels anew")
+    refused(path, "GDAL_METADATA .* is no text in UTF-8.*write the pixels anew")
 
 
 @pytest.mark.parametrize("numbers_of", [(math.nan, 0, 0, 0, -1, 0), (0, 0, 5, 0, 0, 5), (1, 1, 0, 1, 1, 0)])

@@ -91,20 +91,27 @@ def header_of(path: Path) -> Header:
 
 
 def check_texts(path: Path) -> None:
-    """Refuse texts in a TIFF or PNG over which GDAL would spend minutes before it has opened the file.
+    """Refuse texts in a TIFF or PNG over which GDAL would spend minutes before it has opened the file, or complain.
 
     It looks each entry of its XML up among those before it, and inflates each text of a PNG, a thousandfold at most.
+    What it cannot parse it quotes, and rasterio prints a traceback of a quotation that is no UTF-8.
 
     Raises:
-        SceneError: texts of a TIFF are longer than half a megabyte, packed ones of a PNG than an eighth.
+        SceneError: texts of a TIFF are longer than half a megabyte or no text, packed ones of a PNG longer than an
+            eighth.
     """
-    length = 0
+    length, is_utf8 = 0, True
     try:
         with open_regular(path) as file:
             start = file.read(8)
             if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 file.seek(0)
-                length = _first(next(_directories(file), {}), _GDAL_METADATA, 0)
+                for page in list(_directories(file)):
+                    size, place = page.get(_GDAL_METADATA, (0, 0))
+                    length = max(length, size)
+                    if size <= _MOST_METADATA_BYTES and 0 < place < 1 << 62:
+                        file.seek(place)
+                        is_utf8 = is_utf8 and _is_utf8(file.read(size))
             elif start == b"\x89PNG\r\n\x1a\n":
                 length = _TEXTS_PER_PACKED * sum(size for kind, size in _png_chunks(file) if _is_packed(file, kind))
     except OSError:
@@ -114,6 +121,19 @@ def check_texts(path: Path) -> None:
             f"{path}: holds more text about its pixels than can be read before them; write the pixels anew, without "
             "it: gdal_translate -nomd IN OUT.tif"
         )
+    if not is_utf8:
+        raise SceneError(
+            f"{path}: its GDAL_METADATA (TIFF tag 42112) is no text in UTF-8: the file is damaged, or was written in "
+            "another encoding; write the pixels anew, without it: gdal_translate -nomd IN OUT.tif"
+        )
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _of_tiff(file: BinaryIO) -> Header:
@@ -182,8 +202,12 @@ def _directories(file: BinaryIO) -> Iterator[dict[int, tuple[int, ...]]]:
             tag: values
             for tag, form, length, inline in entries
             if tag in _WANTED and (values := _values(file, order, form, length, inline))
-            # Of this text the length is wanted, and not the text.
-        } | {tag: (length,) for tag, _, length, _ in entries if tag == _GDAL_METADATA}
+            # Of this text it is wanted how long it is and where it lies, and not the text.
+        } | {
+            tag: (length, struct.unpack(order + ("Q" if big else "I"), inline)[0])
+            for tag, _, length, inline in entries
+            if tag == _GDAL_METADATA
+        }
         at = struct.unpack(order + link_form, link)[0] if len(link) == link_bytes else 0
 
 
