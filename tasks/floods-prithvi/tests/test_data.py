@@ -346,6 +346,22 @@ def test_chunked_windows_hold_what_windows_hold_with_and_without_a_cache(
     assert epochs[0] == epochs[1], "the cache decides nothing"
 
 
+def test_image_and_label_of_a_chunk_are_decoded_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = Windows(dataset, "train")
+    draws = windows.sampler(sampled(kind="chunked", windows_per_chunk=6), draws=96, batch_size=8).epoch(0)
+    decoded: list[tuple[str, Window]] = []
+    read = RasterSource.decode
+
+    def noted(self: RasterSource, window: Window, into: Any) -> None:
+        decoded.append((str(self.path), window))
+        read(self, window, into)
+
+    monkeypatch.setattr(RasterSource, "decode", noted)
+    for draw in draws:
+        windows.read(draw)
+    assert len(decoded) == len(set(decoded)) == 2 * len({(draw.sample, draw.chunk) for draw in draws}) < 2 * 96
+
+
 def test_balanced_windows_show_the_rare_class_more_often(raw: Path) -> None:
     def corner(values: npt.NDArray[Any]) -> None:
         values[...] = 0

@@ -15,7 +15,8 @@ from PIL import Image
 from geocore.errors import DataError
 from geocore.grid import Grid, Window
 from geocore.loading import Draw, RandomWindowSampler, window_sampler
-from geocore.rasters import write_raster
+from geocore.rasters import RasterSource, write_raster
+from geocore.scenes import Patch
 from geocore.settings import SamplingSettings
 from snowpack_sam2.config import PrepareSettings
 from snowpack_sam2.data import (
@@ -246,6 +247,25 @@ def test_tiles_are_bit_equal_however_they_are_sampled(raw: Path, tmp_path: Path,
                 assert one["inputs"][PHOTO][name].tobytes() == other["inputs"][PHOTO][name].tobytes()
             assert one["targets"]["boundary"].tobytes() == other["targets"]["boundary"].tobytes()
     assert epochs[0] == epochs[1], "the cache decides nothing"
+
+
+def test_photograph_and_mask_of_a_chunk_are_decoded_once(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = Photos(describe(_settings(raw)), "train")
+    sampler = window_sampler(
+        SamplingSettings(kind="chunked"), photos.shapes, 16, 40, seed=0, batch_size=2,
+        stored=partial(photos.scene, stored=True),
+    )  # fmt: skip
+    decoded, read = [], RasterSource.decode
+
+    def noted(self: RasterSource, window: Window, into: Patch) -> None:
+        decoded.append((self.path, window))
+        read(self, window, into)
+
+    monkeypatch.setattr(RasterSource, "decode", noted)
+    draws = sampler.epoch(0)
+    for draw in draws:
+        photos.read(draw)
+    assert len(decoded) == len(set(decoded)) == 2 * len({(draw.sample, draw.chunk) for draw in draws}) < 2 * 40
 
 
 def test_a_changed_photograph_is_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:
