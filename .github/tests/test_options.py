@@ -11,11 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from geocore.arguments import options
-from geocore.commands import load_settings
+from geocore.cli.config import options, usage
+from geocore.cli.main import load_settings
 from geocore.errors import SettingsError
 from geocore.settings import Settings
-from geocore.usage import usage
 from workspace import ROOT, packages
 
 MEMBERS = {

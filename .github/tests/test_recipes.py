@@ -9,8 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from geocore.arguments import recipe_names
-from geocore.commands import load_settings
+from geocore.cli.config import recipe_names
+from geocore.cli.main import load_settings
 from workspace import packages
 
 TASKS = {member.module: member for member in packages().values() if member.folder.parts[0] == "tasks"}

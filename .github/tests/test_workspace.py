@@ -143,12 +143,12 @@ def test_actions_are_pinned_by_hash_and_each_the_same_everywhere():
     assert {action: refs for action, refs in pins.items() if len(refs) > 1} == {}
 
 
-def test_every_module_below_the_line_is_held_free_of_torch():
+def test_every_room_below_the_device_is_held_free_of_torch():
     with open(ROOT / "pyproject.toml", "rb") as file:
         contracts = {entry["id"]: entry for entry in tomllib.load(file)["tool"]["importlinter"]["contracts"]}
     layers = contracts["layers"]["layers"]
-    below = {name for layer in layers[layers.index("devices") + 1 :] for name in layer.split(" | ")}
-    assert {f"geocore.{name}" for name in below} == set(contracts["no-torch"]["source_modules"])
+    below = {f"geocore.{name}" for layer in layers[layers.index("device") + 1 :] for name in layer.split(" | ")}
+    assert below <= set(contracts["no-torch"]["source_modules"])
 
 
 def test_every_package_folder_has_an_owner():

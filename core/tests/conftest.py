@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from geocore import files
+from geocore.storage import files
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geocore.terminals import one_line, shell_word
+from geocore.terminal import one_line, shell_word
 
 NAMES = st.binary(min_size=1, max_size=20).filter(lambda name: not set(b"/\0") & set(name)).map(os.fsdecode)
 

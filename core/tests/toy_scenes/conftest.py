@@ -17,23 +17,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from geocore.blending import VALID, DenseBlend, Head, output_window
-from geocore.checkpoints import load_checkpoint
-from geocore.cogs import RasterWriter
-from geocore.datasets import Dataset
-from geocore.decisions import PERCENT_NODATA, labels_of, percent_of
-from geocore.devices import Place, seed_everything
-from geocore.evaluation import Evaluation, bootstrap_interval
-from geocore.grid import Window
-from geocore.inference import map_region, predict_scene
-from geocore.metrics import Confusion
-from geocore.planes import Plane, PlaneWriter, join_planes
-from geocore.runs import Run
-from geocore.scenes import Scene
+from geocore.datasets.batch import VALID
+from geocore.datasets.dataset import Dataset
+from geocore.device import Place, seed_everything
+from geocore.inference.blend import DenseBlend, Head, output_window
+from geocore.inference.outputs import PERCENT_NODATA, labels_of, percent_of
+from geocore.inference.tiled import map_region, predict_scene
+from geocore.metrics.confusion import Confusion
+from geocore.metrics.evaluation import Evaluation, bootstrap_interval
+from geocore.raster.grid import Window
+from geocore.raster.npy_store import Plane, PlaneWriter, join_planes
+from geocore.raster.scene import Scene
+from geocore.raster.write import RasterWriter
 from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrackingSettings, TrainingSettings
-from geocore.tiles import Region, Tiling, regions
-from geocore.training import FitResult, fit
-from geocore.weights import load_strictly
+from geocore.tiling.tiles import Region, Tiling, regions
+from geocore.training.checkpoint import load_checkpoint
+from geocore.training.fit import FitResult, fit
+from geocore.training.pretrained import load_strictly
+from geocore.training.run import Run
 
 NODATA = 255
 

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocore.augmentations import Flip, Rot90, compose
-from geocore.bands import Bands
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.files import atomic_path
-from geocore.grid import Grid, Window
-from geocore.loading import Batches, Draw, GridSampler
-from geocore.losses import masked_cross_entropy
-from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import ArraySource, Layer, Scene
-from geocore.tiles import Tiling
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.loader import Batches
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import measure
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.storage.files import atomic_path
+from geocore.tiling.samplers import Draw, GridSampler
+from geocore.tiling.tiles import Tiling
+from geocore.training.losses import masked_cross_entropy
+from geocore.transforms.augment import Flip, Rot90, compose
+from geocore.transforms.normalize import Preprocessing
 
 DATES = ("2024-03-01", "2024-05-01", "2024-07-01", "2024-09-01")
 CLASSES = {0: "grass", 1: "spring crop", 2: "summer crop", 3: "irrigated summer crop"}

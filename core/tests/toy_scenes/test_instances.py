@@ -18,17 +18,19 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from geocore.cogs import write_raster
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.grid import Grid, Window
-from geocore.inference import map_region, predict_scene
-from geocore.loading import Batches, Draw, RandomWindowSampler, stack
-from geocore.losses import masked_bce_with_logits
-from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing
-from geocore.rasters import open_raster
-from geocore.scenes import Scene
-from geocore.tiles import Region, Tiling, regions
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.loader import Batches, stack
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import measure
+from geocore.inference.tiled import map_region, predict_scene
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Scene
+from geocore.raster.write import write_raster
+from geocore.tiling.samplers import Draw, RandomWindowSampler
+from geocore.tiling.tiles import Region, Tiling, regions
+from geocore.training.losses import masked_bce_with_logits
+from geocore.transforms.normalize import Preprocessing
 
 SPLITS = ("train", "train", "val", "test", "test")
 TILE, LARGEST, SMALLEST = 48, 17, 20

@@ -13,16 +13,18 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocore.cogs import write_raster
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.grid import ControlPoint, Grid, Window
-from geocore.loading import Batches, Draw, RandomWindowSampler
-from geocore.losses import masked_cross_entropy
-from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing
-from geocore.rasters import open_raster, open_rasters
-from geocore.scenes import Scene
-from geocore.tiles import Tiling
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.loader import Batches
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import measure
+from geocore.raster.geotiff import open_raster, open_rasters
+from geocore.raster.grid import ControlPoint, Grid, Window
+from geocore.raster.scene import Scene
+from geocore.raster.write import write_raster
+from geocore.tiling.samplers import Draw, RandomWindowSampler
+from geocore.tiling.tiles import Tiling
+from geocore.training.losses import masked_cross_entropy
+from geocore.transforms.normalize import Preprocessing
 
 COARSE, WORKING = 25, 5
 SPLITS = ("train", "train", "train", "val", "test", "test")

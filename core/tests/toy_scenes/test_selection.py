@@ -17,16 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocore.cogs import write_raster
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.grid import Grid, Window
-from geocore.loading import Batches, Draw, RandomWindowSampler
-from geocore.losses import masked_cross_entropy
-from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing
-from geocore.rasters import open_raster
-from geocore.scenes import Scene
-from geocore.tiles import Tiling
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.loader import Batches
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import measure
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Scene
+from geocore.raster.write import write_raster
+from geocore.tiling.samplers import Draw, RandomWindowSampler
+from geocore.tiling.tiles import Tiling
+from geocore.training.losses import masked_cross_entropy
+from geocore.transforms.normalize import Preprocessing
 
 SPLITS = ("train", "train", "val", "test", "test")
 CHIP, READ, SHOWN = 16, 16, 4

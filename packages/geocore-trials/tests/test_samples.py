@@ -13,7 +13,7 @@ from geocore_trials.stages import PACKAGES
 
 CODE = """
 import importlib, resource, sys
-from geocore.commands import command
+from geocore.cli.main import command
 from geocore.settings import Settings
 load = importlib.import_module(sys.argv[1] + ".data").load_dataset
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))

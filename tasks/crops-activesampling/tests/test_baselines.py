@@ -11,9 +11,9 @@ import pytest
 from crops_activesampling import baselines
 from crops_activesampling.baselines import PixelClassifier, train_classifier
 from crops_activesampling.scores import confusion, weighted_f1
-from geocore.bands import Bands
-from geocore.grid import Grid
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid
+from geocore.raster.scene import ArraySource, Layer, Scene
 
 LAYER = Layer("medians", Bands.named("B04", "B08", nodata=0), "uint16", times=("1", "2", "3", "4"))
 SHAPE = (40, 37)

@@ -29,11 +29,11 @@ from crops_activesampling.data import Patches, load_dataset
 from crops_activesampling.layout import open_patch
 from crops_activesampling.products import mosaic_paths, product_paths
 from crops_activesampling.sample import write_sample
-from geocore import inference
-from geocore.datasets import Dataset
-from geocore.devices import Place, to_device
+from geocore.datasets.dataset import Dataset
+from geocore.device import Place, to_device
 from geocore.errors import DataError
-from geocore.evaluation import Evaluation
+from geocore.inference import tiled
+from geocore.metrics.evaluation import Evaluation
 
 BANDS = ("B03", "B04", "B08", "B11")
 SIZE = 48
@@ -260,7 +260,7 @@ def test_batch_size_and_memory_format_reach_the_network(
         return convolve(module, image)
 
     convolve = torch.nn.Conv2d.forward
-    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(tiled, "to_device", moved)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
     module, words = {
         "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
@@ -477,7 +477,7 @@ def test_windows_are_read_by_as_many_threads_as_were_asked_for(
         given.append(threads)
         raise DataError("seen")
 
-    monkeypatch.setattr("geocore.loading.Batches", noted)
+    monkeypatch.setattr("geocore.datasets.loader.Batches", noted)
     words = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL]
     assert run_command(train, *words) == run_command(train, *words, "--loader.threads", "3") == 2
     assert given == [1, 3]

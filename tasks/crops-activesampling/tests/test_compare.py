@@ -18,8 +18,8 @@ from crops_activesampling import compare
 from crops_activesampling.comparison import interval, read_run, strategies_of, table
 from crops_activesampling.config import TASK, TrainSettings
 from geocore.errors import DataError, RunError
-from geocore.files import sha256_file, write_sealed
 from geocore.settings import deciding_values
+from geocore.storage.files import sha256_file, write_sealed
 
 RHO = {"scores": {"rho-loss": 1.0}, "holdout": "holdout", "block": 4}
 

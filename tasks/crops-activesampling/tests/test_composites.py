@@ -18,8 +18,8 @@ from crops_activesampling.composites import (
 from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import RATIOS, PatchName, open_patch
 from crops_activesampling.patch_writer import NewPatch, write_patch
-from geocore.cache import map_array, write_cached
 from geocore.errors import DataError, SettingsError
+from geocore.raster.npy_store import map_array, write_cached
 
 NAME = PatchName(2019, "31TCG", 0, 0)
 

@@ -16,11 +16,12 @@ from crops_activesampling.data import Patches, Windows, describe, leaks_of, load
 from crops_activesampling.layout import PatchName, true_labels, truth_path
 from crops_activesampling.loss import class_pixels
 from crops_activesampling.patch_writer import NewPatch, write_patch
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.loader import Batches
 from geocore.errors import DataError
-from geocore.files import read_sealed, write_sealed
-from geocore.grid import Window
-from geocore.loading import Batches, Draw, GridSampler
+from geocore.raster.grid import Window
+from geocore.storage.files import read_sealed, write_sealed
+from geocore.tiling.samplers import Draw, GridSampler
 
 SIZE = 36
 SUBPATCH = 16

@@ -15,16 +15,17 @@ from crops_activesampling.config import TASK, ModelSettings, SelectionSettings, 
 from crops_activesampling.holdout import HoldoutLosses, holdout_losses
 from crops_activesampling.loss import sample_losses
 from crops_activesampling.model import build_model, restore_model
-from geocore.bands import Band, Bands
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.devices import Place
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import BandStatistics, Statistics
+from geocore.device import Place
 from geocore.errors import CheckpointError, DataError, RunError
-from geocore.files import write_sealed
-from geocore.grid import Window
-from geocore.loading import Draw
-from geocore.normalisation import BandStatistics, Statistics
-from geocore.scenes import Layer
+from geocore.raster.bands import Band, Bands
+from geocore.raster.grid import Window
+from geocore.raster.scene import Layer
+from geocore.storage.files import write_sealed
+from geocore.tiling.samplers import Draw
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
 
 CPU = Place(torch.device("cpu"))
 WINDOWS = 21

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from crops_activesampling.config import TASK
 from crops_activesampling.loss import class_pixels, class_weights, crop_loss, sample_losses
-from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import LabelSpec, Sample
 from geocore.errors import DataError
 
 

@@ -26,16 +26,17 @@ from crops_activesampling.mapping import (
 from crops_activesampling.model import CropNet
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.scores import named, total
-from geocore.bands import Band, Bands
-from geocore.blending import VALID, Head
-from geocore.cache import map_array
-from geocore.devices import Place, open_place
+from geocore.datasets.batch import VALID
+from geocore.datasets.statistics import BandStatistics, Statistics
+from geocore.device import Place, open_place
 from geocore.errors import CheckpointError, DataError, SceneError
-from geocore.grid import Grid
-from geocore.normalisation import BandStatistics, Statistics
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.inference.blend import Head
+from geocore.raster.bands import Band, Bands
+from geocore.raster.grid import Grid
+from geocore.raster.npy_store import map_array
+from geocore.raster.scene import ArraySource, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
+from geocore.transforms.normalize import Preprocessing
 
 SHAPE = (37, 45)
 TILING = TilingSettings(size=16, overlap=6)

@@ -20,9 +20,9 @@ from crops_activesampling.encoders import Encoder
 from crops_activesampling.layout import PatchName, find_patches, open_patch
 from crops_activesampling.medians import medians
 from crops_activesampling.sample import TEST_X, write_patch_of_sample
-from geocore.cache import read_cached, read_entry
-from geocore.commands import command
+from geocore.cli.main import command
 from geocore.errors import SettingsError
+from geocore.raster.npy_store import read_cached, read_entry
 
 BANDS = ("B03", "B11")
 SETTINGS = CompositeSettings(bands=list(BANDS), frequency="2MS")

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from crops_activesampling.config import TASK, ModelSettings, TrainSettings
 from crops_activesampling.loss import crop_loss
 from crops_activesampling.model import CropNet, build_model, read_window, restore_model, start_at_shares
-from geocore.bands import Band, Bands
-from geocore.blending import VALID
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.datasets.batch import VALID
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import CheckpointError, DataError, SettingsError
-from geocore.grid import Grid, Window
-from geocore.normalisation import BandStatistics, Statistics
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.raster.bands import Band, Bands
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
 
 PERIODS = 5
 _CLASSES = {0: "unknown", 1: "wheat", 2: "maize", 3: "rye"}

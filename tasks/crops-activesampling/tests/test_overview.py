@@ -10,9 +10,9 @@ from crops_activesampling.data import describe
 from crops_activesampling.layout import PatchName
 from crops_activesampling.overview import overview_of, parcels_of, preview_of
 from crops_activesampling.patch_writer import NewPatch, write_patch
-from geocore.datasets import Dataset
-from geocore.overviews import lines, number
-from geocore.previews import UNLABELLED
+from geocore.datasets.dataset import Dataset
+from geocore.report.overview import lines, number
+from geocore.report.preview import UNLABELLED
 
 SIZE = 12
 # A patch of each split of the rules `sample`.

@@ -16,9 +16,9 @@ from crops_activesampling.data import load_dataset
 from crops_activesampling.layout import PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.prepare import main, prepare
-from geocore.cache import CachedArray
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
 from geocore.errors import DataError, DiskError, SettingsError
+from geocore.raster.npy_store import CachedArray
 
 SIZE = 12
 # A patch of each split of the rules `sample`, and the one to train on that touches another.
@@ -141,7 +141,7 @@ def test_nothing_of_a_stopped_preparation_with_other_settings_is_taken(
     prepare(settings(raw, tmp_path / "undisturbed"))
     with monkeypatch.context() as patched:
         stopped_at(patched, entry, KeyboardInterrupt())
-        patched.setattr("geocore.prepared.save_prepared", _interrupted)
+        patched.setattr("geocore.datasets.dataset.save_prepared", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(settings(raw, tmp_path / "out", **other))
     prepare(settings(raw, tmp_path / "out"))

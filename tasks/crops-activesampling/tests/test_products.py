@@ -19,11 +19,11 @@ from crops_activesampling.products import (
     write_mosaic,
     write_products,
 )
-from geocore.bands import Bands
 from geocore.errors import DataError
-from geocore.grid import Grid
-from geocore.legends import Legend, read_legend
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid
+from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.write import Legend, read_legend
 
 SIZE = 300
 CROPS = {1: "wheat", 2: "maize", 3: "a crop without a colour of its own", 4: "another one"}

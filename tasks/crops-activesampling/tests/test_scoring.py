@@ -24,7 +24,7 @@ from crops_activesampling.scoring import (
     perturbed,
     sample_scores,
 )
-from geocore.devices import Place
+from geocore.device import Place
 
 CPU = Place(torch.device("cpu"))
 ALL: tuple[Score, ...] = (

@@ -27,14 +27,15 @@ from crops_activesampling.loss import crop_loss
 from crops_activesampling.metering import Metered
 from crops_activesampling.selection import Chooser, Selecting
 from crops_activesampling.train import selecting
-from geocore.checkpoints import load_checkpoint
-from geocore.commands import Stopped
-from geocore.devices import Place, open_place, seed_everything
+from geocore.datasets.loader import Batches
+from geocore.device import Place, open_place, seed_everything
 from geocore.errors import RunError, TrainingError
-from geocore.loading import Batches, Draw, GridSampler
-from geocore.runs import Run
+from geocore.interruptions import Stopped
 from geocore.settings import DeviceSettings, OptimiserSettings, TrainingSettings
-from geocore.training import fit
+from geocore.tiling.samplers import Draw, GridSampler
+from geocore.training.checkpoint import load_checkpoint
+from geocore.training.fit import fit
+from geocore.training.run import Run
 
 CPU = Place(torch.device("cpu"))
 RESUMED = ("none", "random", "loss", "loss-train-mode", "entropy", "rho-loss")

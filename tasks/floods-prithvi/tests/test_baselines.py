@@ -17,15 +17,16 @@ from floods_prithvi.chips import IMAGE
 from floods_prithvi.config import SIX_BANDS, AugmentationSettings, BaselineSettings, TrainSettings
 from floods_prithvi.mapping import chip_counts
 from floods_prithvi.scores import named, total
-from geocore.bands import Bands
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.devices import Place, open_place
-from geocore.grid import Grid, Window
-from geocore.loading import Draw, RandomWindowSampler
-from geocore.normalisation import measure
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import measure
+from geocore.device import Place, open_place
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
+from geocore.tiling.samplers import Draw, RandomWindowSampler
+from geocore.transforms.normalize import Preprocessing
 
 EDGE = 96
 SEEDS = {"train": range(8), "val": range(8, 11), "test": range(11, 15)}
@@ -175,7 +176,7 @@ def test_unet_learns_more_than_a_threshold_and_is_trained_once(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("geocore.training.fit", refuse)
+    monkeypatch.setattr("geocore.training.fit.fit", refuse)
     again = unet_counts(settings, home, chips, folder, place)
     assert np.array_equal(total(again["U-Net"]).counts, total(found["U-Net"]).counts)
     # What lies there is of another run, and of no use beside this one.

@@ -29,14 +29,13 @@ from floods_prithvi.chips import (
     read_target,
 )
 from floods_prithvi.config import SIX_BANDS
-from geocore.declarations import Declaration
+from geocore.datasets.labels import Census
+from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import DataError, SceneError
-from geocore.grid import Grid, Window
-from geocore.labels import Census
-from geocore.normalisation import BandStatistics, Statistics
-from geocore.preprocessing import Preprocessing
-from geocore.quantities import QuantityCheck
-from geocore.scenes import Scene, decisions_of
+from geocore.raster.declarations import Declaration, QuantityCheck
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Scene, decisions_of
+from geocore.transforms.normalize import Preprocessing
 
 THIRTEEN = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
 PLACE = Affine(10, 0, 500_000, 0, -10, 4_200_000)

@@ -24,13 +24,13 @@ from floods_prithvi import evaluate, predict, prepare, published, train
 from floods_prithvi.config import TrainSettings
 from floods_prithvi.products import product_paths
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
-from geocore import inference
-from geocore.datasets import Dataset
-from geocore.devices import Place, to_device
-from geocore.georeferences import grid_of
-from geocore.grid import Window
-from geocore.ground import PixelAreas
-from geocore.legends import read_legend
+from geocore.datasets.dataset import Dataset
+from geocore.device import Place, to_device
+from geocore.inference import tiled
+from geocore.raster.gdal import grid_of
+from geocore.raster.grid import Window
+from geocore.raster.ground import PixelAreas
+from geocore.raster.write import read_legend
 
 CPU = ["--device.device", "cpu", "--device.threads", "1"]
 SMALL = [
@@ -184,7 +184,7 @@ def test_batch_size_and_memory_format_reach_the_network(
         return convolve(module, image)
 
     convolve = torch.nn.Conv2d.forward
-    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(tiled, "to_device", moved)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
     module, words = {
         "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),

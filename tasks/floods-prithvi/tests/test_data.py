@@ -21,11 +21,12 @@ from floods_prithvi.chips import IMAGE
 from floods_prithvi.config import PrepareSettings, TrainSettings
 from floods_prithvi.data import Chips, Windows, describe, load_dataset
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.loader import Batches, stack
 from geocore.errors import DataError, SceneError, UserError
-from geocore.grid import Window
-from geocore.loading import Batches, Draw, RandomWindowSampler, stack
-from geocore.rasters import RasterSource
+from geocore.raster.geotiff import RasterSource
+from geocore.raster.grid import Window
+from geocore.tiling.samplers import Draw, RandomWindowSampler
 
 SIX = [2, 3, 4, 9, 12, 13]
 SIZE = 64

@@ -23,9 +23,9 @@ from floods_prithvi.indices import (
     otsu,
 )
 from floods_prithvi.scores import count, total
-from geocore.bands import Bands
-from geocore.grid import Grid
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid
+from geocore.raster.scene import ArraySource, Layer, Scene
 
 SHAPE = (37, 41)
 WATER = [0.11, 0.11, 0.10, 0.09, 0.04, 0.03]

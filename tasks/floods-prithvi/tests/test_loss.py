@@ -11,7 +11,7 @@ from torch import Tensor
 
 from floods_prithvi.config import LossSettings
 from floods_prithvi.loss import cross_entropy, dice, pixel_loss
-from geocore.losses import SumCount
+from geocore.training.losses import SumCount
 
 Loss = Callable[[Tensor, Tensor], SumCount]
 WEIGHTS = [0.3, 0.7, 1.5]

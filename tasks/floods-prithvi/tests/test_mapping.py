@@ -14,13 +14,14 @@ from torch import Tensor
 from floods_prithvi.chips import IMAGE
 from floods_prithvi.mapping import chip_counts, map_chip, map_rows, map_scene, planes
 from floods_prithvi.scores import count
-from geocore.bands import Bands
-from geocore.blending import VALID, Head
-from geocore.devices import Place, open_place
-from geocore.grid import Grid, Window
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.datasets.batch import VALID
+from geocore.device import Place, open_place
+from geocore.inference.blend import Head
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.tiles import Region
+from geocore.tiling.tiles import Region
 
 TILING = TilingSettings(size=16, overlap=6)
 

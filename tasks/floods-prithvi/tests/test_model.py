@@ -25,13 +25,12 @@ from floods_prithvi.model import (
     parameter_groups,
     restore_model,
 )
-from geocore.blending import VALID
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.devices import open_place
+from geocore.datasets.batch import VALID
+from geocore.device import open_place
 from geocore.errors import CheckpointError, DataError
-from geocore.preprocessing import Preprocessing
-from geocore.scalings import Scaling, scaling_to_plain
 from geocore.settings import DeviceSettings, TilingSettings
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.transforms.normalize import Preprocessing, Scaling, scaling_to_plain
 
 torch.set_num_threads(1)
 

@@ -10,7 +10,7 @@ import shapely
 from scipy import ndimage
 
 from floods_prithvi.outlines import Outline, trace
-from geocore.grid import Grid
+from geocore.raster.grid import Grid
 
 
 def blobs(seed: int) -> dict[str, np.ndarray]:

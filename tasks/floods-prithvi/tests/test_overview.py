@@ -13,9 +13,9 @@ from floods_prithvi.config import PrepareSettings
 from floods_prithvi.data import describe
 from floods_prithvi.overview import overview_of, preview_of
 from floods_prithvi.sample import write_sample
-from geocore.datasets import Dataset
-from geocore.overviews import lines, percent
-from geocore.previews import UNLABELLED
+from geocore.datasets.dataset import Dataset
+from geocore.report.overview import lines, percent
+from geocore.report.preview import UNLABELLED
 
 COUNTS = {"train": 1, "valid": 1, "test": 1, "bolivia": 2}
 

@@ -15,9 +15,9 @@ from scipy import ndimage
 from floods_prithvi.mapping import planes
 from floods_prithvi.products import class_colours, outlined, product_paths, write_products
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.ground import PixelAreas
-from geocore.planes import PlaneWriter
+from geocore.raster.grid import Grid, Window
+from geocore.raster.ground import PixelAreas
+from geocore.raster.npy_store import PlaneWriter
 
 SHAPE = (700, 560)
 GRID = Grid(*SHAPE, (10.0, 0.0, 600000.0, 0.0, -10.0, 8200000.0), "EPSG:32720", length_unit="m")

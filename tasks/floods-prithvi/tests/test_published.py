@@ -13,8 +13,8 @@ from floods_prithvi import published
 from floods_prithvi.config import ImportSettings, TrainSettings
 from floods_prithvi.model import CLASSES, FloodNet, restore_model
 from floods_prithvi.published import PUBLISHED, Published, import_checkpoint, network_of
-from geocore.checkpoints import load_checkpoint
 from geocore.errors import WeightsError
+from geocore.training.checkpoint import load_checkpoint
 
 torch.set_num_threads(1)
 

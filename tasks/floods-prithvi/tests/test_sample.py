@@ -18,7 +18,7 @@ from floods_prithvi.sample import COUNTS, write_burn_sample, write_frames_sample
 from floods_prithvi.sample_burn import draw_chip
 from floods_prithvi.sample_flood import BANDS
 from floods_prithvi.scores import named, total
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
 
 Planes = npt.NDArray[Any]
 

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from floods_prithvi.scores import IGNORED, count, kappa, named, per_class, primary, score_of_state, total
 from geocore.errors import DataError
-from geocore.evaluation import bootstrap_interval
+from geocore.metrics.evaluation import bootstrap_interval
 
 FLOOD = {0: "Land", 1: "Water"}
 CROPS = dict(enumerate(["Corn", "Open Water", "Fallow/Idle", "Other", "Winter Wheat"]))

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from geocore.bands import Bands
-from geocore.grid import Grid
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid
+from geocore.raster.scene import ArraySource, Layer, Scene
 from seaice_multitask.baselines import PixelClassifier, train_classifier
 from seaice_multitask.config import OutputSettings, WorkingSettings
 from seaice_multitask.model import PLANES

@@ -19,10 +19,10 @@ import pytest
 import rasterio
 import torch
 
-from geocore import inference
-from geocore.datasets import Dataset
-from geocore.devices import Place, to_device
+from geocore.datasets.dataset import Dataset
+from geocore.device import Place, to_device
 from geocore.errors import DataError
+from geocore.inference import tiled
 from seaice_multitask import baselines, evaluate, predict, prepare, train
 from seaice_multitask.config import AUTOICE_OUTPUTS
 from seaice_multitask.data import open_scene
@@ -170,7 +170,7 @@ def test_batch_size_and_memory_format_reach_the_network(
         return convolve(module, image)
 
     convolve = torch.nn.Conv2d.forward
-    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(tiled, "to_device", moved)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
     module, words = {
         "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
@@ -294,7 +294,7 @@ def test_windows_are_read_by_as_many_threads_as_were_asked_for(
         given.append(threads)
         raise DataError("seen")
 
-    monkeypatch.setattr("geocore.loading.Batches", noted)
+    monkeypatch.setattr("geocore.datasets.loader.Batches", noted)
     words = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL]
     assert run_command(train, *words) == run_command(train, *words, "--loader.threads", "3") == 2
     assert given == [1, 3]

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from geocore.augmentations import compose
-from geocore.draws import Draws
+from geocore.transforms.augment import Draws, compose
 from seaice_multitask.cutmix import CutMix
 
 SIZE, COUNT = 24, 6

@@ -13,11 +13,12 @@ import h5netcdf
 import numpy as np
 import pytest
 
-from geocore.datasets import Dataset, Sample
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
 from geocore.errors import DataError, SceneError
-from geocore.files import read_sealed, write_sealed
-from geocore.grid import Window
-from geocore.loading import Draw
+from geocore.raster.grid import Window
+from geocore.storage.files import read_sealed, write_sealed
+from geocore.tiling.samplers import Draw
 from seaice_multitask import data
 from seaice_multitask.charts import CLASS_NAMES, MASKED
 from seaice_multitask.config import PrepareSettings, WorkingSettings

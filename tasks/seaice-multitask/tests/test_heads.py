@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from geocore.bands import Bands
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
 from geocore.errors import CheckpointError, SettingsError, WeightsError
-from geocore.scenes import Layer
+from geocore.raster.bands import Bands
+from geocore.raster.scene import Layer
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
 from seaice_multitask.config import (
     AUTOICE_OUTPUTS,
     TASK,

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from geocore.bands import Band, Bands
-from geocore.blending import VALID
-from geocore.devices import Place, open_place
-from geocore.grid import Grid, Window
-from geocore.mirrors import mirror_mean
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.datasets.batch import VALID
+from geocore.device import Place, open_place
+from geocore.inference.tta import mirror_mean
+from geocore.raster.bands import Band, Bands
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.tiles import Region
+from geocore.tiling.tiles import Region
 from seaice_multitask.config import ModelSettings, OutputSettings, WorkingSettings
 from seaice_multitask.mapping import (
     at_80m,

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import seaice_multitask
-from geocore.bands import Band, Bands
-from geocore.blending import VALID
-from geocore.checkpoints import Checkpoint, Contents, load_checkpoint, save_checkpoint
-from geocore.datasets import Dataset, LabelSpec
+from geocore.datasets.batch import VALID
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import LabelSpec
 from geocore.errors import CheckpointError, DataError, SettingsError
-from geocore.scenes import Layer
+from geocore.raster.bands import Band, Bands
+from geocore.raster.scene import Layer
+from geocore.training.checkpoint import Checkpoint, Contents, load_checkpoint, save_checkpoint
 from seaice_multitask.config import AUTOICE_OUTPUTS, TASK, WINNER_CHANNELS, ModelSettings, OutputSettings, TrainSettings
 from seaice_multitask.loss import output_losses
 from seaice_multitask.model import SeaIceNet, build_model, restore_model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geocore.datasets import Dataset
-from geocore.overviews import lines, number, percent
+from geocore.datasets.dataset import Dataset
+from geocore.report.overview import lines, number, percent
 from seaice_multitask.channels import RADAR, SAR_STANDARD
 from seaice_multitask.charts import CLASS_NAMES
 from seaice_multitask.config import PrepareSettings, WorkingSettings

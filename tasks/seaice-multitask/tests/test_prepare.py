@@ -11,9 +11,9 @@ from typing import Any
 import h5netcdf
 import pytest
 
-from geocore.cache import CachedArray
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
 from geocore.errors import DataError, DiskError, SettingsError
+from geocore.raster.npy_store import CachedArray
 from seaice_multitask.config import PrepareSettings, SplitSettings, WorkingSettings
 from seaice_multitask.data import load_dataset, scene_id
 from seaice_multitask.prepare import prepare
@@ -122,7 +122,7 @@ def test_nothing_of_a_stopped_preparation_with_other_settings_is_taken(
     nearest = WorkingSettings(downscale=5, sar_reduction="nearest", chart_reduction="nearest")
     with monkeypatch.context() as patched:
         _stopped_at(patched, entry, KeyboardInterrupt())
-        patched.setattr("geocore.prepared.save_prepared", _interrupted)
+        patched.setattr("geocore.datasets.dataset.save_prepared", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(_settings(folder, tmp_path / "out", working=nearest))
     prepare(_settings(folder, tmp_path / "out"))

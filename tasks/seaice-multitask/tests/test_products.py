@@ -11,11 +11,11 @@ import pytest
 import rasterio
 from rasterio.transform import GCPTransformer
 
-from geocore.bands import Bands
 from geocore.errors import SceneError
-from geocore.grid import ControlPoint, Grid, Window
-from geocore.planes import PlaneWriter
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.grid import ControlPoint, Grid, Window
+from geocore.raster.npy_store import PlaneWriter
+from geocore.raster.scene import ArraySource, Layer, Scene
 from seaice_multitask.colours import class_colours
 from seaice_multitask.config import AUTOICE_OUTPUTS, OutputSettings
 from seaice_multitask.mapping import planes_of

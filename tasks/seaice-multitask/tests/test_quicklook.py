@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from geocore.drawings import save_picture
+from geocore.report.preview import save_picture
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import AUTOICE_OUTPUTS, OutputSettings
 from seaice_multitask.quicklook import Sheet, draw_confusion, thinning

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from geocore.errors import DataError, SceneError, SettingsError
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from seaice_multitask import sample_format
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.charts import MASKED

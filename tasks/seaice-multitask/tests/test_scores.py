@@ -14,7 +14,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score, r2_score
 
 from geocore.errors import DataError
-from geocore.evaluation import Evaluation, bootstrap_interval
+from geocore.metrics.evaluation import Evaluation, bootstrap_interval
 from seaice_multitask.charts import CLASS_NAMES
 from seaice_multitask.config import AUTOICE_OUTPUTS, OutputSettings
 from seaice_multitask.scores import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from geocore.augmentations import Flip, Rot90, compose
-from geocore.bands import Band, Bands
+from geocore.raster.bands import Band, Bands
+from geocore.transforms.augment import Flip, Rot90, compose
 from seaice_multitask.winds import Winds
 
 U, V = "u10m_rotated", "v10m_rotated"

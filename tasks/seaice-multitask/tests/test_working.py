@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from geocore.bands import Bands
 from geocore.errors import SceneError, SettingsError
-from geocore.grid import ControlPoint, Grid, Window
-from geocore.scenes import ArraySource, Layer, Patch, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.grid import ControlPoint, Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Patch, Scene
 from seaice_multitask.channels import COARSE_STANDARD, PLACE_STANDARD, RADAR, bands_of
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WINNER_CHANNELS, WorkingSettings

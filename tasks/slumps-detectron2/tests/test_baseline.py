@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from geocore.devices import open_place
+from geocore.device import open_place
 from geocore.settings import DeviceSettings, TilingSettings
 from slumps_detectron2.baseline import Components, SemanticNet, baseline_areas, train_baseline
 from slumps_detectron2.config import BaselineSettings, CutSettings, PrepareSettings, SplitSettings, TrainSettings
@@ -68,7 +68,7 @@ def test_any_tile_size_is_mapped(tmp_path: Path) -> None:
         cut=CutSettings(size=96, stride=96),
     )
     dataset = describe(settings)
-    from geocore.preprocessing import Preprocessing
+    from geocore.transforms.normalize import Preprocessing
 
     assert dataset.statistics is not None
     bands = {"image": dataset.layers["image"].bands}

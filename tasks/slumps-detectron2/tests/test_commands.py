@@ -25,12 +25,12 @@ import shapely
 import torch
 from pyarrow import parquet
 
-from geocore import inference
-from geocore.checkpoints import Contents, save_checkpoint
-from geocore.datasets import Dataset
-from geocore.devices import Place, to_device
+from geocore.datasets.dataset import Dataset
+from geocore.device import Place, to_device
 from geocore.errors import DataError
-from geocore.rasters import open_raster
+from geocore.inference import tiled
+from geocore.raster.geotiff import open_raster
+from geocore.training.checkpoint import Contents, save_checkpoint
 from slumps_detectron2 import evaluate, predict, prepare, train
 from slumps_detectron2.products import product_paths
 from slumps_detectron2.sample import BANDS, write_sample
@@ -152,7 +152,7 @@ def test_batch_size_and_memory_format_reach_the_network(
         return convolve(module, image)
 
     convolve = torch.nn.Conv2d.forward
-    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(tiled, "to_device", moved)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
     module, words = {
         "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
@@ -304,7 +304,7 @@ def test_windows_are_read_by_as_many_threads_as_were_asked_for(
         given.append(threads)
         raise DataError("seen")
 
-    monkeypatch.setattr("geocore.loading.Batches", noted)
+    monkeypatch.setattr("geocore.datasets.loader.Batches", noted)
     words = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL]
     assert run_command(train, *words) == run_command(train, *words, "--loader.threads", "3") == 2
     assert given == [1, 3]

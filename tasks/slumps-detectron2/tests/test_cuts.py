@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from slumps_detectron2.areas import Truth
 from slumps_detectron2.cuts import CutRule, choose, collate, cut, objects_of
 

@@ -16,10 +16,11 @@ import rasterio
 import rasterio.shutil
 
 from geocore.errors import DataError, SceneError, UserError
-from geocore.grid import Grid, Window
-from geocore.loading import Draw, GridSampler
-from geocore.rasters import open_raster, write_raster
-from geocore.scenes import Layer
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Layer
+from geocore.raster.write import write_raster
+from geocore.tiling.samplers import Draw, GridSampler
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.data import (
     CLASSES,

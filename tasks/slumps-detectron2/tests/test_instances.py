@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geocore.components import components
-from geocore.grid import Window
+from geocore.raster.grid import Window
+from geocore.vector.polygonize import components
 from slumps_detectron2.instances import Instance, cut, disjoint, instances_of, paint
 
 SHAPE = (12, 20)

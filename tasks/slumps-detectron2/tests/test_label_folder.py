@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from geocore.errors import DataError
-from geocore.grid import Grid
-from geocore.rasters import write_raster
+from geocore.raster.grid import Grid
+from geocore.raster.write import write_raster
 from slumps_detectron2 import label_folder, label_rasters
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.data import load_dataset
@@ -117,7 +117,7 @@ def test_a_damaged_note_is_written_anew(raw: Path, tmp_path: Path) -> None:
 def test_what_killed_writers_left_is_removed(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     code = (
-        "import os, sys; from geocore.files import atomic_path\n"
+        "import os, sys; from geocore.storage.files import atomic_path\n"
         "with atomic_path(sys.argv[1]) as part: part.touch(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "labels/s0_instances.tif"], check=False)

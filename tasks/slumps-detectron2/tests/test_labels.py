@@ -13,8 +13,9 @@ from PIL import Image
 from shapely.geometry import Polygon, box
 
 from geocore.errors import DataError, UserError
-from geocore.grid import Grid, Window
-from geocore.rasters import open_raster, write_raster
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.write import write_raster
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.experts import expert_names, majority
 from slumps_detectron2.labels import IGNORED, Labels, read_labels, without_gaps

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from geocore.components import components, renumbered
-from geocore.grid import Window
-from geocore.tiles import Tiling, regions, tiles_of
+from geocore.raster.grid import Window
+from geocore.tiling.tiles import Tiling, regions, tiles_of
+from geocore.vector.polygonize import components, renumbered
 from slumps_detectron2.instances import Instance, instances_of, merge, paint
 from slumps_detectron2.merging import TileGrid, groups, vote
 from slumps_detectron2.sightings import Sighting, SightingCollector, TileOutput

@@ -16,13 +16,13 @@ import torch
 from pydantic import ValidationError
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
-from geocore.bands import Bands
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import LabelSpec
+from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import CheckpointError, DataError, WeightsError
-from geocore.manifests import LabelSpec
-from geocore.normalisation import BandStatistics, Statistics
-from geocore.scenes import Layer
+from geocore.raster.bands import Bands
+from geocore.raster.scene import Layer
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
 from slumps_detectron2 import pretrained
 from slumps_detectron2.config import ModelSettings
 from slumps_detectron2.detections import Found

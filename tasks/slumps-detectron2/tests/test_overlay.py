@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from slumps_detectron2.instances import Instance
 from slumps_detectron2.overlay import draw_comparison, visible_bands
 

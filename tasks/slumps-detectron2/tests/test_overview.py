@@ -8,10 +8,10 @@ import numpy as np
 import pyproj
 import pytest
 
-from geocore.grid import Grid
-from geocore.overviews import area, lines
-from geocore.previews import UNLABELLED
-from geocore.rasters import write_raster
+from geocore.raster.grid import Grid
+from geocore.raster.write import write_raster
+from geocore.report.overview import area, lines
+from geocore.report.preview import UNLABELLED
 from slumps_detectron2.config import CutSettings, PrepareSettings
 from slumps_detectron2.data import describe
 from slumps_detectron2.overview import VIEW_PX, overview_of, preview_of

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from slumps_detectron2.detections import Effort, Found
 from slumps_detectron2.pasting import paste, sightings
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from geocore.errors import DataError
-from geocore.grid import Grid
-from geocore.rasters import write_raster
+from geocore.raster.grid import Grid
+from geocore.raster.write import write_raster
 from slumps_detectron2.data import load_dataset
 from slumps_detectron2.pairs import read_table
 

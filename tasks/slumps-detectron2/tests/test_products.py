@@ -13,9 +13,9 @@ import shapely
 from rasterio import features
 
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.legends import read_legend
-from geocore.planes import PlaneWriter
+from geocore.raster.grid import Grid, Window
+from geocore.raster.npy_store import PlaneWriter
+from geocore.raster.write import read_legend
 from slumps_detectron2.instances import Instance
 from slumps_detectron2.products import PROBABILITY, Selection, product_paths, told, write_products
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from geocore.rasters import open_raster
+from geocore.raster.geotiff import open_raster
 from slumps_detectron2.sample import BANDS, IGNORED, Difficulty, SampleScene, sample_scenes, write_sample
 
 SMALL = (160, 176)

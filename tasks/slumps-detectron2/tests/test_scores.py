@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from geocore.components import components
-from geocore.grid import Window
+from geocore.raster.grid import Window
+from geocore.vector.polygonize import components
 from slumps_detectron2.instances import Instance, instances_of
 from slumps_detectron2.scores import (
     OVERLAPS,

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geocore.errors import DataError, StorageError
-from geocore.grid import Window
-from geocore.tiles import Region, Tiling, regions, tiles_of
+from geocore.raster.grid import Window
+from geocore.tiling.tiles import Region, Tiling, regions, tiles_of
 from slumps_detectron2.sightings import Sighting, SightingCollector, TileOutput, load_sightings, save_sightings
 
 Outputs = dict[tuple[int, int], TileOutput]

@@ -20,14 +20,15 @@ import rasterio
 import torch
 from PIL import Image
 
-from geocore import inference
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.datasets import Dataset
-from geocore.devices import Place, to_device
+from geocore.datasets.dataset import Dataset
+from geocore.device import Place, to_device
 from geocore.errors import DataError
-from geocore.files import sha256_file, sha256_json
-from geocore.grid import Grid, Window
-from geocore.rasters import open_raster, write_raster
+from geocore.inference import tiled
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.write import write_raster
+from geocore.storage.files import sha256_file, sha256_json
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
 from snowpack_sam2 import data, evaluate, predict, prepare, train
 from snowpack_sam2.overlay import LAYER_COLOURS
 from snowpack_sam2.sample import write_sample
@@ -171,7 +172,7 @@ def test_batch_size_and_memory_format_reach_the_network(
 
     convolve = torch.nn.Conv2d.forward
     photo = next((trained / "raw").glob("*_00.tif"))
-    monkeypatch.setattr(inference, "to_device", moved)
+    monkeypatch.setattr(tiled, "to_device", moved)
     monkeypatch.setattr(torch.nn.Conv2d, "forward", convolved)
     module, words = {
         "train": (train, ["--data", trained / "dataset", *SMALL, "--training.validation-batch-size", "3"]),
@@ -295,7 +296,7 @@ def test_windows_are_read_by_as_many_threads_as_were_asked_for(
         given.append(threads)
         raise DataError("seen")
 
-    monkeypatch.setattr("geocore.loading.Batches", noted)
+    monkeypatch.setattr("geocore.datasets.loader.Batches", noted)
     words = ["--data", trained / "dataset", "--run", tmp_path / "run", *SMALL]
     assert run_command(train, *words) == run_command(train, *words, "--loader.threads", "3") == 2
     assert given == [1, 3]

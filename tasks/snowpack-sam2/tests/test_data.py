@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.loading import Draw, RandomWindowSampler, window_sampler
-from geocore.rasters import RasterSource, write_raster
-from geocore.scenes import Patch
+from geocore.raster.geotiff import RasterSource
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Patch
+from geocore.raster.write import write_raster
 from geocore.settings import SamplingSettings
+from geocore.tiling.samplers import Draw, RandomWindowSampler, window_sampler
 from snowpack_sam2.config import PrepareSettings
 from snowpack_sam2.data import (
     MASK,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from geocore.boundaries import BoundaryCounts
+from geocore.metrics.boundary import BoundaryCounts
 from snowpack_sam2.crests import boundary_mask, trace
 from snowpack_sam2.layers import boundaries_of, layer_map, layer_table
 from snowpack_sam2.sample import sample_photos

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from geocore.bands import Bands
-from geocore.checkpoints import Contents, load_checkpoint, save_checkpoint
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import WeightsError
-from geocore.normalisation import BandStatistics, Statistics
-from geocore.scenes import Layer
+from geocore.raster.bands import Bands
+from geocore.raster.scene import Layer
+from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
 from snowpack_sam2 import model as model_module
 from snowpack_sam2.config import ModelSettings
 from snowpack_sam2.model import BoundaryNet, Variant, build_model, build_sam, official_weights, restore_model

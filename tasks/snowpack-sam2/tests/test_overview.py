@@ -8,10 +8,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from geocore.grid import Grid
-from geocore.overviews import lines
-from geocore.previews import UNLABELLED
-from geocore.rasters import write_raster
+from geocore.raster.grid import Grid
+from geocore.raster.write import write_raster
+from geocore.report.overview import lines
+from geocore.report.preview import UNLABELLED
 from snowpack_sam2.config import PrepareSettings
 from snowpack_sam2.data import MASK, describe
 from snowpack_sam2.overlay import LAYER_COLOURS

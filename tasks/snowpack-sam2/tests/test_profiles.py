@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from geocore.boundaries import BoundaryCounts
+from geocore.metrics.boundary import BoundaryCounts
 from snowpack_sam2.layers import boundaries_of
 from snowpack_sam2.profiles import GRID, ChangePointSettings, change_points, tune
 from snowpack_sam2.sample import Difficulty, sample_photos

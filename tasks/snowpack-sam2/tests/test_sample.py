@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from geocore.rasters import open_raster
+from geocore.raster.geotiff import open_raster
 from snowpack_sam2.layers import boundaries_of
 from snowpack_sam2.sample import IGNORE, Difficulty, Photo, sample_photos, write_sample
 

@@ -93,8 +93,8 @@ def timed(setting: Setting, counter: Callable[[], Counter]) -> Measured:
 
 
 def geocore_confusion(setting: Setting, data: Path) -> Measured:
-    """`geocore.metrics.Confusion`, which checks every label."""
-    from geocore.metrics import Confusion
+    """`geocore.metrics.confusion.Confusion`, which checks every label."""
+    from geocore.metrics.confusion import Confusion
 
     def counter() -> Counter:
         confusion = Confusion(setting.classes, ignore=IGNORED)

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from geocore.bands import Band, Bands
-from geocore.devices import seed_everything
-from geocore.grid import Grid, Window
-from geocore.loading import Batches, Draw, NeighbourhoodSampler, Sampler, window_sampler
-from geocore.scenes import ArraySource, Layer, Scene
+from geocore.datasets.loader import Batches
+from geocore.device import seed_everything
+from geocore.raster.bands import Band, Bands
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import ArraySource, Layer, Scene
 from geocore.settings import SamplingSettings
+from geocore.tiling.samplers import Draw, NeighbourhoodSampler, Sampler, window_sampler
 from geocore_synthetic.fields import gaussian_field
 
 WINDOW = 64

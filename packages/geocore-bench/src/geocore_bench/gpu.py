@@ -27,8 +27,8 @@ from geocore_bench.scenes import BANDS, REFLECTANCE, texture
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from geocore.devices import Place
-    from geocore.scenes import Scene
+    from geocore.device import Place
+    from geocore.raster.scene import Scene
 
 Model = Literal["unet-resnet34", "vit-large"]
 TILE_PX, OVERLAP_PX = 512, 64
@@ -85,9 +85,9 @@ def network(model: Model) -> nn.Module:
 
 def scene() -> Scene:
     """The scene, in memory."""
-    from geocore.bands import Band, Bands
-    from geocore.grid import Grid
-    from geocore.scenes import ArraySource, Layer, Scene
+    from geocore.raster.bands import Band, Bands
+    from geocore.raster.grid import Grid
+    from geocore.raster.scene import ArraySource, Layer, Scene
 
     bands = Bands(tuple(Band(str(number + 1)) for number in range(BANDS)))
     source = ArraySource(Layer("image", bands, "uint16"), texture(SCENE_PX, 1))
@@ -98,10 +98,11 @@ def training(model: Model, place: Place, source: Scene) -> Busy:
     """fit() on random windows."""
     import torch
 
-    from geocore.loading import Batches, Draw, RandomWindowSampler
-    from geocore.runs import Run
+    from geocore.datasets.loader import Batches
     from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
-    from geocore.training import fit
+    from geocore.tiling.samplers import Draw, RandomWindowSampler
+    from geocore.training.fit import fit
+    from geocore.training.run import Run
 
     batch = _BATCH[model]
 
@@ -147,11 +148,12 @@ def training(model: Model, place: Place, source: Scene) -> Busy:
 
 def mapping(model: Model, place: Place, source: Scene) -> Busy:
     """map_region() over the scene, labels copied to the host."""
-    from geocore.blending import VALID, DenseBlend
-    from geocore.decisions import labels_of
-    from geocore.grid import Window
-    from geocore.inference import map_region
-    from geocore.tiles import Region, Tiling
+    from geocore.datasets.batch import VALID
+    from geocore.inference.blend import DenseBlend
+    from geocore.inference.outputs import labels_of
+    from geocore.inference.tiled import map_region
+    from geocore.raster.grid import Window
+    from geocore.tiling.tiles import Region, Tiling
 
     tiling = Tiling(size=TILE_PX, overlap=OVERLAP_PX)
     prepared = place.prepare(network(model)).eval()
@@ -213,7 +215,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 def runs() -> Iterator[Busy]:
     """Both models, training and mapping, float32 and bfloat16."""
-    from geocore.devices import open_place
+    from geocore.device import open_place
     from geocore.settings import DeviceSettings
 
     source = scene()

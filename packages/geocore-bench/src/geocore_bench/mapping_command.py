@@ -54,7 +54,7 @@ def network(data: Path) -> nn.Module:
     """
     import torch
 
-    from geocore.networks import chosen_network
+    from geocore.training.run import chosen_network
 
     # By name, as no library depends on a task.
     task: Any = importlib.import_module("floods_prithvi.model")

@@ -19,7 +19,7 @@ from geocore_bench.scenes import BLOCK_PX, REFLECTANCE
 if TYPE_CHECKING:
     import torch
 
-    from geocore.devices import Place
+    from geocore.device import Place
 
 _OUTPUT = "classes"
 _FORWARDS = 12
@@ -27,7 +27,7 @@ _FORWARDS = 12
 
 @dataclass(frozen=True, slots=True)
 class GeocoreMap:
-    """Map with `geocore.inference.map_region` and `blending.DenseBlend`."""
+    """Map with `geocore.inference.tiled.map_region` and `blending.DenseBlend`."""
 
     precision: str = "float32"
     cog: bool = False
@@ -37,7 +37,7 @@ class GeocoreMap:
         """Measure it."""
         import torch
 
-        from geocore.devices import Place
+        from geocore.device import Place
 
         place = Place(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
         model = place.prepare(build(setting, data))
@@ -54,13 +54,14 @@ class GeocoreMap:
 
     def _map(self, model: Any, setting: Setting, path: Path, target: Path, place: Place) -> int:
         """Write the product and return the number of tiles; the calls of geocore that are measured are all here."""
-        from geocore.blending import VALID, DenseBlend
-        from geocore.cogs import RasterWriter
-        from geocore.decisions import labels_of
-        from geocore.grid import Window
-        from geocore.inference import map_region
-        from geocore.rasters import open_raster
-        from geocore.tiles import Region, Tiling
+        from geocore.datasets.batch import VALID
+        from geocore.inference.blend import DenseBlend
+        from geocore.inference.outputs import labels_of
+        from geocore.inference.tiled import map_region
+        from geocore.raster.geotiff import open_raster
+        from geocore.raster.grid import Window
+        from geocore.raster.write import RasterWriter
+        from geocore.tiling.tiles import Region, Tiling
 
         tiling = Tiling(size=setting.tile_px, overlap=setting.overlap_px)
         with (
@@ -97,7 +98,7 @@ def _set_up_kernels(model: Any, setting: Setting, place: Place) -> None:
     """
     import torch
 
-    from geocore.devices import to_device
+    from geocore.device import to_device
 
     torch.set_num_threads(1)
     image = torch.rand(1, setting.bands, setting.tile_px, setting.tile_px)
@@ -135,7 +136,7 @@ def parts_alone(setting: Setting, data: Path) -> Measured:
     from rasterio.io import MemoryFile
     from rasterio.windows import Window
 
-    from geocore.tiles import Tiling
+    from geocore.tiling.tiles import Tiling
 
     model = build(setting, data)
     torch.set_num_threads(1)
@@ -183,7 +184,7 @@ def forward_alone(setting: Setting, data: Path) -> Measured:
     """
     import torch
 
-    from geocore.devices import Place, to_device
+    from geocore.device import Place, to_device
 
     place = Place(torch.device("cpu"), channels_last=True)
     model = place.prepare(build(setting, data))

@@ -76,7 +76,7 @@ def timed(batches: Iterator[Any], count: int) -> Measured:
 
 @dataclass(frozen=True, slots=True)
 class GeocoreWindows:
-    """`geocore.loading.Batches` over one scene, as a training command makes them of its settings."""
+    """`geocore.datasets.loader.Batches` over one scene, as a training command makes them of its settings."""
 
     each: int = 0
     """Windows of a neighbourhood; 0: every window is drawn and read by itself."""
@@ -103,10 +103,11 @@ class GeocoreWindows:
 
     def _batches(self, path: Path, draws: int, threads: int, cache: Path | None) -> tuple[Iterator[Any], float]:
         """The batches of one epoch, and the seconds that decoding took before; all calls of geocore are here."""
-        from geocore.decoded import DecodedScenes
-        from geocore.loading import Batches, Draw, window_sampler
-        from geocore.rasters import open_raster
+        from geocore.datasets.cache import DecodedScenes
+        from geocore.datasets.loader import Batches
+        from geocore.raster.geotiff import open_raster
         from geocore.settings import SamplingSettings
+        from geocore.tiling.samplers import Draw, window_sampler
 
         scenes, name = DecodedScenes(cache, reader="geocore"), path.stem
         settings = SamplingSettings(kind="chunked", windows_per_chunk=self.each) if self.each else SamplingSettings()

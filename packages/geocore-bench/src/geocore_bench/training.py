@@ -78,7 +78,7 @@ def geocore_fit(setting: Setting, data: Path) -> Measured:
 
 
 def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: bool = False) -> Measured:
-    """Train with `geocore.training.fit`.
+    """Train with `geocore.training.fit.fit`.
 
     Args:
         model: gives logits of shape (batch, class, row, col).
@@ -88,10 +88,10 @@ def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: b
     """
     import torch
 
-    from geocore.devices import Place
-    from geocore.runs import Run
+    from geocore.device import Place
     from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
-    from geocore.training import fit
+    from geocore.training.fit import fit
+    from geocore.training.run import Run
 
     one = torch.tensor(1)  # the mean over the pixels of a batch, as in the other loops
 

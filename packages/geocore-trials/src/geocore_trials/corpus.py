@@ -77,8 +77,8 @@ def _write(
 
 
 def _read_raster(path: Path) -> bytes:
-    from geocore.grid import Window
-    from geocore.rasters import open_raster
+    from geocore.raster.geotiff import open_raster
+    from geocore.raster.grid import Window
 
     with open_raster(path) as scene:
         rows, cols = scene.grid.height, scene.grid.width
@@ -190,8 +190,8 @@ def _make_list(path: Path, number: int) -> None:
 
 def _read_list(path: Path) -> bytes:
     from geocore.errors import DataError
-    from geocore.granules import granule_of
-    from geocore.stacks import open_stack
+    from geocore.raster.products import granule_of
+    from geocore.raster.stack import open_stack
 
     granule = granule_of(path)
     if granule is None:
@@ -287,8 +287,8 @@ def _outlines_by(driver: str | None) -> Callable[[Path, int], None]:
 
 
 def _read_outlines(path: Path) -> bytes:
-    from geocore.grid import Grid
-    from geocore.outlines import read_outlines
+    from geocore.raster.grid import Grid
+    from geocore.vector.outlines import read_outlines
 
     grid = Grid(_PX, _PX, (10.0, 0.0, 5e5, 0.0, -10.0, 7e6), "EPSG:32633")
     found = read_outlines(path, grid)
@@ -341,7 +341,7 @@ def _make_dataset(path: Path, number: int) -> None:
 
 
 def _read_dataset(path: Path) -> bytes:
-    from geocore.manifests import read_document
+    from geocore.datasets.schema import read_document
 
     return repr(read_document(path)).encode()
 
@@ -358,7 +358,7 @@ def _make_json(path: Path, number: int) -> None:
 
 def _read_settings(path: Path) -> bytes:
     from floods_prithvi.config import TrainSettings
-    from geocore.commands import load_settings
+    from geocore.cli.main import load_settings
 
     words = ["--config", str(path), "--data", "d", "--run", "r"]
     return repr(load_settings(TrainSettings, words, prog="floods-train", recipes="floods_prithvi")).encode()
@@ -414,7 +414,7 @@ def _kept() -> list[Format]:
 
 
 def _make_array(path: Path, number: int) -> None:
-    from geocore.cache import write_cached
+    from geocore.raster.npy_store import write_cached
 
     folder = path.with_suffix(".entry")
     write_cached(folder, "key", {"values": _values(number)}, fingerprint="f")
@@ -422,7 +422,7 @@ def _make_array(path: Path, number: int) -> None:
 
 
 def _read_array(path: Path) -> bytes:
-    from geocore.cache import read_cached
+    from geocore.raster.npy_store import read_cached
 
     folder = path.with_suffix(".entry")
     shutil.copy(path, folder / "key" / "values.npy")
@@ -433,7 +433,7 @@ def _make_checkpoint(name: str) -> Callable[[Path, int], None]:
     def make(path: Path, number: int) -> None:
         import torch
 
-        from geocore.checkpoints import Contents, save_checkpoint
+        from geocore.training.checkpoint import Contents, save_checkpoint
 
         weight = torch.arange(64.0).reshape(8, 8) + number
         contents = Contents(1, {"weight": weight}, None, {"lr": 0.1}, {}, ["{}"], {"step": 1}, {"bands": ["red"]})
@@ -445,7 +445,7 @@ def _make_checkpoint(name: str) -> Callable[[Path, int], None]:
 
 def _read_checkpoint(name: str) -> Reader:
     def read(path: Path) -> bytes:
-        from geocore.checkpoints import load_checkpoint
+        from geocore.training.checkpoint import load_checkpoint
 
         folder = path.with_suffix(".run")
         shutil.copy(path, folder / "step-000001" / name)
@@ -474,7 +474,7 @@ def _make_weights(path: Path, number: int) -> None:
 
 
 def _read_weights(path: Path) -> bytes:
-    from geocore.weights import load_foreign
+    from geocore.training.pretrained import load_foreign
 
     state = load_foreign(path)
     return b"".join(name.encode() + state[name].contiguous().numpy().tobytes() for name in sorted(state))
@@ -486,7 +486,7 @@ def _make_record(path: Path, number: int) -> None:
 
 
 def _read_record(path: Path) -> bytes:
-    from geocore.records import read_calls
+    from geocore.storage.records import read_calls
 
     folder = path.with_name(f"{path.name}-folder")
     folder.mkdir(exist_ok=True)
@@ -500,7 +500,7 @@ def _make_metrics(path: Path, number: int) -> None:
 
 
 def _read_metrics(path: Path) -> bytes:
-    from geocore.report import write_report
+    from geocore.report.report import write_report
 
     folder = path.with_name(f"{path.name}-run")
     folder.mkdir(exist_ok=True)

@@ -24,8 +24,21 @@ _HANG_S: Final = 20.0
 _GOOD: Final = frozenset({"refused", "equal"})
 _IMPORTED: Final = (
     *("rasterio", "rasterio.shutil", "h5py", "pandas", "geopandas", "pyogrio", "pyarrow.parquet", "torch", "yaml"),
-    *("geocore.rasters", "geocore.stacks", "geocore.granules", "geocore.outlines", "geocore.cache", "geocore.report"),
-    *("geocore.checkpoints", "geocore.weights", "geocore.records", "geocore.manifests", "geocore.commands"),
+    *(
+        "geocore.raster.geotiff",
+        "geocore.raster.stack",
+        "geocore.raster.products",
+        "geocore.vector.outlines",
+        "geocore.raster.npy_store",
+        "geocore.report.report",
+    ),
+    *(
+        "geocore.training.checkpoint",
+        "geocore.training.pretrained",
+        "geocore.storage.records",
+        "geocore.datasets.schema",
+        "geocore.cli.main",
+    ),
     *("seaice_multitask.scenes", "crops_activesampling.layout", "crops_activesampling.rules", "floods_prithvi.config"),
     *("floods_prithvi.lists", "slumps_detectron2.pairs"),
 )

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from crops_activesampling.scores import Classes, confusion, weighted_f1
 from crops_activesampling.windows import MEDIANS
-from geocore.grid import Window
-from geocore.progress import progress
-from geocore.scenes import Scene
+from geocore.raster.grid import Window
+from geocore.raster.scene import Scene
+from geocore.terminal import progress
 
 if TYPE_CHECKING:
     from crops_activesampling.windows import Patches

@@ -22,12 +22,13 @@ from crops_activesampling import cf_times, composites, layout, plane_medians
 from crops_activesampling.composites import check_bands, patch_composites, period_edges
 from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import PatchName, open_patch
-from geocore import hdf5
-from geocore.cache import NewEntry, map_array, new_entry, read_entry
 from geocore.errors import DataError
-from geocore.files import sha256_file, sha256_json, storage_errors
-from geocore.jobs import Outcome, Task, run_tasks
+from geocore.jobs.job import Outcome, Task
+from geocore.jobs.runner import run_tasks
+from geocore.raster import hdf5
+from geocore.raster.npy_store import NewEntry, map_array, new_entry, read_entry
 from geocore.settings import WorkerSettings
+from geocore.storage.files import sha256_file, sha256_json, storage_errors
 
 if TYPE_CHECKING:
     from crops_activesampling.encoders import Encoder

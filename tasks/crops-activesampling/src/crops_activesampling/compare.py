@@ -12,8 +12,8 @@ from typing import Any, Final, NoReturn
 
 from crops_activesampling.comparison import COSTS, Strategy, mean, read_run, reference_of, strategies_of, table
 from crops_activesampling.config import CompareSettings
-from geocore.commands import command
-from geocore.files import atomic_path, atomic_write_text, remove_leftovers
+from geocore.cli.main import command
+from geocore.storage.files import atomic_path, atomic_write_text, remove_leftovers
 
 _AXES: Final = ("optimiser steps", "forward passes of one sample", "seconds")
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from crops_activesampling.config import TASK
-from geocore.documents import read_json
 from geocore.errors import DataError, RunError, SettingsError
-from geocore.records import read_metrics, read_summary
+from geocore.storage.documents import read_json
+from geocore.storage.records import read_metrics, read_summary
 
 _SCORE: Final = "validation_f1_weighted"
 COSTS: Final = ("steps", "forwards", "seconds")

@@ -22,22 +22,21 @@ from crops_activesampling.encoders import Encoder, read_encoder
 from crops_activesampling.layout import PatchName, find_patches, true_labels
 from crops_activesampling.splits import assign_splits, counts_of_splits, leaks, missing_classes
 from crops_activesampling.windows import CROPS, MEDIANS, NOISE, Patches, Windows, grid_of_entry, windows_of
-from geocore.bands import Band, Bands
-from geocore.cache import Entry, map_array, read_entry, write_cached
-from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.datasets.dataset import Dataset, load_prepared
+from geocore.datasets.labels import check_varied
+from geocore.datasets.sample_data import built_in_sample
+from geocore.datasets.schema import LabelSpec, Sample, Scalar
+from geocore.datasets.shift import pixel_attribute, with_pixel_sizes
+from geocore.datasets.statistics import measure
 from geocore.errors import DataError
-from geocore.files import remove_leftovers, sha256_file, sha256_json
-from geocore.jobs import Outcome
-from geocore.labels import check_varied
-from geocore.manifests import Scalar
-from geocore.normalisation import measure
-from geocore.overlaps import View, shared_by_splits, view_of
-from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
-from geocore.prepared import load_prepared
-from geocore.progress import progress
-from geocore.samples import built_in_sample
-from geocore.scenes import ArraySource, Layer, Scene
-from geocore.validation import cannot_choose
+from geocore.jobs.job import Outcome
+from geocore.raster.bands import Band, Bands
+from geocore.raster.npy_store import Entry, map_array, read_entry, write_cached
+from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.storage.files import remove_leftovers, sha256_file, sha256_json
+from geocore.terminal import progress
+from geocore.tiling.overlaps import View, shared_by_splits, view_of
+from geocore.training.validation import cannot_choose
 
 __all__ = [
     "Patches",

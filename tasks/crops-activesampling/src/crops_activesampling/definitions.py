@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from geocore.arguments import read_file
+from geocore.cli.config import read_file
 from geocore.errors import SettingsError
 
 Kind = Literal["encoders", "splits"]

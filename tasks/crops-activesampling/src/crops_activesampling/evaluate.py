@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import TASK, EvaluateSettings
-from geocore.checks import check_prepared, check_run
-from geocore.commands import command
+from geocore.cli.checks import check_prepared, check_run
+from geocore.cli.main import command
 
 if TYPE_CHECKING:
     from crops_activesampling.config import TrainSettings
     from crops_activesampling.data import Patches
     from crops_activesampling.model import CropNet
     from crops_activesampling.scores import Counts
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.report import Panel
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.report.report import Panel
 
     PatchCounts = Sequence[Mapping[str, Counts]]
 
@@ -49,15 +49,15 @@ def evaluate(settings: EvaluateSettings) -> None:
     from crops_activesampling.mapping import counts_of_maps, map_split
     from crops_activesampling.model import build_model, restore_model, training_split, validation_split
     from crops_activesampling.scores import MEANINGS, PRIMARY, VIEWS, named, per_class, total, weighted_f1
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
-    from geocore.files import atomic_write_text
-    from geocore.overviews import noted
-    from geocore.pixel_sizes import warn_of_sizes
-    from geocore.prepared import datasets_of_run
-    from geocore.provenance import installed_versions
-    from geocore.report import write_report
+    from geocore.datasets.dataset import datasets_of_run
+    from geocore.datasets.shift import warn_of_sizes
+    from geocore.device import open_place, seed_everything
+    from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.report.overview import noted
+    from geocore.report.report import write_report
+    from geocore.storage.files import atomic_write_text
+    from geocore.storage.records import installed_versions
+    from geocore.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     network = restore_model(checkpoint)
@@ -240,7 +240,7 @@ def _pixel_counts(
     from crops_activesampling.data import Patches
     from crops_activesampling.mapping import counts_of_maps
     from crops_activesampling.model import training_split, validation_split
-    from geocore.progress import progress
+    from geocore.terminal import progress
 
     classifier = train_classifier(
         Patches(home, training_split(trained)),
@@ -269,7 +269,7 @@ def _panels(
     from crops_activesampling.mapping import map_patch
     from crops_activesampling.overlay import draw_confusion, draw_patch
     from crops_activesampling.scores import PRIMARY, named, total
-    from geocore.report import Panel
+    from geocore.report.report import Panel
 
     names = network.class_names
     caption = "Percent of the labelled pixels of each crop, all patches together"

@@ -19,21 +19,22 @@ from torch import Tensor
 from crops_activesampling.config import TASK, TrainSettings
 from crops_activesampling.loss import CROPS, sample_losses
 from crops_activesampling.model import MEDIANS, class_names, restore_model, training_split
-from geocore.cache import Entry, new_entry, read_cached, read_entry
-from geocore.checkpoints import Checkpoint, load_checkpoint
-from geocore.devices import Place, to_device
+from geocore.datasets.loader import Batches
+from geocore.device import Place, to_device
 from geocore.errors import DataError, RunError
-from geocore.files import remove_leftovers, sha256_json
-from geocore.loading import Batches, GridSampler
-from geocore.progress import progress
-from geocore.records import read_metrics, read_summary
+from geocore.raster.npy_store import Entry, new_entry, read_cached, read_entry
+from geocore.storage.files import remove_leftovers, sha256_json
+from geocore.storage.records import read_metrics, read_summary
+from geocore.terminal import progress
+from geocore.tiling.samplers import GridSampler
+from geocore.training.checkpoint import Checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from crops_activesampling.data import Windows
     from crops_activesampling.model import CropNet
-    from geocore.datasets import Dataset
+    from geocore.datasets.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 

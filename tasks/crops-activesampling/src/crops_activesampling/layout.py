@@ -23,13 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
-from geocore.archives import read_arrays
-from geocore.declarations import CfDeclaration, stated_by_cf, valid_codes
 from geocore.errors import DataError
-from geocore.grid import Grid, Transform, length_unit_of
-from geocore.hdf5 import open_hdf5, read_attributes, read_dataset
-from geocore.netcdf import open_netcdf
-from geocore.netcdf_grids import gdal_transform, netcdf_crs, netcdf_transform
+from geocore.raster.declarations import CfDeclaration, stated_by_cf, valid_codes
+from geocore.raster.grid import Grid, Transform, length_unit_of
+from geocore.raster.hdf5 import open_hdf5, read_attributes, read_dataset
+from geocore.raster.netcdf import gdal_transform, netcdf_crs, netcdf_transform, open_netcdf
+from geocore.storage.memory import read_arrays
 
 RATIOS: Final[Mapping[str, int]] = {
     "B01": 6, "B02": 1, "B03": 1, "B04": 1, "B05": 2, "B06": 2, "B07": 2, "B08": 1, "B8A": 2, "B09": 6, "B10": 6,

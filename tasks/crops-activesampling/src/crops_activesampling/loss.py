@@ -13,10 +13,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from geocore.errors import DataError
-from geocore.losses import SumCount, masked_cross_entropy
+from geocore.training.losses import SumCount, masked_cross_entropy
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
+    from geocore.datasets.dataset import Dataset
 
 CROPS = "crops"
 

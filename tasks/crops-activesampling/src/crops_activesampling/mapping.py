@@ -21,20 +21,21 @@ from crops_activesampling.config import CompositeSettings
 from crops_activesampling.layout import open_patch
 from crops_activesampling.model import CLASSES, MEDIANS, read_window
 from crops_activesampling.scores import Classes, Counts, patch_counts
-from geocore.blending import VALID, DenseBlend
-from geocore.decisions import labels_of, percent_of
+from geocore.datasets.batch import VALID
+from geocore.datasets.shift import TrainedOn, compare_with_training
 from geocore.errors import CheckpointError, DataError
-from geocore.grid import Window
-from geocore.inference import map_region
-from geocore.progress import progress
-from geocore.scenes import ArraySource, Scene
-from geocore.shifts import TrainedOn, compare_with_training
-from geocore.tiles import Region, Tiling
+from geocore.inference.blend import DenseBlend
+from geocore.inference.outputs import labels_of, percent_of
+from geocore.inference.tiled import map_region
+from geocore.raster.grid import Window
+from geocore.raster.scene import ArraySource, Scene
+from geocore.terminal import progress
+from geocore.tiling.tiles import Region, Tiling
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
     from crops_activesampling.windows import Patches
-    from geocore.devices import Place
+    from geocore.device import Place
     from geocore.settings import TilingSettings
 
 UNSEEN: Final = 0

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import MediansSettings
-from geocore.commands import command
-from geocore.shares import in_shares
-from geocore.terminals import one_line, shell_word
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
+from geocore.terminal import one_line, shell_word
 
 if TYPE_CHECKING:
-    from geocore.jobs import Outcome
+    from geocore.jobs.job import Outcome
 
 
 def main() -> NoReturn:
@@ -33,10 +33,10 @@ def medians(settings: MediansSettings) -> None:
 
     from crops_activesampling.caching import FOLDER, cache_patches
     from crops_activesampling.layout import find_patches
-    from geocore.cache import read_entry
-    from geocore.datasets import FILE_NAME
+    from geocore.datasets.schema import FILE_NAME
     from geocore.errors import DataError
-    from geocore.progress import progress
+    from geocore.raster.npy_store import read_entry
+    from geocore.terminal import progress
 
     if (settings.out / FILE_NAME).exists():
         raise DataError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from crops_activesampling.selection import Selecting
 
 if TYPE_CHECKING:
-    from geocore.training import BatchSource
+    from geocore.training.fit import BatchSource
 
 BACKWARD_FORWARDS: Final = 2
 """Forward passes that a backward pass costs: one for the gradient of the weights, one for that of the inputs."""

@@ -20,18 +20,19 @@ from crops_activesampling.config import TASK, ModelSettings, periods_of
 from crops_activesampling.convstar import ConvStar
 from crops_activesampling.loss import CROPS, UNLABELLED, class_pixels
 from crops_activesampling.unet import unet
-from geocore.blending import VALID, Head
+from geocore.datasets.batch import VALID
 from geocore.errors import CheckpointError, DataError, SettingsError, WeightsError
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import Layer, Patch
-from geocore.weights import load_strictly
+from geocore.inference.blend import Head
+from geocore.raster.scene import Layer, Patch
+from geocore.training.pretrained import load_strictly
+from geocore.transforms.normalize import Preprocessing
 
 if TYPE_CHECKING:
     from crops_activesampling.config import TrainSettings
-    from geocore.checkpoints import Checkpoint
-    from geocore.datasets import Dataset
-    from geocore.grid import Window
-    from geocore.scenes import Scene
+    from geocore.datasets.dataset import Dataset
+    from geocore.raster.grid import Window
+    from geocore.raster.scene import Scene
+    from geocore.training.checkpoint import Checkpoint
 
 MEDIANS: Final = "medians"
 CLASSES: Final = "classes"

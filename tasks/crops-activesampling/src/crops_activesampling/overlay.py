@@ -11,13 +11,13 @@ import numpy.typing as npt
 from crops_activesampling.products import class_colours
 from crops_activesampling.scores import Classes, Counts
 from crops_activesampling.windows import MEDIANS
-from geocore.drawings import OUTSIDE, Picture, new_figure, rendered, stretched
+from geocore.report.preview import OUTSIDE, Picture, new_figure, rendered, stretched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from geocore.legends import Colour
-    from geocore.scenes import Scene
+    from geocore.raster.scene import Scene
+    from geocore.raster.write import Colour
 
 _CHANNELS: Final = (("B08", "B8A", "B07", "B06"), ("B04", "B05", "B11"), ("B03", "B02", "B12"))
 """For red, green and blue, the first band that there is: plants are red, bare soil is grey or green."""

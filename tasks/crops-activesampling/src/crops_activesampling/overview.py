@@ -11,12 +11,13 @@ import numpy.typing as npt
 from crops_activesampling.overlay import composite, false_colour_bands
 from crops_activesampling.products import class_colours
 from crops_activesampling.windows import CROPS, MEDIANS, Patches
-from geocore.datasets import Dataset, Sample
-from geocore.normalisation import measure
-from geocore.overviews import Contents, Overview, number, splits_of, spread
-from geocore.previews import UNLABELLED, ClassKey, Marks, Preview, colours_shown
-from geocore.progress import progress
-from geocore.scenes import Scene
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
+from geocore.datasets.statistics import measure
+from geocore.raster.scene import Scene
+from geocore.report.overview import Contents, Overview, number, splits_of, spread
+from geocore.report.preview import UNLABELLED, ClassKey, Marks, Preview, colours_shown
+from geocore.terminal import progress
 
 
 def overview_of(dataset: Dataset) -> Overview:

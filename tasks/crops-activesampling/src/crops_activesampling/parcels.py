@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from crops_activesampling.scores import Classes, parcel_majorities
-from geocore.files import atomic_path
+from geocore.storage.files import atomic_path
 
 if TYPE_CHECKING:
     from crops_activesampling.mapping import MappedPatch

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
-from geocore.files import remove_leftovers
-from geocore.netcdf import new_netcdf
+from geocore.raster.netcdf import new_netcdf
+from geocore.storage.files import remove_leftovers
 
 _CHUNK_VALUES: Final = 1 << 19
 _DAY_S: Final = 86_400

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crops_activesampling.config import TASK, PredictSettings
-from geocore.checks import check_inputs, check_run
-from geocore.commands import command
-from geocore.shares import in_shares
+from geocore.cli.checks import check_inputs, check_run
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
-    from geocore.jobs import Task
-    from geocore.networks import Origin, Trained
+    from geocore.jobs.job import Task
+    from geocore.training.run import Origin, Trained
 
 
 def main() -> NoReturn:
@@ -49,9 +49,9 @@ def predict(settings: PredictSettings) -> None:
     from crops_activesampling.mapping import composite_settings
     from crops_activesampling.model import restore_model
     from crops_activesampling.products import mosaic_paths, product_paths, told
-    from geocore.files import sha256_file
-    from geocore.networks import chosen_network
-    from geocore.surveys import Survey, scene_tasks
+    from geocore.inference.batch import Survey, scene_tasks
+    from geocore.storage.files import sha256_file
+    from geocore.training.run import chosen_network
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
@@ -114,8 +114,8 @@ class MapPatch:
         """
         from crops_activesampling.mapping import check_numbers, map_patch, read_composites
         from crops_activesampling.products import write_products
-        from geocore.devices import open_place
-        from geocore.pixel_sizes import warn_if_resized
+        from geocore.datasets.shift import warn_if_resized
+        from geocore.device import open_place
 
         trained = _network(self.origin)
         network = trained.network
@@ -153,7 +153,7 @@ class JoinPatches:
 def _mosaic_tasks(patches: Sequence[Task]) -> list[Task]:
     """A task for each year and tile of patches."""
     from crops_activesampling.layout import PatchName
-    from geocore.jobs import Task
+    from geocore.jobs.job import Task
 
     members: dict[str, dict[str, str]] = defaultdict(dict)
     for patch in patches:
@@ -164,6 +164,6 @@ def _mosaic_tasks(patches: Sequence[Task]) -> list[Task]:
 
 def _network(origin: Origin) -> Trained[CropNet]:
     from crops_activesampling.model import restore_model
-    from geocore.networks import same_network
+    from geocore.training.run import same_network
 
     return same_network(origin, restore_model)

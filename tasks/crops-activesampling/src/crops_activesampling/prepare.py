@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import TASK, PrepareSettings
-from geocore.commands import command
-from geocore.shares import in_shares
-from geocore.terminals import one_line
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
+from geocore.terminal import one_line
 
 if TYPE_CHECKING:
-    from geocore.jobs import Outcome
+    from geocore.jobs.job import Outcome
 
 
 def main() -> NoReturn:
@@ -34,12 +34,12 @@ def prepare(settings: PrepareSettings) -> None:
     from crops_activesampling.data import chosen_patches, describe, leaks_of, no_choice
     from crops_activesampling.encoders import read_encoder
     from crops_activesampling.overview import overview_of
+    from geocore.datasets.dataset import check_out, save_prepared
     from geocore.errors import DataError
-    from geocore.overlaps import PIXELS, refuse_leaks
-    from geocore.overviews import can_train, present
-    from geocore.prepared import check_out, save_prepared
-    from geocore.progress import progress
-    from geocore.validation import told_by_prepare
+    from geocore.report.overview import can_train, present
+    from geocore.terminal import progress
+    from geocore.tiling.overlaps import PIXELS, refuse_leaks
+    from geocore.training.validation import told_by_prepare
 
     check_out(settings, TASK)
     encoder = read_encoder(settings.encoder)

@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from crops_activesampling.mapping import UNSEEN, MappedPatch
 from crops_activesampling.parcels import parcel_table, write_table
-from geocore.cogs import BLOCK_PX, RasterWriter
-from geocore.decisions import PERCENT_NODATA
 from geocore.errors import DataError
-from geocore.grid import Grid, Window, same_crs
-from geocore.legends import Colour
-from geocore.rasters import open_raster
-from geocore.tallies import Tally, added, by_area
+from geocore.inference.outputs import PERCENT_NODATA, Tally, added, by_area
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window, same_crs
+from geocore.raster.write import BLOCK_PX, Colour, RasterWriter
 
 RASTERS: Final = ("_pred.tif", "_prob.tif")
 TABLES: Final = ("_parcels.csv", "_parcels.parquet")

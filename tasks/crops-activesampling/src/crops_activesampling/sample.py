@@ -24,8 +24,8 @@ from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName, truth_path
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.sample_fields import LEANINGS, draw_fields
 from crops_activesampling.sample_series import Season, draw_season, draw_series
-from geocore.files import atomic_path
-from geocore.progress import progress
+from geocore.storage.files import atomic_path
+from geocore.terminal import progress
 
 _MODULES: Final = (layout, patch_writer, sample_fields, sample_series)
 CODE: Final = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.metrics import Confusion, macro
+from geocore.metrics.confusion import Confusion, macro
 
 PRIMARY: Final = "f1_weighted"
 MEANINGS: Final = {

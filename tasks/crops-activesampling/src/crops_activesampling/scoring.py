@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crops_activesampling.config import Score, SelectionSettings
 from crops_activesampling.loss import CROPS, labelled_means, sample_losses
-from geocore.devices import Place, to_device
+from geocore.device import Place, to_device
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet

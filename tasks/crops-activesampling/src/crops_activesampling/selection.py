@@ -1,8 +1,8 @@
 """A source of batches that reads more samples than it hands out, and asks which are worth training on.
 
-`Selecting` wraps any source of batches, such as `geocore.loading.Batches`, and is one itself: `geocore.training.fit`
-takes it as it is. It reads a block of micro-batches, has a `Chooser` score their samples with the model as it is then,
-and hands out the best as micro-batches of the usual size.
+`Selecting` wraps any source of batches, such as `geocore.datasets.loader.Batches`, and is one itself:
+`geocore.training.fit.fit` takes it as it is. It reads a block of micro-batches, has a `Chooser` score their samples
+with the model as it is then, and hands out the best as micro-batches of the usual size.
 
 Each process of a distributed run reads its own slice of every micro-batch, so candidates are disjoint, and keeps the
 best of its own: the batch is the union of the shares.
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from crops_activesampling.scoring import best, perturbed
-from geocore.draws import Draws
 from geocore.errors import RunError, TrainingError
+from geocore.transforms.augment import Draws
 
 if TYPE_CHECKING:
-    from geocore.devices import Place
-    from geocore.training import BatchSource
+    from geocore.device import Place
+    from geocore.training.fit import BatchSource
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NoReturn
 
 from crops_activesampling.config import SplitCommandSettings
-from geocore.commands import command
-from geocore.terminals import one_line, shell_word
+from geocore.cli.main import command
+from geocore.terminal import one_line, shell_word
 
 
 def main() -> NoReturn:
@@ -39,7 +39,7 @@ def split(settings: SplitCommandSettings) -> None:
         write_lists,
         write_tables,
     )
-    from geocore.progress import progress
+    from geocore.terminal import progress
 
     encoder = read_encoder(settings.encoder)
     paths = {PatchName.of(path): path for path in find_patches(settings.data)}

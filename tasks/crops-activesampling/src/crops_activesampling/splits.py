@@ -12,9 +12,9 @@ from typing import Final
 from crops_activesampling.config import SplitSettings
 from crops_activesampling.layout import PatchName
 from crops_activesampling.rules import SPLITS, drawn_order, read_rules
-from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
-from geocore.files import atomic_write_text, remove_leftovers, storage_errors
+from geocore.storage.documents import DocumentError, read_text
+from geocore.storage.files import atomic_write_text, remove_leftovers, storage_errors
 
 PIXELS_FILE: Final = "pixel_counts.csv"
 PATCHES_FILE: Final = "patches.csv"

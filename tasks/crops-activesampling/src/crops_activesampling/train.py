@@ -11,8 +11,8 @@ import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from crops_activesampling.config import TASK, SelectionSettings, TrainSettings
-from geocore.checks import check_prepared
-from geocore.commands import command
+from geocore.cli.checks import check_prepared
+from geocore.cli.main import command
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from crops_activesampling.holdout import HoldoutLosses
     from crops_activesampling.model import CropNet
     from crops_activesampling.selection import Selecting
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.loading import Batches
-    from geocore.runs import Run
+    from geocore.datasets.dataset import Dataset
+    from geocore.datasets.loader import Batches
+    from geocore.device import Place
     from geocore.settings import TilingSettings
+    from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ def train(settings: TrainSettings) -> None:
     from crops_activesampling.holdout import holdout_losses
     from crops_activesampling.model import training_split, validation_split
     from crops_activesampling.scoring import needs_holdout
-    from geocore.devices import open_place
-    from geocore.report import write_report
-    from geocore.runs import Run, default_run_name
-    from geocore.validation import require_choice, unseen
+    from geocore.device import open_place
+    from geocore.report.report import write_report
+    from geocore.training.run import Run, default_run_name
+    from geocore.training.validation import require_choice, unseen
 
     with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
@@ -107,10 +107,11 @@ def _fit(settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | Non
     from crops_activesampling.loss import CROPS, class_pixels, class_weights, crop_loss
     from crops_activesampling.metering import Metered
     from crops_activesampling.model import build_model, training_split, validation_split
-    from geocore.augmentations import Flip, Rot90, compose
-    from geocore.devices import seed_everything
-    from geocore.loading import Batches, GridSampler
-    from geocore.training import fit
+    from geocore.datasets.loader import Batches
+    from geocore.device import seed_everything
+    from geocore.tiling.samplers import GridSampler
+    from geocore.training.fit import fit
+    from geocore.transforms.augment import Flip, Rot90, compose
 
     seed = settings.training.seed
     seed_everything(seed)
@@ -227,11 +228,12 @@ def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSett
 
     from crops_activesampling.model import CLASSES, read_window
     from crops_activesampling.scores import confusion, scores_of
-    from geocore.blending import VALID, DenseBlend
-    from geocore.decisions import labels_of
-    from geocore.grid import Window
-    from geocore.inference import map_region
-    from geocore.tiles import Region, Tiling
+    from geocore.datasets.batch import VALID
+    from geocore.inference.blend import DenseBlend
+    from geocore.inference.outputs import labels_of
+    from geocore.inference.tiled import map_region
+    from geocore.raster.grid import Window
+    from geocore.tiling.tiles import Region, Tiling
 
     classes = network.head.channels
     matrix, logarithms = np.zeros((classes, classes), np.int64), 0.0

@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from crops_activesampling.composites import SCALE
-from geocore.cache import read_entry
-from geocore.datasets import Dataset, Sample
-from geocore.decoded import kept_array
+from geocore.datasets.cache import kept_array
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
 from geocore.errors import DataError
-from geocore.grid import Grid, Window, length_unit_of
-from geocore.scenes import ArraySource, Scene
-from geocore.tiles import Tiling
+from geocore.raster.grid import Grid, Window, length_unit_of
+from geocore.raster.npy_store import read_entry
+from geocore.raster.scene import ArraySource, Scene
+from geocore.tiling.tiles import Tiling
 
 if TYPE_CHECKING:
-    from geocore.loading import Draw
+    from geocore.tiling.samplers import Draw
 
 MEDIANS: Final = "medians"
 """Layer of the data set."""

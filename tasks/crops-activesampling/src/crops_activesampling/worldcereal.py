@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from crops_activesampling.cf_times import decode_times
 from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
-from geocore.commands import command
-from geocore.declarations import valid_codes
+from geocore.cli.main import command
 from geocore.errors import DataError
-from geocore.netcdf import NetcdfFile, open_netcdf
-from geocore.netcdf_grids import netcdf_crs, netcdf_transform
+from geocore.raster.declarations import valid_codes
+from geocore.raster.netcdf import NetcdfFile, netcdf_crs, netcdf_transform, open_netcdf
 from geocore.settings import Settings, deciding, operational
-from geocore.terminals import one_line, shell_word
+from geocore.terminal import one_line, shell_word
 
 _CUBES: Final[Mapping[str, int]] = {"S2_L2A_10m_*.nc": 1, "S2_L2A_20m_*.nc": 2}
 _LABELS: Final = "OUTPUT_*.nc"

@@ -11,9 +11,9 @@ from rasterio.enums import ColorInterp
 
 from floods_prithvi.config import SIX_BANDS
 from geocore.errors import SceneError
-from geocore.granules import granule_of
-from geocore.handles import open_handle
-from geocore.locations import Location, access, shown
+from geocore.raster.gdal import open_handle
+from geocore.raster.paths import Location, access, shown
+from geocore.raster.products import granule_of
 
 _SCHEMES: Final = (
     (("blue",), ("green",), ("red",), ("nirnarrow", "nir08", "nir"), ("swir1", "swir16"), ("swir2", "swir22")),

@@ -23,16 +23,17 @@ from floods_prithvi.loss import pixel_loss
 from floods_prithvi.mapping import chip_counts
 from floods_prithvi.model import CLASSES, class_names
 from floods_prithvi.scores import named, primary, total
-from geocore.blending import VALID, Head
-from geocore.metrics import Confusion
-from geocore.preprocessing import Preprocessing
+from geocore.datasets.batch import VALID
+from geocore.inference.blend import Head
+from geocore.metrics.confusion import Confusion
+from geocore.transforms.normalize import Preprocessing
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
     from floods_prithvi.data import Chips
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.scenes import Layer
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.raster.scene import Layer
 
 INDICES: Final[Mapping[str, tuple[IndexName, ...]]] = MappingProxyType(
     {"sen1floods11": ("mndwi", "ndwi"), "burn-scars": ("nbr",)}
@@ -157,14 +158,14 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
         RunError: another process is training it.
     """
     from floods_prithvi.data import Chips, Windows
-    from geocore.augmentations import Augmentation, Flip, Rot90, compose
-    from geocore.baselines import baseline_run
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import seed_everything
-    from geocore.loading import Batches
+    from geocore.datasets.loader import Batches
+    from geocore.device import seed_everything
     from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
-    from geocore.training import fit
-    from geocore.weights import load_strictly
+    from geocore.training.checkpoint import load_checkpoint
+    from geocore.training.fit import fit
+    from geocore.training.pretrained import load_strictly
+    from geocore.training.run import baseline_run
+    from geocore.transforms.augment import Augmentation, Flip, Rot90, compose
 
     seed, chosen = settings.training.seed, settings.baseline
     seed_everything(seed)

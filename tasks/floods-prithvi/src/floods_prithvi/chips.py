@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from floods_prithvi.bands import choose_bands
 from floods_prithvi.config import SIX_BANDS
-from geocore import labels
-from geocore.bands import Band, Bands, taken_for
-from geocore.declarations import NOTHING, Declaration
+from geocore.datasets import labels
+from geocore.datasets.labels import Census, check_mask
 from geocore.errors import DataError
-from geocore.extents import misfit
-from geocore.grid import Grid, Window
-from geocore.ground import to_degrees
-from geocore.images import ImageSource, image_name, open_image
-from geocore.labels import Census, check_mask
-from geocore.locations import Location
-from geocore.masks import MaskRule
-from geocore.scenes import Layer, Patch, Scene, decisions_of, notes_of
+from geocore.raster.bands import Band, Bands, taken_for
+from geocore.raster.declarations import NOTHING, Declaration
+from geocore.raster.extents import misfit
+from geocore.raster.grid import Grid, Window
+from geocore.raster.ground import to_degrees
+from geocore.raster.masks import MaskRule
+from geocore.raster.paths import Location
+from geocore.raster.products import ImageSource, image_name, open_image
+from geocore.raster.scene import Layer, Patch, Scene, decisions_of, notes_of
 
 IMAGE: Final = "image"
 """Layer of a scene."""
@@ -67,7 +67,7 @@ def open_scene(
     holds all bands of the first date first, unless its names say otherwise.
 
     Args:
-        path: the file, its address, or a granule as `geocore.granules.granule_of` knows it.
+        path: the file, its address, or a granule as `geocore.raster.products.granule_of` knows it.
         layer: of `image_layer`.
         bands: names, or numbers from 1, of the bands that stand for the six, in their order; of several dates those of
             the first, or of all. None: by name; a file without names must have no other bands.

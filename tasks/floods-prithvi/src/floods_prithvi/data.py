@@ -18,22 +18,20 @@ from floods_prithvi.config import TASK, PrepareSettings
 from floods_prithvi.lists import assign_splits
 from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
 from floods_prithvi.windows import SEPARATOR, Chips, Reader, Windows, pixels_of
-from geocore.contents import content_hash
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.declarations import Readings
+from geocore.datasets.dataset import Dataset, load_prepared
+from geocore.datasets.labels import Census, check_varied, missing_note
+from geocore.datasets.sample_data import built_in_sample
+from geocore.datasets.schema import LabelSpec, Sample, Scalar
+from geocore.datasets.shift import pixel_attribute, with_pixel_sizes
+from geocore.datasets.statistics import measure
 from geocore.errors import DataError
-from geocore.files import sha256_file, storage_errors
-from geocore.labels import Census, check_varied, missing_note
-from geocore.manifests import Scalar
-from geocore.normalisation import measure
-from geocore.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
-from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
-from geocore.prepared import load_prepared
-from geocore.progress import progress
-from geocore.quantities import QuantityCheck
-from geocore.samples import built_in_sample
-from geocore.scenes import Scene, decisions_of
-from geocore.validation import cannot_choose
+from geocore.raster.declarations import QuantityCheck, Readings
+from geocore.raster.products import content_hash
+from geocore.raster.scene import Scene, decisions_of
+from geocore.storage.files import sha256_file, storage_errors
+from geocore.terminal import progress
+from geocore.tiling.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
+from geocore.training.validation import cannot_choose
 
 __all__ = ["Chips", "Windows", "class_pixels", "describe", "load_dataset", "no_choice"]
 

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from floods_prithvi.config import TASK, EvaluateSettings
-from geocore.checks import check_prepared, check_run
-from geocore.commands import command
+from geocore.cli.checks import check_prepared, check_run
+from geocore.cli.main import command
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
     from floods_prithvi.data import Chips
     from floods_prithvi.model import FloodNet
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.metrics import Confusion
-    from geocore.report import Panel
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.metrics.confusion import Confusion
+    from geocore.report.report import Panel
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ def evaluate(settings: EvaluateSettings) -> None:
     from floods_prithvi.mapping import chip_counts
     from floods_prithvi.model import build_model, restore_model
     from floods_prithvi.scores import meanings, named, per_class, primary, score_of_state, total
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
-    from geocore.overviews import noted
-    from geocore.pixel_sizes import warn_of_sizes
-    from geocore.provenance import installed_versions
-    from geocore.report import write_report
+    from geocore.datasets.shift import warn_of_sizes
+    from geocore.device import open_place, seed_everything
+    from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.report.overview import noted
+    from geocore.report.report import write_report
+    from geocore.storage.records import installed_versions
+    from geocore.training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     network = restore_model(checkpoint)
@@ -130,8 +130,8 @@ def _datasets(settings: EvaluateSettings, trained: TrainSettings, trained_on: st
     A published checkpoint was trained elsewhere: its baselines are trained on the data that are scored.
     """
     from floods_prithvi.data import load_dataset
+    from geocore.datasets.dataset import datasets_of_run
     from geocore.errors import DataError
-    from geocore.prepared import datasets_of_run
 
     if not trained_on.startswith("published:"):
         return datasets_of_run(
@@ -218,7 +218,7 @@ def _panels(
     from floods_prithvi.mapping import map_chip
     from floods_prithvi.overlay import COLOURS, draw_comparison
     from floods_prithvi.scores import named, primary
-    from geocore.report import Panel
+    from geocore.report.report import Panel
 
     leading = primary(network.class_names)
     scores = [named(part, network.class_names)[leading] for part in counts]

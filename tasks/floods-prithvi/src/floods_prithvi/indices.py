@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from floods_prithvi.chips import IMAGE
 from floods_prithvi.scores import IGNORED, count
-from geocore.grid import Window
-from geocore.metrics import Confusion
-from geocore.scenes import Scene
+from geocore.metrics.confusion import Confusion
+from geocore.raster.grid import Window
+from geocore.raster.scene import Scene
 
 if TYPE_CHECKING:
     from floods_prithvi.data import Chips

@@ -11,9 +11,9 @@ from typing import Final
 
 from floods_prithvi.config import PrepareSettings
 from floods_prithvi.names import FORMATS, ChipFiles, chip_id, listed
-from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
-from geocore.splits import split_by_group
+from geocore.storage.documents import DocumentError, read_text
+from geocore.tiling.splits import split_by_group
 
 _NAME: Final = re.compile(r"(?:flood_)?(train|training|val|valid|validation|test|bolivia)(?:_data)?\.(?:csv|txt)")
 _SPLIT_OF: Final = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from floods_prithvi.config import LossSettings
 from floods_prithvi.scores import IGNORED
-from geocore.losses import SumCount, masked_cross_entropy
+from geocore.training.losses import SumCount, masked_cross_entropy
 
 SMOOTH: Final = 1.0
 """Added to both parts of Dice, so that a class that is neither true nor predicted costs 0."""

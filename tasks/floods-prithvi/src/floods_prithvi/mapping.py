@@ -13,20 +13,21 @@ from torch import Tensor
 from floods_prithvi.chips import IMAGE
 from floods_prithvi.model import CLASSES
 from floods_prithvi.scores import IGNORED, count
-from geocore.blending import VALID, DenseBlend, Head
-from geocore.decisions import confidence_of, labels_of, percent_of
-from geocore.grid import Window
-from geocore.inference import map_region
-from geocore.metrics import Confusion
-from geocore.mirrors import mirror_mean
-from geocore.planes import Plane
-from geocore.progress import progress
-from geocore.scenes import Patch, Scene
-from geocore.tiles import Region, Tiling
+from geocore.datasets.batch import VALID
+from geocore.inference.blend import DenseBlend, Head
+from geocore.inference.outputs import confidence_of, labels_of, percent_of
+from geocore.inference.tiled import map_region
+from geocore.inference.tta import mirror_mean
+from geocore.metrics.confusion import Confusion
+from geocore.raster.grid import Window
+from geocore.raster.npy_store import Plane
+from geocore.raster.scene import Patch, Scene
+from geocore.terminal import progress
+from geocore.tiling.tiles import Region, Tiling
 
 if TYPE_CHECKING:
     from floods_prithvi.data import Chips
-    from geocore.devices import Place
+    from geocore.device import Place
     from geocore.settings import TilingSettings
 
 Chart = npt.NDArray[np.uint8]

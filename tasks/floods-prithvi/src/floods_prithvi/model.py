@@ -26,19 +26,20 @@ from floods_prithvi.config import TASK, ModelSettings
 from floods_prithvi.heads import FcnHead, Neck, UnetHead, tokens_to_image
 from floods_prithvi.variants import VARIANTS
 from floods_prithvi.windows import stored_of
-from geocore.blending import VALID, Head
-from geocore.declarations import Declaration
+from geocore.datasets.batch import VALID
+from geocore.datasets.shift import TrainedOn
 from geocore.errors import CheckpointError, DataError, SettingsError, WeightsError
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import Layer
-from geocore.shifts import TrainedOn
-from geocore.weights import load_strictly
+from geocore.inference.blend import Head
+from geocore.raster.declarations import Declaration
+from geocore.raster.scene import Layer
+from geocore.training.pretrained import load_strictly
+from geocore.transforms.normalize import Preprocessing
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
     from floods_prithvi.pretrained import LoadTable
-    from geocore.checkpoints import Checkpoint
-    from geocore.datasets import Dataset
+    from geocore.datasets.dataset import Dataset
+    from geocore.training.checkpoint import Checkpoint
 
 CLASSES = "classes"
 AUXILIARY = "auxiliary"
@@ -281,7 +282,7 @@ def restore_model(checkpoint: Checkpoint) -> FloodNet:
 
 def parameter_groups(network: FloodNet, settings: TrainSettings) -> list[dict[str, Any]] | None:
     """Groups with a learning rate that shrinks from the head down to the patch embedding; None: one rate for all."""
-    from geocore.adaptation import layer_decay_groups
+    from geocore.training.pretrained import layer_decay_groups
 
     if settings.model.layer_decay == 1.0:
         return None

@@ -17,10 +17,10 @@ from types import MappingProxyType
 from typing import Final
 
 from floods_prithvi.config import Format
-from geocore.documents import read_json
 from geocore.errors import DataError
-from geocore.images import find_images
-from geocore.locations import Location
+from geocore.raster.paths import Location
+from geocore.raster.products import find_images
+from geocore.storage.documents import read_json
 
 SCENE_EXTENSIONS: Final = (".tif", ".tiff", ".vrt")
 METADATA: Final = "Sen1Floods11_Metadata.geojson"

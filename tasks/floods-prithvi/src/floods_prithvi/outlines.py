@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from geocore.components import components
-from geocore.grid import Grid, Window
-from geocore.ground import PixelAreas
-from geocore.tracing import polygonise_labels
+from geocore.raster.grid import Grid, Window
+from geocore.raster.ground import PixelAreas
+from geocore.vector.polygonize import components, polygonise_labels
 
 Chart = npt.NDArray[np.uint8]
 Strip = tuple[int, Chart, Chart]

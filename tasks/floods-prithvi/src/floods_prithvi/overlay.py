@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from floods_prithvi.chips import IMAGE
-from geocore.drawings import Picture, stretched
-from geocore.scenes import Scene
+from geocore.raster.scene import Scene
+from geocore.report.preview import Picture, stretched
 
 _SIDE_PX = 512
 """Longer side of one of the two pictures, about."""

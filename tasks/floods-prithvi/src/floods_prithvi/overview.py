@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from floods_prithvi.chips import IMAGE, MASK
 from floods_prithvi.overlay import SHOWN
 from floods_prithvi.windows import Chips, pixels_of
-from geocore.datasets import Dataset, Sample
-from geocore.normalisation import measure
-from geocore.overviews import Contents, Overview, percent, splits_of, spread
-from geocore.previews import Marks, Preview, class_keys, colours_shown, read_reduced, thinned
-from geocore.progress import progress
-from geocore.scenes import Scene
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
+from geocore.datasets.statistics import measure
+from geocore.raster.scene import Scene
+from geocore.report.overview import Contents, Overview, percent, splits_of, spread
+from geocore.report.preview import Marks, Preview, class_keys, colours_shown, read_reduced, thinned
+from geocore.terminal import progress
 
 
 def overview_of(dataset: Dataset) -> Overview:

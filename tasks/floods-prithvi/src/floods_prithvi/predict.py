@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from floods_prithvi.config import TASK, PredictSettings
-from geocore.checks import check_inputs, check_run
-from geocore.commands import command
-from geocore.shares import in_shares
+from geocore.cli.checks import check_inputs, check_run
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
 
 if TYPE_CHECKING:
     from floods_prithvi.model import FloodNet
-    from geocore.locations import Location
-    from geocore.networks import Origin, Trained
-    from geocore.scenes import Scene
-    from geocore.tiles import Region
+    from geocore.raster.paths import Location
+    from geocore.raster.scene import Scene
+    from geocore.tiling.tiles import Region
+    from geocore.training.run import Origin, Trained
 
 FAR = 4.0
 """Standard deviations: no event of the sample has a band whose mean lies half as far off."""
@@ -48,7 +48,7 @@ def predict(settings: PredictSettings) -> None:
     check_run(settings.run, TASK)
     check_inputs(settings.input, settings.output)
     from floods_prithvi.names import find_rasters
-    from geocore.masks import MaskRule
+    from geocore.raster.masks import MaskRule
 
     if settings.mask is not None:
         MaskRule.parse(settings.mask)
@@ -57,10 +57,10 @@ def predict(settings: PredictSettings) -> None:
     from floods_prithvi.mapping import planes
     from floods_prithvi.model import restore_model
     from floods_prithvi.products import product_paths, told
-    from geocore.contents import content_hash
-    from geocore.networks import chosen_network
-    from geocore.plans import show_plans
-    from geocore.surveys import Survey, scene_tasks
+    from geocore.inference.batch import Survey, scene_tasks
+    from geocore.inference.estimate import show_plans
+    from geocore.raster.products import content_hash
+    from geocore.training.run import chosen_network
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
@@ -116,13 +116,12 @@ class MapScene:
         """
         from floods_prithvi.chips import IMAGE
         from floods_prithvi.products import write_products
-        from geocore.images import image_name
-        from geocore.inference import predict_scene
-        from geocore.locations import located
-        from geocore.pixel_sizes import warn_if_resized
-        from geocore.shares import joining
-        from geocore.shifts import look_over
-        from geocore.surveys import parts_folder
+        from geocore.datasets.shift import look_over, warn_if_resized
+        from geocore.inference.batch import parts_folder
+        from geocore.inference.tiled import predict_scene
+        from geocore.jobs.runner import joining
+        from geocore.raster.paths import located
+        from geocore.raster.products import image_name
 
         path, settings = located(arguments["path"]), self.settings
         name = image_name(path)
@@ -164,8 +163,8 @@ class MapRegion:
     def __call__(self, region: Region, part: Path) -> None:
         """Write the planes of a region into the folder `part`."""
         from floods_prithvi.mapping import map_rows, planes
-        from geocore.devices import open_place
-        from geocore.planes import PlaneWriter
+        from geocore.device import open_place
+        from geocore.raster.npy_store import PlaneWriter
 
         trained = _network(self.origin)
         network = trained.network
@@ -199,8 +198,8 @@ def _to_plan(
 
 def _open(settings: PredictSettings, path: Location, network: FloodNet) -> Scene:
     from floods_prithvi.chips import open_scene
-    from geocore.declarations import COMMAND_LINE, Declaration
-    from geocore.masks import MaskRule
+    from geocore.raster.declarations import COMMAND_LINE, Declaration
+    from geocore.raster.masks import MaskRule
 
     return open_scene(
         path,
@@ -227,6 +226,6 @@ def _coordinates(settings: PredictSettings, network: FloodNet, scene: Scene | No
 
 def _network(origin: Origin) -> Trained[FloodNet]:
     from floods_prithvi.model import restore_model
-    from geocore.networks import same_network
+    from geocore.training.run import same_network
 
     return same_network(origin, restore_model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from floods_prithvi.config import TASK, PrepareSettings
-from geocore.commands import command
+from geocore.cli.main import command
 
 
 def main() -> NoReturn:
@@ -26,9 +26,9 @@ def prepare(settings: PrepareSettings) -> None:
     """
     from floods_prithvi.data import describe, no_choice
     from floods_prithvi.overview import overview_of
-    from geocore.overviews import can_train, present
-    from geocore.prepared import check_out, save_prepared
-    from geocore.validation import told_by_prepare
+    from geocore.datasets.dataset import check_out, save_prepared
+    from geocore.report.overview import can_train, present
+    from geocore.training.validation import told_by_prepare
 
     check_out(settings, TASK)
     dataset = describe(settings)

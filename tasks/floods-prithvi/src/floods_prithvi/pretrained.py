@@ -21,7 +21,7 @@ from floods_prithvi.backbone import Prithvi
 from floods_prithvi.positions import dates_of
 from floods_prithvi.variants import BANDS, VARIANTS, VariantSpec
 from geocore.errors import WeightsError
-from geocore.weights import load_foreign, load_strictly
+from geocore.training.pretrained import load_foreign, load_strictly
 
 Outcome = Literal["loaded", "left out", "not in the file"]
 

@@ -12,14 +12,13 @@ import shapely
 
 from floods_prithvi.mapping import CLASS, CONFIDENCE, INVALID, PROBABILITY
 from floods_prithvi.outlines import Outline, Strip, trace
-from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.legends import Colour
-from geocore.planes import join_planes
-from geocore.polygons import measures, write_polygons
-from geocore.rasters import open_raster
-from geocore.tallies import Tally, added, by_area, share_km2
+from geocore.inference.outputs import Tally, added, by_area, share_km2
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.npy_store import join_planes
+from geocore.raster.write import BLOCK_PX, Colour, RasterWriter
+from geocore.vector.features import measures, write_polygons
 
 ENDINGS: Final = ("_pred.tif", "_prob.tif", "_confidence.tif", ".gpkg", ".parquet")
 _KNOWN: Final[Mapping[str, Colour]] = {

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from floods_prithvi.config import SIX_BANDS, TASK, ImportSettings
-from geocore.commands import command
-from geocore.terminals import shell_word
+from geocore.cli.main import command
+from geocore.terminal import shell_word
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
@@ -115,10 +115,10 @@ def import_checkpoint(settings: ImportSettings) -> None:
         WeightsError: the file cannot be read safely, or is not of the model that it is said to be.
     """
     from floods_prithvi.config import TrainSettings
-    from geocore.checkpoints import Contents, save_checkpoint
     from geocore.errors import WeightsError
-    from geocore.files import sha256_file
-    from geocore.runs import Run
+    from geocore.storage.files import sha256_file
+    from geocore.training.checkpoint import Contents, save_checkpoint
+    from geocore.training.run import Run
 
     published = PUBLISHED[settings.published]
     trained = TrainSettings.model_validate(dict(published.settings))
@@ -162,7 +162,7 @@ def load_published(path: Path, published: Published, trained: TrainSettings) -> 
         WeightsError: the file cannot be read safely, or is not of that model.
     """
     from floods_prithvi.pretrained import LoadRow, import_published
-    from geocore.weights import load_foreign
+    from geocore.training.pretrained import load_foreign
 
     classes = load_foreign(path).get(_LAST_LAYER)
     names = published.classes
@@ -186,8 +186,7 @@ def network_of(published: Published, trained: TrainSettings) -> FloodNet:
 
     from floods_prithvi.chips import IMAGE, image_layer
     from floods_prithvi.model import FloodNet, Stored
-    from geocore.preprocessing import Preprocessing
-    from geocore.scalings import Scaling, scaling_to_plain
+    from geocore.transforms.normalize import Preprocessing, Scaling, scaling_to_plain
 
     layer = image_layer([str(frame) for frame in range(1, published.frames + 1)] if published.frames > 1 else [])
     bands = tuple(SIX_BANDS)

@@ -30,8 +30,8 @@ from floods_prithvi import sample_burn, sample_events, sample_flood, sample_fram
 from floods_prithvi.names import METADATA
 from floods_prithvi.sample_events import EVENTS, HELD_OUT, Event
 from floods_prithvi.sample_flood import Kind
-from geocore.files import storage_errors
-from geocore.progress import progress
+from geocore.storage.files import storage_errors
+from geocore.terminal import progress
 
 __all__ = ["CODE", "COUNTS", "write_burn_sample", "write_frames_sample", "write_sample"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from geocore.metrics import Confusion, macro
+from geocore.metrics.confusion import Confusion, macro
 
 IGNORED: Final = 255
 """Target of pixels that neither train nor score."""

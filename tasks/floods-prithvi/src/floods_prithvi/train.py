@@ -10,14 +10,14 @@ import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from floods_prithvi.config import TASK, TrainSettings
-from geocore.checks import check_prepared
-from geocore.commands import command
+from geocore.cli.checks import check_prepared
+from geocore.cli.main import command
 from geocore.settings import check_weights
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.runs import Run
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ def train(settings: TrainSettings) -> None:
     from floods_prithvi.data import class_pixels, load_dataset, no_choice
     from floods_prithvi.model import class_names
     from floods_prithvi.scores import primary
-    from geocore.devices import open_place
-    from geocore.report import write_report
-    from geocore.runs import Run, default_run_name
-    from geocore.validation import require_choice, unseen
+    from geocore.device import open_place
+    from geocore.report.report import write_report
+    from geocore.training.run import Run, default_run_name
+    from geocore.training.validation import require_choice, unseen
 
     with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
@@ -84,10 +84,10 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
     from floods_prithvi.mapping import chip_counts
     from floods_prithvi.model import AUXILIARY, CLASSES, build_model, parameter_groups
     from floods_prithvi.scores import named, primary, total
-    from geocore.augmentations import Augmentation, Flip, Rot90, compose
-    from geocore.devices import seed_everything
-    from geocore.loading import Batches
-    from geocore.training import fit
+    from geocore.datasets.loader import Batches
+    from geocore.device import seed_everything
+    from geocore.training.fit import fit
+    from geocore.transforms.augment import Augmentation, Flip, Rot90, compose
 
     seed_everything(settings.training.seed)
     network, table = build_model(dataset, settings)

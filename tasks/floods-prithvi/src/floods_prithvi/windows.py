@@ -13,21 +13,20 @@ from pydantic import JsonValue
 
 from floods_prithvi.chips import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_label, open_scene, target_of
 from floods_prithvi.names import FORMATS
-from geocore.bands import Bands
-from geocore.datasets import Dataset, Sample
-from geocore.declarations import COMMAND_LINE, Declaration
-from geocore.decoded import DecodedScenes
-from geocore.densities import ClassCounts, count_classes
+from geocore.datasets.cache import DecodedScenes
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample, Scalar
 from geocore.errors import DataError
-from geocore.grid import Window
-from geocore.manifests import Scalar
-from geocore.progress import progress
-from geocore.samplers import window_sampler
-from geocore.scenes import Layer, Patch, Scene
+from geocore.raster.bands import Bands
+from geocore.raster.declarations import COMMAND_LINE, Declaration
+from geocore.raster.grid import Window
+from geocore.raster.scene import Layer, Patch, Scene
+from geocore.terminal import progress
+from geocore.tiling.samplers import ClassCounts, count_classes, window_sampler
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
-    from geocore.samplers import Draw, Sampler
+    from geocore.tiling.samplers import Draw, Sampler
 
 SEPARATOR: Final = ", "
 """Between the names of bands and classes where a data set lists them."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.grid import Window
-from geocore.progress import progress
-from geocore.scenes import Patch, Scene
+from geocore.raster.grid import Window
+from geocore.raster.scene import Patch, Scene
+from geocore.terminal import progress
 from seaice_multitask.config import OutputSettings, WorkingSettings
 from seaice_multitask.data import reduce_chart
 from seaice_multitask.mapping import INVALID, Chart, chart_counts, usable

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from geocore.cache import new_entry
+from geocore.datasets.shift import look_over, pixel_attribute
 from geocore.errors import DataError
-from geocore.files import sha256_file, sha256_json, storage_errors
-from geocore.grid import Window
-from geocore.jobs import Outcome, Task, run_tasks
-from geocore.pixel_sizes import pixel_attribute
-from geocore.shifts import look_over
+from geocore.jobs.job import Outcome, Task
+from geocore.jobs.runner import run_tasks
+from geocore.raster.grid import Window
+from geocore.raster.npy_store import new_entry
+from geocore.storage.files import sha256_file, sha256_json, storage_errors
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings
 from seaice_multitask.names import reference_of, scene_id

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from geocore.bands import Band, Bands
 from geocore.errors import SettingsError
+from geocore.raster.bands import Band, Bands
 
 RADAR: Final = ("nersc_sar_primary", "nersc_sar_secondary")
 """Backscatter in HH and HV."""

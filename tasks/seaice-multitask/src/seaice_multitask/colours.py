@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from geocore.legends import Colour
+from geocore.raster.write import Colour
 from seaice_multitask.charts import CLASS_NAMES
 from seaice_multitask.config import OutputSettings
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geocore.augmentations import Augmentation, Batch
-from geocore.bands import Bands
-from geocore.draws import Draws
+from geocore.raster.bands import Bands
+from geocore.transforms.augment import Augmentation, Batch, Draws
 
 
 @dataclass(frozen=True, slots=True)

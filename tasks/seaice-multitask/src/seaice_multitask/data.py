@@ -13,21 +13,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from geocore.bands import Bands
-from geocore.cache import Entry, map_array, read_entry
-from geocore.datasets import Dataset, LabelSpec, Sample
+from geocore.datasets.dataset import Dataset, load_prepared
+from geocore.datasets.labels import check_varied
+from geocore.datasets.sample_data import built_in_sample
+from geocore.datasets.schema import LabelSpec, Sample, Scalar
+from geocore.datasets.shift import PIXEL_M, with_pixel_sizes
 from geocore.errors import DataError
-from geocore.files import sha256_file
-from geocore.grid import Grid
-from geocore.jobs import Outcome
-from geocore.labels import check_varied
-from geocore.manifests import Scalar
-from geocore.overlaps import View, refuse_leaks, shared_by_splits, view_of
-from geocore.pixel_sizes import PIXEL_M, with_pixel_sizes
-from geocore.prepared import load_prepared
-from geocore.samples import built_in_sample
-from geocore.scenes import ArraySource, Layer, Scene
-from geocore.splits import split_by_group
+from geocore.jobs.job import Outcome
+from geocore.raster.bands import Bands
+from geocore.raster.grid import Grid
+from geocore.raster.npy_store import Entry, map_array, read_entry
+from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.storage.files import sha256_file
+from geocore.tiling.overlaps import View, refuse_leaks, shared_by_splits, view_of
+from geocore.tiling.splits import split_by_group
 from seaice_multitask import caching, channels, charts, lattice, names, scenes, truth, working
 from seaice_multitask.caching import FOLDER, cache_scenes
 from seaice_multitask.channels import RADAR

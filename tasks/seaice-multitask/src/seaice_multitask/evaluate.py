@@ -9,14 +9,14 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from geocore.checks import check_prepared, check_run
-from geocore.commands import command
+from geocore.cli.checks import check_prepared, check_run
+from geocore.cli.main import command
 from seaice_multitask.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.report import Panel
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.report.report import Panel
     from seaice_multitask.config import TrainSettings
     from seaice_multitask.data import Scenes
     from seaice_multitask.model import SeaIceNet
@@ -43,14 +43,14 @@ def evaluate(settings: EvaluateSettings) -> None:
     check_prepared(settings.data, TASK)
     import numpy as np
 
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import open_place, seed_everything
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
-    from geocore.overviews import noted
-    from geocore.pixel_sizes import warn_of_sizes
-    from geocore.prepared import datasets_of_run
-    from geocore.provenance import installed_versions
-    from geocore.report import write_report
+    from geocore.datasets.dataset import datasets_of_run
+    from geocore.datasets.shift import warn_of_sizes
+    from geocore.device import open_place, seed_everything
+    from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.report.overview import noted
+    from geocore.report.report import write_report
+    from geocore.storage.records import installed_versions
+    from geocore.training.checkpoint import load_checkpoint
     from seaice_multitask.charts import CLASS_NAMES
     from seaice_multitask.config import TrainSettings
     from seaice_multitask.data import Scenes, load_dataset
@@ -172,7 +172,7 @@ def _panels(
     network: SeaIceNet, scenes: Scenes, counts: Sequence[ChartCounts], trained: TrainSettings, place: Place
 ) -> list[Panel]:
     """Confusion matrices, and the scenes with the lowest, the highest and two middle combined scores."""
-    from geocore.report import Panel
+    from geocore.report.report import Panel
     from seaice_multitask.mapping import map_scene
     from seaice_multitask.quicklook import Sheet, draw_confusion, radar_of, thinned, thinning
     from seaice_multitask.scores import PRIMARY, named, total

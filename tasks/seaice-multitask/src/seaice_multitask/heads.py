@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocore.adaptation import adapt_first_conv
 from geocore.errors import SettingsError
-from geocore.weights import load_foreign, load_strictly
+from geocore.training.pretrained import adapt_first_conv, load_foreign, load_strictly
 
 #: Keys of a decode head that the settings of the outputs take the place of.
 _REPLACED = ("num_classes", "out_channels", "threshold", "loss_decode", "ignore_index", "sampler")

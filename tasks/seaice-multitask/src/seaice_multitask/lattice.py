@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.errors import SceneError
-from geocore.grid import Grid
+from geocore.raster.grid import Grid
 
 Float64 = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from geocore.losses import SumCount, masked_cross_entropy
+from geocore.training.losses import SumCount, masked_cross_entropy
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import OutputSettings
 

@@ -14,22 +14,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from geocore.blending import VALID, DenseBlend
-from geocore.decisions import entropy_of, labels_of, percent_of
-from geocore.grid import Window
-from geocore.inference import map_region
-from geocore.mirrors import mirror_mean
-from geocore.planes import Plane
-from geocore.progress import progress
-from geocore.scenes import Scene
-from geocore.tiles import Region, Tiling
+from geocore.datasets.batch import VALID
+from geocore.inference.blend import DenseBlend
+from geocore.inference.outputs import entropy_of, labels_of, percent_of
+from geocore.inference.tiled import map_region
+from geocore.inference.tta import mirror_mean
+from geocore.raster.grid import Window
+from geocore.raster.npy_store import Plane
+from geocore.raster.scene import Scene
+from geocore.terminal import progress
+from geocore.tiling.tiles import Region, Tiling
 from seaice_multitask.channels import RADAR
 from seaice_multitask.model import PLANES
 from seaice_multitask.scores import ChartCounts
 from seaice_multitask.winds import Winds
 
 if TYPE_CHECKING:
-    from geocore.devices import Place
+    from geocore.device import Place
     from geocore.settings import TilingSettings
     from seaice_multitask.config import OutputSettings
     from seaice_multitask.data import Scenes

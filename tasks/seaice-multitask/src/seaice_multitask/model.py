@@ -16,16 +16,17 @@ import torch.nn.functional as functional
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from geocore.blending import VALID, Head
+from geocore.datasets.batch import VALID
 from geocore.errors import CheckpointError, DataError, SettingsError
-from geocore.scenes import Layer
-from geocore.weights import load_strictly
+from geocore.inference.blend import Head
+from geocore.raster.scene import Layer
+from geocore.training.pretrained import load_strictly
 from seaice_multitask.config import TASK, ModelSettings, OutputSettings, WorkingSettings
 from seaice_multitask.unet import UNetDecoder, UNetEncoder
 
 if TYPE_CHECKING:
-    from geocore.checkpoints import Checkpoint
-    from geocore.datasets import Dataset
+    from geocore.datasets.dataset import Dataset
+    from geocore.training.checkpoint import Checkpoint
     from seaice_multitask.config import TrainSettings
     from seaice_multitask.heads import Backbone, DecodeHead
 

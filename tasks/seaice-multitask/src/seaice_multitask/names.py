@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from geocore.documents import DocumentError, read_json
 from geocore.errors import DataError, SceneError
+from geocore.storage.documents import DocumentError, read_json
 
 _ID: Final = re.compile(r"\d{8}T\d{6}_[a-z]{3}")
 _REFERENCE: Final = "_reference.nc"

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from geocore.cache import map_array
-from geocore.datasets import Dataset, Sample
-from geocore.normalisation import measure
-from geocore.overviews import Contents, Overview, splits_of
-from geocore.previews import ClassKey, Keys, Marks, Preview, colours_shown, read_reduced, thinned
-from geocore.progress import progress
-from geocore.scenes import Scene
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
+from geocore.datasets.statistics import measure
+from geocore.raster.npy_store import map_array
+from geocore.raster.scene import Scene
+from geocore.report.overview import Contents, Overview, splits_of
+from geocore.report.preview import ClassKey, Keys, Marks, Preview, colours_shown, read_reduced, thinned
+from geocore.terminal import progress
 from seaice_multitask.channels import RADAR
 from seaice_multitask.charts import CLASS_NAMES, MASKED
 from seaice_multitask.colours import class_colours

@@ -18,10 +18,10 @@ from rasterio.control import GroundControlPoint
 from rasterio.transform import GCPTransformer
 from rasterio.warp import Resampling, reproject
 
-from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import SceneError
-from geocore.grid import Grid, parse_crs
-from geocore.handles import open_handle
+from geocore.raster.gdal import open_handle
+from geocore.raster.grid import Grid, parse_crs
+from geocore.raster.write import BLOCK_PX, RasterWriter
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import OutputSettings
 

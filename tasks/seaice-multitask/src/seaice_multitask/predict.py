@@ -17,18 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from geocore.checks import check_inputs, check_run
-from geocore.commands import command
-from geocore.shares import in_shares
+from geocore.cli.checks import check_inputs, check_run
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
 from seaice_multitask.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from geocore.networks import Origin, Trained
-    from geocore.scenes import Scene
-    from geocore.surveys import Survey
-    from geocore.tiles import Region
+    from geocore.inference.batch import Survey
+    from geocore.raster.scene import Scene
+    from geocore.tiling.tiles import Region
+    from geocore.training.run import Origin, Trained
     from seaice_multitask.model import SeaIceNet
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ def predict(settings: PredictSettings) -> None:
 
     scenes = {scene_id(path): path for path in find_scenes(settings.input)}
     # What can be refused without torch has been.
-    from geocore.files import sha256_file
-    from geocore.networks import chosen_network
-    from geocore.plans import show_plans
-    from geocore.surveys import Survey, scene_tasks
+    from geocore.inference.batch import Survey, scene_tasks
+    from geocore.inference.estimate import show_plans
+    from geocore.storage.files import sha256_file
+    from geocore.training.run import chosen_network
     from seaice_multitask.mapping import planes_of
     from seaice_multitask.model import restore_model
     from seaice_multitask.products import map_paths, product_paths, told
@@ -117,11 +117,10 @@ class MapScene:
             arguments: `path` of the scene, `sha256` of its content.
             part: made here.
         """
-        from geocore.inference import predict_scene
-        from geocore.pixel_sizes import warn_if_resized
-        from geocore.shares import joining
-        from geocore.shifts import look_over
-        from geocore.surveys import SUMMARY, parts_folder
+        from geocore.datasets.shift import look_over, warn_if_resized
+        from geocore.inference.batch import SUMMARY, parts_folder
+        from geocore.inference.tiled import predict_scene
+        from geocore.jobs.runner import joining
         from seaice_multitask.data import PLANES, open_scene, working_scene
         from seaice_multitask.products import CLASSES_FILE, MappedScene, write_products
         from seaice_multitask.working import FAR, PROBE_PX, standard_planes
@@ -169,8 +168,8 @@ class MapRegion:
 
     def __call__(self, region: Region, part: Path) -> None:
         """Write the planes of a region into the folder `part`."""
-        from geocore.devices import open_place
-        from geocore.planes import PlaneWriter
+        from geocore.device import open_place
+        from geocore.raster.npy_store import PlaneWriter
         from seaice_multitask.data import open_scene, working_scene
         from seaice_multitask.mapping import map_rows, planes_of
 
@@ -232,7 +231,7 @@ def _charts(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _network(origin: Origin) -> Trained[SeaIceNet]:
-    from geocore.networks import same_network
+    from geocore.training.run import same_network
     from seaice_multitask.model import restore_model
 
     return same_network(origin, restore_model)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from geocore.commands import command
-from geocore.shares import in_shares
-from geocore.terminals import one_line
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
+from geocore.terminal import one_line
 from seaice_multitask.config import TASK, PrepareSettings
 
 if TYPE_CHECKING:
-    from geocore.jobs import Outcome
+    from geocore.jobs.job import Outcome
 
 
 def main() -> NoReturn:
@@ -29,11 +29,11 @@ def prepare(settings: PrepareSettings) -> None:
         DataError: some scenes cannot be used: the others are done, and each of these has had its line.
         SettingsError: a channel is unknown.
     """
+    from geocore.datasets.dataset import check_out, save_prepared
     from geocore.errors import DataError
-    from geocore.overviews import can_train, present
-    from geocore.prepared import check_out, save_prepared
-    from geocore.progress import progress
-    from geocore.validation import told_by_prepare
+    from geocore.report.overview import can_train, present
+    from geocore.terminal import progress
+    from geocore.training.validation import told_by_prepare
     from seaice_multitask.caching import FOLDER
     from seaice_multitask.config import AUTOICE_OUTPUTS
     from seaice_multitask.data import (

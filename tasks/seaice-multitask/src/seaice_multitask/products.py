@@ -15,15 +15,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.archives import ArchiveError, read_arrays
-from geocore.cogs import BLOCK_PX, RasterWriter
-from geocore.drawings import save_picture
 from geocore.errors import DataError
-from geocore.grid import Window
-from geocore.netcdf import new_netcdf
-from geocore.planes import read_plane
-from geocore.scenes import Scene
-from geocore.tallies import by_area, share_km2
+from geocore.inference.outputs import by_area, share_km2
+from geocore.raster.grid import Window
+from geocore.raster.netcdf import new_netcdf
+from geocore.raster.npy_store import read_plane
+from geocore.raster.scene import Scene
+from geocore.raster.write import BLOCK_PX, RasterWriter
+from geocore.report.preview import save_picture
+from geocore.storage.memory import ArchiveError, read_arrays
 from seaice_multitask.channels import RADAR
 from seaice_multitask.colours import class_names
 from seaice_multitask.config import OutputSettings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.drawings import OUTSIDE, Picture, new_figure, rendered, stretched
+from geocore.report.preview import OUTSIDE, Picture, new_figure, rendered, stretched
 from seaice_multitask.channels import RADAR
 from seaice_multitask.colours import class_colours, class_names
 from seaice_multitask.config import OutputSettings
@@ -18,7 +18,7 @@ from seaice_multitask.model import PLANES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from geocore.scenes import Scene
+    from geocore.raster.scene import Scene
     from seaice_multitask.scores import ChartCounts
 
 SIDE_PX: Final = 520

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geocore.progress import progress
+from geocore.terminal import progress
 from seaice_multitask import sample_format, sample_ice, sample_plans, sample_scene, sample_sensors
 from seaice_multitask.sample_format import BRIGHTNESS, CHARTS, WEATHER, File, Variable, standardised
 from seaice_multitask.sample_ice import HEADER, MASKED

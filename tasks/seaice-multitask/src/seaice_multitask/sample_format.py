@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from geocore.netcdf import new_netcdf
+from geocore.raster.netcdf import new_netcdf
 from seaice_multitask.sample_sensors import FREQUENCIES
 
 STANDARD: Mapping[str, tuple[float, float]] = {

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.errors import SceneError
-from geocore.grid import ControlPoint, Grid, Window
-from geocore.netcdf import NetcdfFile, NetcdfSource, open_netcdf
-from geocore.radiometry import physical
-from geocore.scenes import Layer, LayerSource, Patch, Scene, decisions_of
+from geocore.raster.grid import ControlPoint, Grid, Window
+from geocore.raster.netcdf import NetcdfFile, NetcdfSource, open_netcdf
+from geocore.raster.rescale import physical
+from geocore.raster.scene import Layer, LayerSource, Patch, Scene, decisions_of
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.lattice import Lattice
 from seaice_multitask.names import scene_id

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from geocore.errors import DataError
-from geocore.metrics import Confusion, macro
+from geocore.metrics.confusion import Confusion, macro
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import OutputSettings
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from geocore.checks import check_prepared
-from geocore.commands import command
+from geocore.cli.checks import check_prepared
+from geocore.cli.main import command
 from geocore.settings import check_weights
 from seaice_multitask.config import TASK, TrainSettings
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.runs import Run
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,10 @@ def train(settings: TrainSettings) -> None:
     """
     check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
-    from geocore.devices import open_place
-    from geocore.report import write_report
-    from geocore.runs import Run, default_run_name
-    from geocore.validation import require_choice
+    from geocore.device import open_place
+    from geocore.report.report import write_report
+    from geocore.training.run import Run, default_run_name
+    from geocore.training.validation import require_choice
     from seaice_multitask.data import load_dataset, no_choice
     from seaice_multitask.scores import PRIMARY
 
@@ -74,10 +74,11 @@ def train(settings: TrainSettings) -> None:
 def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
     from torch import Tensor, nn
 
-    from geocore.augmentations import Flip, Rot90, compose
-    from geocore.devices import seed_everything
-    from geocore.loading import Batches, RandomWindowSampler
-    from geocore.training import fit
+    from geocore.datasets.loader import Batches
+    from geocore.device import seed_everything
+    from geocore.tiling.samplers import RandomWindowSampler
+    from geocore.training.fit import fit
+    from geocore.transforms.augment import Flip, Rot90, compose
     from seaice_multitask.cutmix import CutMix
     from seaice_multitask.data import PLANES, Scenes, Windows
     from seaice_multitask.loss import output_losses

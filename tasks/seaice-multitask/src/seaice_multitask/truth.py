@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.declarations import stated_by_cf, valid_codes
 from geocore.errors import DataError, SceneError
-from geocore.grid import Window
-from geocore.netcdf import NetcdfFile, open_netcdf
+from geocore.raster.declarations import stated_by_cf, valid_codes
+from geocore.raster.grid import Window
+from geocore.raster.netcdf import NetcdfFile, open_netcdf
 from seaice_multitask.charts import CLASS_NAMES, MASKED, polygons_to_charts
 from seaice_multitask.scenes import RAW_RATIO, plane_shape
 

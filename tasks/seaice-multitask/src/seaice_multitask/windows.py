@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from geocore.cache import is_whole, map_array
-from geocore.datasets import Dataset, Sample
-from geocore.decoded import kept_array
+from geocore.datasets.cache import kept_array
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.scenes import ArraySource, Scene
+from geocore.raster.grid import Grid, Window
+from geocore.raster.npy_store import is_whole, map_array
+from geocore.raster.scene import ArraySource, Scene
 from seaice_multitask.charts import MASKED
 from seaice_multitask.truth import read_charts
 from seaice_multitask.working import PLANES
 
 if TYPE_CHECKING:
-    from geocore.loading import Draw
+    from geocore.tiling.samplers import Draw
 
 Chart = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geocore.bands import Bands
+from geocore.raster.bands import Bands
 
 
 class Winds:

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from geocore.datasets.shift import TrainedOn
 from geocore.errors import SceneError
-from geocore.grid import Window
-from geocore.scenes import Layer, Patch, Scene
-from geocore.shifts import TrainedOn
+from geocore.raster.grid import Window
+from geocore.raster.scene import Layer, Patch, Scene
 from seaice_multitask.channels import COARSE_STANDARD, MONTH, PLACE_STANDARD, SAR_STANDARD, bands_of
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geocore.documents import DocumentError, read_yaml
 from geocore.errors import SettingsError
+from geocore.storage.documents import DocumentError, read_yaml
 
 if TYPE_CHECKING:
     from slumps_detectron2.config import ModelSettings

@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from geocore.datasets import Dataset, Sample
-from geocore.declarations import COMMAND_LINE, Declaration
-from geocore.decoded import DecodedScenes
+from geocore.datasets.cache import DecodedScenes
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
 from geocore.errors import DataError, SceneError
-from geocore.grid import Window
-from geocore.images import image_bands, image_name, open_image
-from geocore.locations import Location, shown
-from geocore.masks import MaskRule
-from geocore.radiometry import matched
-from geocore.rasters import open_raster
-from geocore.scenes import Layer, Scene
+from geocore.raster.declarations import COMMAND_LINE, Declaration
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Window
+from geocore.raster.masks import MaskRule
+from geocore.raster.paths import Location, shown
+from geocore.raster.products import image_bands, image_name, open_image
+from geocore.raster.rescale import matched
+from geocore.raster.scene import Layer, Scene
 from slumps_detectron2.labels import IGNORED, UNLABELLED
 
 IMAGE: Final = "image"
@@ -50,7 +51,7 @@ def open_scene(
     """Open a GeoTIFF or a granule of Sentinel-2 or HLS as a scene of the one layer `image`.
 
     Args:
-        path: the file, its address, or a granule as `geocore.granules.granule_of` knows it.
+        path: the file, its address, or a granule as `geocore.raster.products.granule_of` knows it.
         layer: what a data set or a model expects: its bands are read by name, in its order, and brought to its numbers;
             its nodata values count where the file states none.
         bands: names or numbers, from 1, of the bands to read, in this order; with `layer`, those that stand for its

@@ -21,23 +21,24 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from geocore.blending import VALID, DenseBlend, Head
-from geocore.components import components
-from geocore.inference import map_region
-from geocore.losses import masked_cross_entropy
-from geocore.preprocessing import Preprocessing
-from geocore.progress import progress
-from geocore.scenes import Patch, Scene
-from geocore.tiles import Region, Tiling
+from geocore.datasets.batch import VALID
+from geocore.inference.blend import DenseBlend, Head
+from geocore.inference.tiled import map_region
+from geocore.raster.scene import Patch, Scene
+from geocore.terminal import progress
+from geocore.tiling.tiles import Region, Tiling
+from geocore.training.losses import masked_cross_entropy
+from geocore.transforms.normalize import Preprocessing
+from geocore.vector.polygonize import components
 from slumps_detectron2.data import IMAGE, UNLABELLED, Areas, Tiles, class_values, collate
 from slumps_detectron2.instances import Instance, instances_of
 from slumps_detectron2.mapping import compared
 from slumps_detectron2.scores import PRIMARY, AveragePrecision, MappedArea
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.grid import Window
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.raster.grid import Window
     from geocore.settings import TilingSettings
     from slumps_detectron2.config import TrainSettings
 
@@ -118,14 +119,15 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
         folder: run folder of the baseline.
         place: device and precision.
     """
-    from geocore.augmentations import compose
-    from geocore.baselines import baseline_run
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import seed_everything
-    from geocore.loading import Batches, GridSampler
+    from geocore.datasets.loader import Batches
+    from geocore.device import seed_everything
     from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
-    from geocore.training import fit
-    from geocore.weights import load_strictly
+    from geocore.tiling.samplers import GridSampler
+    from geocore.training.checkpoint import load_checkpoint
+    from geocore.training.fit import fit
+    from geocore.training.pretrained import load_strictly
+    from geocore.training.run import baseline_run
+    from geocore.transforms.augment import compose
     from slumps_detectron2.train import augmentations
 
     seed = settings.training.seed

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
-from geocore.attributes import parse_where
 from geocore.settings import (
     AnyNumber,
     CacheSettings,
@@ -22,6 +21,7 @@ from geocore.settings import (
     deciding,
     operational,
 )
+from geocore.vector.attributes import parse_where
 
 TASK = "slumps"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from geocore.errors import DataError
-from geocore.extents import misfit
-from geocore.grid import Grid, Window, same_crs
+from geocore.raster.extents import misfit
+from geocore.raster.grid import Grid, Window, same_crs
 
 _TOLERANCE_PX: Final = 0.05
 """How far a corner of a label raster may lie from a corner of the scene's pixels."""

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
 from geocore.errors import DataError
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from slumps_detectron2.areas import IMAGE, Areas, Truth
 from slumps_detectron2.labels import UNLABELLED
 
 if TYPE_CHECKING:
-    from geocore.loading import Draw
+    from geocore.tiling.samplers import Draw
 
 Ids = npt.NDArray[np.uint32]
 
@@ -244,7 +244,7 @@ def objects_of(truth: Truth, least_px: int = 1) -> dict[str, npt.NDArray[Any]]:
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of the items of `Tiles.read`, as `geocore.augmentations` takes it.
+    """A batch of the items of `Tiles.read`, as `geocore.transforms.augment` takes it.
 
     Returns:
         `inputs`: as in the items, each tensor with a batch axis in front. `keys`: shape (batch, 2), int64.
@@ -253,7 +253,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     import torch
 
-    from geocore.loading import stack
+    from geocore.datasets.loader import stack
 
     return {
         "inputs": stack([item["inputs"] for item in items]),

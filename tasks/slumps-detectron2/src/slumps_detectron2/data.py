@@ -8,26 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from geocore.bands import taken_for
-from geocore.contents import content_hash
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.declarations import Readings
+from geocore.datasets.dataset import Dataset, load_prepared
+from geocore.datasets.sample_data import built_in_sample
+from geocore.datasets.schema import LabelSpec, Sample, Scalar
+from geocore.datasets.shift import pixel_attribute, probe, with_pixel_sizes
+from geocore.datasets.statistics import BandCounts, Statistics
 from geocore.errors import DataError
-from geocore.files import sha256_file
-from geocore.images import find_images
-from geocore.locations import Location
-from geocore.manifests import Scalar
-from geocore.normalisation import BandCounts, Statistics
-from geocore.overlaps import View
-from geocore.pixel_sizes import pixel_attribute, with_pixel_sizes
-from geocore.prepared import load_prepared
-from geocore.progress import progress
-from geocore.quantities import QuantityCheck
-from geocore.radiometry import common_layer
-from geocore.samples import built_in_sample
-from geocore.scenes import Layer, Scene, decisions_of
-from geocore.shifts import probe
-from geocore.validation import cannot_choose
+from geocore.raster.bands import taken_for
+from geocore.raster.declarations import QuantityCheck, Readings
+from geocore.raster.paths import Location
+from geocore.raster.products import content_hash, find_images
+from geocore.raster.rescale import common_layer
+from geocore.raster.scene import Layer, Scene, decisions_of
+from geocore.storage.files import sha256_file
+from geocore.terminal import progress
+from geocore.tiling.overlaps import View
+from geocore.training.validation import cannot_choose
 from slumps_detectron2 import label_folder
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from geocore.errors import DataError
-from geocore.grid import Window
-from geocore.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
-from geocore.scenes import Scene
-from geocore.splits import blocks, split_by_group
+from geocore.raster.grid import Window
+from geocore.raster.scene import Scene
+from geocore.tiling.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
+from geocore.tiling.splits import blocks, split_by_group
 from slumps_detectron2.config import SplitSettings
 from slumps_detectron2.label_rasters import SceneLabels
 from slumps_detectron2.labels import IGNORED

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from geocore.checks import check_prepared, check_run
-from geocore.commands import command
+from geocore.cli.checks import check_prepared, check_run
+from geocore.cli.main import command
 from slumps_detectron2.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.report import Panel
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.report.report import Panel
     from slumps_detectron2.config import TrainSettings
     from slumps_detectron2.data import Areas
     from slumps_detectron2.model import SlumpNet
@@ -42,16 +42,15 @@ def evaluate(settings: EvaluateSettings) -> None:
     """
     check_run(settings.run, TASK)
     check_prepared(settings.data, TASK)
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import open_place, seed_everything
+    from geocore.datasets.dataset import datasets_of_run
+    from geocore.datasets.shift import look_over, warn_of_sizes
+    from geocore.device import open_place, seed_everything
     from geocore.errors import WeightsError
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
-    from geocore.overviews import noted
-    from geocore.pixel_sizes import warn_of_sizes
-    from geocore.prepared import datasets_of_run
-    from geocore.provenance import installed_versions
-    from geocore.report import write_report
-    from geocore.shifts import look_over
+    from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.report.overview import noted
+    from geocore.report.report import write_report
+    from geocore.storage.records import installed_versions
+    from geocore.training.checkpoint import load_checkpoint
     from slumps_detectron2.config import TrainSettings
     from slumps_detectron2.cuts import CutRule
     from slumps_detectron2.data import IMAGE, Areas, class_values, load_dataset
@@ -191,7 +190,7 @@ def _panels(areas: Areas, mapped: Sequence[MappedArea], threshold: float) -> lis
     """The areas with the lowest, the highest and two middle F1."""
     import numpy as np
 
-    from geocore.report import Panel
+    from geocore.report.report import Panel
     from slumps_detectron2.data import IMAGE
     from slumps_detectron2.overlay import COLOURS, draw_comparison, visible_bands
     from slumps_detectron2.scores import named

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from geocore.components import components
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.scenes import Scene
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Scene
+from geocore.vector.polygonize import components
 from slumps_detectron2.areas import EXPERT
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.labels import IGNORED, Labels, read_labels, strips_of

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geocore.grid import Window
-from geocore.tiles import Tiling
+from geocore.raster.grid import Window
+from geocore.tiling.tiles import Tiling
 from slumps_detectron2.merging import TileGrid, groups, vote
 from slumps_detectron2.sightings import HALF, BoolArray, Sighting, bounds
 

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from geocore.datasets import Dataset
+from geocore.datasets.dataset import Dataset
 from geocore.errors import DataError
-from geocore.files import read_sealed, remove_leftovers, storage_errors, write_sealed
+from geocore.storage.files import read_sealed, remove_leftovers, storage_errors, write_sealed
 from slumps_detectron2.areas import CLASSES, INSTANCES
 from slumps_detectron2.experts import expert_names
 from slumps_detectron2.pairs import ScenePair

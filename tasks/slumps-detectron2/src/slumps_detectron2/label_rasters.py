@@ -10,10 +10,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.cogs import RasterWriter
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.scenes import Scene
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Scene
+from geocore.raster.write import RasterWriter
 from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.experts import expert_names, majority

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.attributes import parse_where
-from geocore.components import components
+from geocore.datasets.labels import Census, check_mask, open_label
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.labels import Census, check_mask, open_label
-from geocore.scenes import Scene
+from geocore.raster.grid import Grid, Window
+from geocore.raster.scene import Scene
+from geocore.vector.attributes import parse_where
+from geocore.vector.polygonize import components
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.coverage import covered, offset
 
@@ -69,9 +69,9 @@ def read_labels(
 
     Raises:
         DataError: the label does not lie on the scene's pixels, is no mask, or holds values that are not declared; or
-            as of `geocore.outlines.read_outlines`.
+            as of `geocore.vector.outlines.read_outlines`.
     """
-    from geocore.outlines import OUTLINE_EXTENSIONS
+    from geocore.vector.outlines import OUTLINE_EXTENSIONS
 
     if path.suffix.lower() in OUTLINE_EXTENSIONS:
         return _read_outlines(path, grid, settings, scene)
@@ -256,8 +256,8 @@ def _suspicions(path: Path, kind: str, ids: Sequence[int], census: Census, ignor
 
 
 def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings, scene: str) -> Labels:
-    from geocore.outlines import read_outlines
-    from geocore.polygons import rasterise
+    from geocore.vector.features import rasterise
+    from geocore.vector.outlines import read_outlines
 
     names = settings.class_names
     if set(names) != {1} and settings.label_column is None:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocore.grid import Window
-from geocore.inference import map_region
-from geocore.progress import progress
+from geocore.inference.tiled import map_region
+from geocore.raster.grid import Window
 from geocore.settings import TilingSettings
-from geocore.tiles import Region, Tiling
+from geocore.terminal import progress
+from geocore.tiling.tiles import Region, Tiling
 from slumps_detectron2.instances import Instance, instances_of, merge
 from slumps_detectron2.scores import MappedArea
 from slumps_detectron2.sightings import SightingCollector
 
 if TYPE_CHECKING:
-    from geocore.devices import Place
-    from geocore.scenes import Patch, Scene
+    from geocore.device import Place
+    from geocore.raster.scene import Patch, Scene
     from slumps_detectron2.areas import Areas
     from slumps_detectron2.model import SlumpNet
 

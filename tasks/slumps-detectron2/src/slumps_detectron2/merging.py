@@ -28,8 +28,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.grid import Window
-from geocore.tiles import Tiling
+from geocore.raster.grid import Window
+from geocore.tiling.tiles import Tiling
 from slumps_detectron2.sightings import HALF, BoolArray, Sighting
 
 LINK_IOU: Final = 0.5

@@ -13,19 +13,19 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from geocore.datasets.shift import TrainedOn
 from geocore.errors import CheckpointError, DataError
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import Layer
-from geocore.shifts import TrainedOn
-from geocore.weights import load_strictly
+from geocore.raster.scene import Layer
+from geocore.training.pretrained import load_strictly
+from geocore.transforms.normalize import Preprocessing
 from slumps_detectron2.config import TASK, ModelSettings
 from slumps_detectron2.data import IMAGE, INSTANCES
 from slumps_detectron2.pasting import sightings
 from slumps_detectron2.sightings import TileOutput
 
 if TYPE_CHECKING:
-    from geocore.checkpoints import Checkpoint
-    from geocore.datasets import Dataset
+    from geocore.datasets.dataset import Dataset
+    from geocore.training.checkpoint import Checkpoint
     from slumps_detectron2.detectron import Detectron2Detector
     from slumps_detectron2.mask_rcnn import TorchvisionDetector
 

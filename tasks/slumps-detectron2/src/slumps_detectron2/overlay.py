@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.drawings import Picture, edges, stretched
+from geocore.report.preview import Picture, edges, stretched
 from slumps_detectron2.instances import Instance
 
 _SIDE_PX = 640

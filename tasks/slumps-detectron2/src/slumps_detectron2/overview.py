@@ -9,12 +9,22 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.datasets import Dataset, Sample
-from geocore.grid import Window
-from geocore.ground import PixelAreas, has_ground
-from geocore.overviews import Contents, Overview, area, number, splits_of, spread
-from geocore.previews import UNLABELLED, ClassKey, Marks, Preview, class_keys, colours_shown, read_reduced, thinned
-from geocore.progress import progress
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.schema import Sample
+from geocore.raster.grid import Window
+from geocore.raster.ground import PixelAreas, has_ground
+from geocore.report.overview import Contents, Overview, area, number, splits_of, spread
+from geocore.report.preview import (
+    UNLABELLED,
+    ClassKey,
+    Marks,
+    Preview,
+    class_keys,
+    colours_shown,
+    read_reduced,
+    thinned,
+)
+from geocore.terminal import progress
 from slumps_detectron2.areas import IMAGE, INSTANCES, Areas, Truth
 from slumps_detectron2.label_rasters import parts_of
 from slumps_detectron2.overlay import visible_bands

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from geocore.documents import DocumentError, read_text
 from geocore.errors import DataError
-from geocore.roots import check_named
-from geocore.specials import check_regular
+from geocore.raster.paths import check_named
+from geocore.storage.documents import DocumentError, read_text
+from geocore.storage.special_files import check_regular
 from slumps_detectron2.config import PrepareSettings
 
 SPLITS: Final = ("train", "val", "test")
@@ -74,8 +74,8 @@ def find_pairs(settings: PrepareSettings) -> list[ScenePair]:
 def read_table(table: Path) -> list[ScenePair]:
     """Pairs of a CSV file; its paths are relative to its folder, and several labels of a scene are parted by `;`.
 
-    As a list of bands it names files in its own folder and below, or below a stated root (`geocore.roots`): it may
-    have come with them.
+    As a list of bands it names files in its own folder and below, or below a stated root (`geocore.raster.paths`): it
+    may have come with them.
 
     Raises:
         DataError: the file is missing or empty, a column or a value is not understood, or a file lies elsewhere.

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from slumps_detectron2.detections import Found
 from slumps_detectron2.sightings import Sighting
 

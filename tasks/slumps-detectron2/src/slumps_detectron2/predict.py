@@ -15,18 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from geocore.checks import check_inputs, check_run
-from geocore.commands import command
-from geocore.shares import in_shares
+from geocore.cli.checks import check_inputs, check_run
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
 from slumps_detectron2.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from geocore.locations import Location
-    from geocore.networks import Origin, Trained
-    from geocore.scenes import Scene
-    from geocore.tiles import Region
+    from geocore.raster.paths import Location
+    from geocore.raster.scene import Scene
+    from geocore.tiling.tiles import Region
+    from geocore.training.run import Origin, Trained
     from slumps_detectron2.model import SlumpNet
 
 FAR = 4.0
@@ -48,17 +48,17 @@ def predict(settings: PredictSettings) -> None:
     """
     check_run(settings.run, TASK)
     check_inputs(settings.input, settings.output)
-    from geocore.masks import MaskRule
+    from geocore.raster.masks import MaskRule
     from slumps_detectron2.data import find_scenes
 
     if settings.mask is not None:
         MaskRule.parse(settings.mask)  # a bad one would else fail every scene
     scenes = find_scenes(settings.input)
     # What can be refused without torch has been.
-    from geocore.contents import content_hash
-    from geocore.networks import chosen_network
-    from geocore.plans import show_plans
-    from geocore.surveys import Survey, scene_tasks
+    from geocore.inference.batch import Survey, scene_tasks
+    from geocore.inference.estimate import show_plans
+    from geocore.raster.products import content_hash
+    from geocore.training.run import chosen_network
     from slumps_detectron2.model import restore_model
     from slumps_detectron2.products import PROBABILITY, product_paths, told
 
@@ -115,14 +115,13 @@ class MapScene:
             arguments: `path` of the scene, `sha256` of its content.
             part: where the summary goes.
         """
-        from geocore.images import image_name
-        from geocore.inference import predict_scene
-        from geocore.locations import located
-        from geocore.pixel_sizes import warn_if_resized
-        from geocore.shares import joining
-        from geocore.shifts import look_over
-        from geocore.surveys import parts_folder
-        from geocore.tiles import Tiling
+        from geocore.datasets.shift import look_over, warn_if_resized
+        from geocore.inference.batch import parts_folder
+        from geocore.inference.tiled import predict_scene
+        from geocore.jobs.runner import joining
+        from geocore.raster.paths import located
+        from geocore.raster.products import image_name
+        from geocore.tiling.tiles import Tiling
         from slumps_detectron2.data import IMAGE
         from slumps_detectron2.instances import merge
         from slumps_detectron2.products import Selection, write_products
@@ -166,11 +165,11 @@ class MapRegion:
 
     def __call__(self, region: Region, part: Path) -> None:
         """Write the probability plane and the sightings of a region into the folder `part`."""
-        from geocore.devices import open_place
-        from geocore.inference import map_region
-        from geocore.planes import PlaneWriter
-        from geocore.scenes import Scene
-        from geocore.tiles import Tiling
+        from geocore.device import open_place
+        from geocore.inference.tiled import map_region
+        from geocore.raster.npy_store import PlaneWriter
+        from geocore.raster.scene import Scene
+        from geocore.tiling.tiles import Tiling
         from slumps_detectron2.products import PROBABILITY
         from slumps_detectron2.sightings import SightingCollector, save_sightings
 
@@ -210,7 +209,7 @@ def _to_plan(
 
 
 def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene:
-    from geocore.masks import MaskRule
+    from geocore.raster.masks import MaskRule
     from slumps_detectron2.data import open_scene
 
     return open_scene(
@@ -225,7 +224,7 @@ def _open(settings: PredictSettings, path: Location, network: SlumpNet) -> Scene
 
 
 def _network(origin: Origin) -> Trained[SlumpNet]:
-    from geocore.networks import same_network
+    from geocore.training.run import same_network
     from slumps_detectron2.model import restore_model
 
     return same_network(origin, restore_model)

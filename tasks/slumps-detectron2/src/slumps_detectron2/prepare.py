@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from geocore.commands import command
+from geocore.cli.main import command
 from slumps_detectron2.config import TASK, PrepareSettings
 
 
@@ -23,9 +23,9 @@ def prepare(settings: PrepareSettings) -> None:
     Raises:
         DataError: scenes and labels do not fit together; the message names them.
     """
-    from geocore.overviews import present
-    from geocore.prepared import check_out, save_prepared
-    from geocore.validation import told_by_prepare
+    from geocore.datasets.dataset import check_out, save_prepared
+    from geocore.report.overview import present
+    from geocore.training.validation import told_by_prepare
     from slumps_detectron2 import label_folder
     from slumps_detectron2.data import describe, no_choice
     from slumps_detectron2.overview import overview_of

@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from geocore.adaptation import adapt_first_conv
 from geocore.errors import WeightsError
-from geocore.files import atomic_path, sha256_file
-from geocore.weights import load_foreign, load_strictly
+from geocore.storage.files import atomic_path, sha256_file
+from geocore.training.pretrained import adapt_first_conv, load_foreign, load_strictly
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +58,8 @@ def load_pretrained(network: nn.Module, state: dict[str, Tensor], path: Path, an
     """Load weights made for other bands or classes.
 
     Filters of the first convolution are averaged over the bands of the file and scaled, see
-    `geocore.adaptation.adapt_first_conv`. Where the number of classes differs, the last layers of boxes and masks stay
-    as they are, random, and the log says so. All else has to fit.
+    `geocore.training.pretrained.adapt_first_conv`. Where the number of classes differs, the last layers of boxes and
+    masks stay as they are, random, and the log says so. All else has to fit.
 
     Args:
         network: takes the weights.

@@ -15,15 +15,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.cogs import BLOCK_PX, RasterWriter
 from geocore.errors import DataError
-from geocore.grid import Grid, Window
-from geocore.ground import PixelAreas, has_ground
-from geocore.planes import Plane, join_planes
-from geocore.polygons import measures, polygonise, write_polygons
-from geocore.rasters import open_raster
-from geocore.scenes import Scene
-from geocore.tallies import added, km2
+from geocore.inference.outputs import added, km2
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Grid, Window
+from geocore.raster.ground import PixelAreas, has_ground
+from geocore.raster.npy_store import Plane, join_planes
+from geocore.raster.scene import Scene
+from geocore.raster.write import BLOCK_PX, RasterWriter
+from geocore.vector.features import measures, polygonise, write_polygons
 from slumps_detectron2.instances import Instance, paint
 
 ENDINGS: Final = ("_prob.tif", "_instances.tif", "_pred.tif", ".gpkg", ".parquet")

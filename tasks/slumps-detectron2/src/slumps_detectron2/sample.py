@@ -31,9 +31,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geocore.grid import Grid
-from geocore.progress import progress
-from geocore.rasters import write_raster
+from geocore.raster.grid import Grid
+from geocore.raster.write import write_raster
+from geocore.terminal import progress
 from geocore_synthetic.fields import gaussian_field
 from geocore_synthetic.illumination import gradient
 from geocore_synthetic.placement import PlacedBlob, place_blobs, seen_parts

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.grid import Window
+from geocore.raster.grid import Window
 from slumps_detectron2.instances import Instance
 
 PRIMARY: Final = "ap50"
@@ -254,7 +254,7 @@ def all_scores(areas: Sequence[MappedArea], threshold: float, labels: Sequence[i
 
 
 def resampled(areas: Sequence[MappedArea], labels: Sequence[int]) -> tuple[Counts, Callable[[Any], float]]:
-    """What `geocore.evaluation.bootstrap_interval` takes to resample AP50: how often each area counts."""
+    """What `geocore.metrics.evaluation.bootstrap_interval` takes to resample AP50: how often each area counts."""
     precision = AveragePrecision(areas, labels)
     return np.eye(len(areas), dtype=np.int64), lambda times: precision.scores(times)[PRIMARY]
 

@@ -16,11 +16,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.archives import read_arrays
 from geocore.errors import DataError
-from geocore.files import storage_errors
-from geocore.grid import Window
-from geocore.tiles import Region, Tiling
+from geocore.raster.grid import Window
+from geocore.storage.files import storage_errors
+from geocore.storage.memory import read_arrays
+from geocore.tiling.tiles import Region, Tiling
 
 PERCENT_NODATA: Final = 255
 """Probability of invalid pixels."""
@@ -79,7 +79,7 @@ def bounds(mask: BoolArray) -> Window | None:
 
 
 class SightingCollector:
-    """Reducer of `geocore.inference`: probability rows as they become finished, sightings at the end.
+    """Reducer of `geocore.inference.tiled`: probability rows as they become finished, sightings at the end.
 
     Probability is the largest score x mask over all detections at a pixel, in percent rounded to the nearest whole
     number (a half to the even one). A pixel is valid where all tiles over it call it valid.

@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from geocore.checks import check_prepared
-from geocore.commands import command
+from geocore.cli.checks import check_prepared
+from geocore.cli.main import command
 from geocore.settings import check_weights
 from slumps_detectron2.config import TASK, TrainSettings
 
 if TYPE_CHECKING:
-    from geocore.datasets import Dataset
-    from geocore.devices import Place
-    from geocore.runs import Run
+    from geocore.datasets.dataset import Dataset
+    from geocore.device import Place
+    from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -39,10 +39,10 @@ def train(settings: TrainSettings) -> None:
     """
     check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
-    from geocore.devices import open_place
-    from geocore.report import write_report
-    from geocore.runs import Run, default_run_name
-    from geocore.validation import require_choice
+    from geocore.device import open_place
+    from geocore.report.report import write_report
+    from geocore.training.run import Run, default_run_name
+    from geocore.training.validation import require_choice
     from slumps_detectron2.data import load_dataset, no_choice
     from slumps_detectron2.scores import PRIMARY
 
@@ -75,10 +75,11 @@ def train(settings: TrainSettings) -> None:
 def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
     from torch import Tensor, nn
 
-    from geocore.augmentations import compose
-    from geocore.devices import seed_everything
-    from geocore.loading import Batches, GridSampler
-    from geocore.training import fit
+    from geocore.datasets.loader import Batches
+    from geocore.device import seed_everything
+    from geocore.tiling.samplers import GridSampler
+    from geocore.training.fit import fit
+    from geocore.transforms.augment import compose
     from slumps_detectron2.cuts import CutRule
     from slumps_detectron2.data import IMAGE, Areas, Tiles, class_values, collate
     from slumps_detectron2.loss import detection_losses
@@ -131,7 +132,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
 
 def augmentations(settings: TrainSettings) -> list[Any]:
     """The changes to training tiles, for the network and its baseline alike."""
-    from geocore.augmentations import Augmentation, Bias, Flip, Gain, Noise, Rot90
+    from geocore.transforms.augment import Augmentation, Bias, Flip, Gain, Noise, Rot90
 
     chosen = settings.augmentation
     # A mirror image half of the time and a quarter turn make all eight positions equally frequent.

@@ -12,27 +12,27 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from geocore.datasets import Dataset, LabelSpec, Sample
-from geocore.declarations import Declaration, Readings
-from geocore.decoded import DecodedScenes
+from geocore.datasets.cache import DecodedScenes
+from geocore.datasets.dataset import Dataset, load_prepared
+from geocore.datasets.labels import Census, check_mask, check_varied, missing_note, open_label
+from geocore.datasets.pairing import RASTER_EXTENSIONS, Pair, pair_by_suffix
+from geocore.datasets.sample_data import built_in_sample
+from geocore.datasets.schema import LabelSpec, Sample
+from geocore.datasets.statistics import BandCounts, Statistics
 from geocore.errors import DataError, SceneError, SettingsError
-from geocore.files import sha256_file
-from geocore.formats import unread_among
-from geocore.grid import Window
-from geocore.labels import Census, check_mask, check_varied, missing_note, open_label
-from geocore.loading import Draw
-from geocore.memory import memory_limit
-from geocore.normalisation import BandCounts, Statistics
-from geocore.overlaps import View, kept_together, shared_by_splits, view_of
-from geocore.pairs import RASTER_EXTENSIONS, Pair, pair_by_suffix
-from geocore.prepared import load_prepared
-from geocore.progress import progress
-from geocore.radiometry import common_layer, matched
-from geocore.rasters import open_raster
-from geocore.samples import built_in_sample
-from geocore.scenes import Layer, Patch, Scene, decisions_of
-from geocore.splits import split_by_group
-from geocore.validation import cannot_choose
+from geocore.raster.declarations import Declaration, Readings
+from geocore.raster.formats import unread_among
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Window
+from geocore.raster.rescale import common_layer, matched
+from geocore.raster.scene import Layer, Patch, Scene, decisions_of
+from geocore.storage.files import sha256_file
+from geocore.storage.memory import memory_limit
+from geocore.terminal import progress
+from geocore.tiling.overlaps import View, kept_together, shared_by_splits, view_of
+from geocore.tiling.samplers import Draw
+from geocore.tiling.splits import split_by_group
+from geocore.training.validation import cannot_choose
 from snowpack_sam2.config import TASK, PrepareSettings
 from snowpack_sam2.layers import boundaries_of
 from snowpack_sam2.sample import __file__ as sample_code

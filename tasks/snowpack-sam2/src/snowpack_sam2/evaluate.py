@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NoReturn
 
-from geocore.checks import check_prepared, check_run
-from geocore.commands import command
+from geocore.cli.checks import check_prepared, check_run
+from geocore.cli.main import command
 from snowpack_sam2.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
-    from geocore.boundaries import BoundaryCounts
-    from geocore.devices import Place
-    from geocore.report import Panel
+    from geocore.device import Place
+    from geocore.metrics.boundary import BoundaryCounts
+    from geocore.report.report import Panel
     from geocore.settings import TilingSettings
     from snowpack_sam2.config import TrainSettings
     from snowpack_sam2.data import Photos
@@ -43,14 +43,14 @@ def evaluate(settings: EvaluateSettings) -> None:
     check_prepared(settings.data, TASK)
     import numpy as np
 
-    from geocore.checkpoints import load_checkpoint
-    from geocore.devices import open_place, seed_everything
+    from geocore.datasets.dataset import datasets_of_run
+    from geocore.device import open_place, seed_everything
     from geocore.errors import WeightsError
-    from geocore.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
-    from geocore.overviews import noted
-    from geocore.prepared import datasets_of_run
-    from geocore.provenance import installed_versions
-    from geocore.report import write_report
+    from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
+    from geocore.report.overview import noted
+    from geocore.report.report import write_report
+    from geocore.storage.records import installed_versions
+    from geocore.training.checkpoint import load_checkpoint
     from snowpack_sam2.config import TrainSettings
     from snowpack_sam2.data import PHOTO, Photos, load_dataset
     from snowpack_sam2.model import build_model, restore_model
@@ -145,7 +145,7 @@ def _panels(
     network: BoundaryNet, tiling: TilingSettings, photos: Photos, f1: list[float], threshold: float, place: Place
 ) -> list[Panel]:
     """The photographs with the lowest, the highest and two middle F1; mapped again, which spares keeping all maps."""
-    from geocore.report import Panel
+    from geocore.report.report import Panel
     from snowpack_sam2.crests import boundary_mask
     from snowpack_sam2.data import PHOTO
     from snowpack_sam2.overlay import COLOURS, draw_comparison

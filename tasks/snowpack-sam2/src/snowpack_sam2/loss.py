@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as functional
 from torch import Tensor
 
-from geocore.losses import masked_bce_with_logits, masked_dice
+from geocore.training.losses import masked_bce_with_logits, masked_dice
 from snowpack_sam2.config import LossSettings
 from snowpack_sam2.data import IGNORED
 

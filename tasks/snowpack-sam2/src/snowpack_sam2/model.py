@@ -19,22 +19,21 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from geocore.adaptation import adapt_first_conv
-from geocore.blending import VALID
+from geocore.datasets.batch import VALID
+from geocore.datasets.shift import TrainedOn
 from geocore.errors import CheckpointError, DataError, WeightsError
-from geocore.files import atomic_path, atomic_write_text, sha256_file
-from geocore.preprocessing import Preprocessing
-from geocore.scenes import Layer
-from geocore.shifts import TrainedOn
-from geocore.weights import load_foreign, load_strictly
+from geocore.raster.scene import Layer
+from geocore.storage.files import atomic_path, atomic_write_text, sha256_file
+from geocore.training.pretrained import adapt_first_conv, load_foreign, load_strictly
+from geocore.transforms.normalize import Preprocessing
 from snowpack_sam2.config import TASK
 from snowpack_sam2.data import PHOTO
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
 
-    from geocore.checkpoints import Checkpoint
-    from geocore.datasets import Dataset
+    from geocore.datasets.dataset import Dataset
+    from geocore.training.checkpoint import Checkpoint
     from snowpack_sam2.config import ModelSettings
 
 Variant = Literal["tiny", "small", "base-plus", "large"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.drawings import OUTSIDE
+from geocore.report.preview import OUTSIDE
 
 if TYPE_CHECKING:
     from snowpack_sam2.crests import Boundary

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from geocore.datasets import Dataset, Sample
-from geocore.labels import open_label
-from geocore.overviews import Contents, Overview, number, spread
-from geocore.previews import UNLABELLED, ClassKey, Marks, Preview, colours_shown, read_reduced, thinned
-from geocore.progress import progress
+from geocore.datasets.dataset import Dataset
+from geocore.datasets.labels import open_label
+from geocore.datasets.schema import Sample
+from geocore.report.overview import Contents, Overview, number, spread
+from geocore.report.preview import UNLABELLED, ClassKey, Marks, Preview, colours_shown, read_reduced, thinned
+from geocore.terminal import progress
 from snowpack_sam2.data import MASK, PHOTO, Photos
 from snowpack_sam2.overlay import LAYER_COLOURS
 

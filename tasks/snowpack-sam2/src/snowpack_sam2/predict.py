@@ -21,19 +21,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from geocore.checks import check_inputs, check_run
-from geocore.commands import command
-from geocore.shares import in_shares
+from geocore.cli.checks import check_inputs, check_run
+from geocore.cli.main import command
+from geocore.jobs.runner import in_shares
 from snowpack_sam2.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from geocore.devices import Place
-    from geocore.networks import Origin, Trained
-    from geocore.scenes import Scene
+    from geocore.device import Place
+    from geocore.raster.scene import Scene
     from geocore.settings import TilingSettings
+    from geocore.training.run import Origin, Trained
     from snowpack_sam2.data import Photos
     from snowpack_sam2.model import BoundaryNet
     from snowpack_sam2.scores import MappedPhoto
@@ -61,9 +61,9 @@ def predict(settings: PredictSettings) -> None:
     """
     check_run(settings.run, TASK)
     check_inputs(settings.input, settings.output, kind="photograph")
-    from geocore.contents import content_hash
-    from geocore.networks import chosen_network
-    from geocore.surveys import Survey, scene_tasks
+    from geocore.inference.batch import Survey, scene_tasks
+    from geocore.raster.products import content_hash
+    from geocore.training.run import chosen_network
     from snowpack_sam2.data import find_photos
     from snowpack_sam2.model import restore_model
 
@@ -118,7 +118,7 @@ class TracePhoto:
             arguments: `path` of the photograph.
             part: where the summary goes.
         """
-        from geocore.devices import open_place
+        from geocore.device import open_place
         from snowpack_sam2.data import PHOTO, check_memory, open_photo
 
         trained = _network(self.origin)
@@ -140,9 +140,9 @@ class TracePhoto:
     ) -> list[dict[str, Any]]:
         import torch
 
-        from geocore.decisions import PERCENT_NODATA, percent_of
-        from geocore.files import atomic_path, atomic_write_text
-        from geocore.rasters import write_raster
+        from geocore.inference.outputs import PERCENT_NODATA, percent_of
+        from geocore.raster.write import write_raster
+        from geocore.storage.files import atomic_path, atomic_write_text
         from snowpack_sam2.crests import trace
         from snowpack_sam2.layers import layer_map, layer_table
         from snowpack_sam2.overlay import LAYER_COLOURS, draw_overlay
@@ -186,10 +186,11 @@ def boundary_probability(
     Returns:
         Probability, shape (row, col), float32, 0-1, 0 where invalid; valid pixels, shape (row, col), bool.
     """
-    from geocore.blending import VALID, DenseBlend
-    from geocore.inference import map_region
-    from geocore.scenes import Scene
-    from geocore.tiles import Region, Tiling
+    from geocore.datasets.batch import VALID
+    from geocore.inference.blend import DenseBlend
+    from geocore.inference.tiled import map_region
+    from geocore.raster.scene import Scene
+    from geocore.tiling.tiles import Region, Tiling
 
     shape = scene.grid.shape
     probability = np.zeros(shape, np.float32)
@@ -217,7 +218,7 @@ def boundary_probability(
 
 def map_photos(network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, place: Place) -> Iterator[MappedPhoto]:
     """Boundary probability and truth of every photograph of a split."""
-    from geocore.progress import progress
+    from geocore.terminal import progress
     from snowpack_sam2.scores import MappedPhoto
 
     for index in progress(len(photos.samples), "mapping photographs"):
@@ -232,8 +233,8 @@ def check_brightness(network: BoundaryNet, scene: Scene) -> None:
     Raises:
         SceneError: it is of another unit or type, such as 8-bit for 16-bit.
     """
-    from geocore.scenes import decisions_of
-    from geocore.shifts import compare_with_training
+    from geocore.datasets.shift import compare_with_training
+    from geocore.raster.scene import decisions_of
     from snowpack_sam2.data import PHOTO
 
     for note in scene.notes:
@@ -248,7 +249,7 @@ def check_brightness(network: BoundaryNet, scene: Scene) -> None:
 
 
 def _network(origin: Origin) -> Trained[BoundaryNet]:
-    from geocore.networks import same_network
+    from geocore.training.run import same_network
     from snowpack_sam2.model import restore_model
 
     return same_network(origin, restore_model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from geocore.commands import command
+from geocore.cli.main import command
 from snowpack_sam2.config import TASK, PrepareSettings
 
 
@@ -22,9 +22,9 @@ def prepare(settings: PrepareSettings) -> None:
     Raises:
         DataError: photographs and masks do not fit together; the message names them.
     """
-    from geocore.overviews import present
-    from geocore.prepared import check_out, save_prepared
-    from geocore.validation import told_by_prepare
+    from geocore.datasets.dataset import check_out, save_prepared
+    from geocore.report.overview import present
+    from geocore.training.validation import told_by_prepare
     from snowpack_sam2.data import describe, no_choice
     from snowpack_sam2.overview import overview_of
 

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from geocore.grid import Grid
-from geocore.progress import progress
-from geocore.rasters import write_raster
+from geocore.raster.grid import Grid
+from geocore.raster.write import write_raster
+from geocore.terminal import progress
 from geocore_synthetic.fields import gaussian_field, wandering_curve
 from geocore_synthetic.illumination import gradient, panel_numbers, seam_gains, vignetting
 from geocore_synthetic.noise import shot, speckle, spots

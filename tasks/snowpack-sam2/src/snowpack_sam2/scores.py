@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from geocore.boundaries import BoundaryCounts
+from geocore.metrics.boundary import BoundaryCounts
 from snowpack_sam2.crests import boundary_mask
 
 TOLERANCE_PX: Final = 5.0

@@ -1,0 +1,1 @@
+"""What every command shares: settings from files and flags, log lines, exit codes."""

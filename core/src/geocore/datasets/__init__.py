@@ -1,0 +1,1 @@
+"""Data sets: what preparation hands over, and what training reads of it."""

@@ -1,0 +1,236 @@
+"""Work cut into tasks that survive crashes: what is done stays done, and the same command goes on with the rest.
+
+Each task leaves a part and a marker in a folder (`geocore.jobs.job`); one whose marker matches is skipped. Only paths,
+numbers and settings travel to a worker and only an `Outcome` comes back, so tasks run in this process, in others, on a
+cluster, or in shards that know nothing of each other but the folder, and the parts are the same. Who of several
+processes joins the parts, and what one does when those of others are not there, is decided here too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from geocore.errors import DataError, RunError
+from geocore.jobs.job import (
+    DONE,
+    Outcome,
+    Performer,
+    Products,
+    Task,
+    Unfinished,
+    Work,
+    attempts_folder,
+    remove_abandoned,
+)
+from geocore.settings import WorkerSettings
+from geocore.storage.files import FolderLock, real_folder, remove_leftovers
+from geocore.terminal import one_line
+
+_LOGGER = logging.getLogger(__name__)
+_LOOK_EVERY_S = 0.2
+_NAMED = 5
+"""Keys that a message names before it says how many more there are."""
+
+S = TypeVar("S", bound=WorkerSettings)
+
+
+def in_shares(main: Callable[[S], None]) -> Callable[[S], None]:
+    """Have a command whose work is cut into shards end well when it is not the one to finish: it says so and returns.
+
+    Args:
+        main: the work of the command.
+
+    Raises:
+        DataError: tasks of this shard failed.
+    """
+
+    @functools.wraps(main)
+    def run(settings: S) -> None:
+        try:
+            main(settings)
+        except Unfinished as rest:
+            who = f"shard {settings.shard}" if settings.shard else "this process"
+            named = one_line(", ".join(rest.missing[:_NAMED]))
+            if len(rest.missing) > _NAMED:
+                named += f" and {len(rest.missing) - _NAMED} more"
+            if rest.failures:
+                raise DataError(
+                    f"{who}: {len(rest.failures)} of {rest.total} failed: {'; '.join(rest.failures)}; "
+                    f"not there yet: {named}"
+                ) from None
+            print(
+                f"{who} has done its share; {len(rest.missing)} of {rest.total} are not there yet: "
+                f"{named}; the last shard to end finishes, or the same command without --shard"
+            )
+
+    return run
+
+
+@contextmanager
+def joining(folder: Path, parts: Sequence[Path]) -> Iterator[None]:
+    """Keep other processes from joining the same parts, and from removing them, within the block.
+
+    Args:
+        folder: of the parts. Its disk must have locks that hold on all machines which share the work.
+        parts: all that are joined.
+
+    Raises:
+        Unfinished: another process has joined and removed them meanwhile.
+        StorageError: the file system has no locks.
+    """
+    with patient_lock(folder):
+        gone = [part.name for part in parts if not part.exists()]
+        if gone:
+            raise Unfinished(gone, len(parts))
+        yield
+
+
+def remove_joined(folder: Path) -> None:
+    """Remove parts of which the product is there; no process is hindered that still reads them.
+
+    Args:
+        folder: as for `joining`; nothing happens when it is not there.
+    """
+    if folder.exists():
+        with patient_lock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def patient_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder within the block; wait for whoever has it, and say so.
+
+    Args:
+        folder: made when it is missing.
+
+    Raises:
+        StorageError: the folder cannot be written, or its file system has no locks.
+    """
+    lock, told = FolderLock(folder), False
+    while True:
+        try:
+            lock.acquire()
+            break
+        except RunError as busy:
+            if not told:
+                _LOGGER.info("waiting: %s", busy)
+                told = True
+            time.sleep(_LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    work: Work,
+    folder: Path,
+    *,
+    context: Any,
+    products: Products | None = None,
+    workers: int | WorkerSettings = 0,
+    on_done: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Run all tasks that are not done yet, or whose files are not what was written any more.
+
+    What a task raises fails it, and the others go on: one bad scene ends no survey. What was no `UserError` is a bug
+    and raised once all have ended. That nothing can be written any more is raised once the running tasks have ended.
+    When a worker is killed, what it was doing is done again.
+
+    Args:
+        tasks: keys must differ. All shards have to be given the same ones in the same order.
+        work: a function of a module, or a partial of one, so that it can be sent to a worker. Called with the
+            arguments and a temporary path.
+        folder: holds parts and markers; only one run at a time may work on a task.
+        context: JSON value that decides the results: settings, hash of the weights. Another context does all anew, and
+            may not work in the folder at the same time.
+        products: the files that the work of a task writes beside its part. A task is done while these are what it
+            wrote; one that somebody has changed is kept under another name when it is made again.
+        workers: who does the tasks, and which of them. A number is that of processes; 0 runs in this one.
+        on_done: called in this process after each task, in the order in which they end.
+
+    Returns:
+        Outcomes in the order of the tasks.
+
+    Raises:
+        Unfinished: tasks of other shards, or of the work itself, are not done yet, so that a caller cannot join parts
+            by mistake.
+        RunError: workers or scheduler cannot do the work, or another context is at work in the folder.
+        StorageError: the folder cannot be written.
+        DiskError: it takes no more.
+    """
+    repeated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
+    if repeated:
+        raise ValueError(f"task keys occur more than once: {', '.join(repeated[:5])}")
+    settings = workers if isinstance(workers, WorkerSettings) else WorkerSettings(workers=workers)
+    performer = Performer(work, folder.absolute(), context, products)
+    outcomes: dict[str, Outcome] = {}
+
+    def record(outcome: Outcome) -> None:
+        outcomes[outcome.key] = outcome
+        if on_done is not None:
+            on_done(outcome)
+
+    open_tasks, others = [], []
+    for position, task in enumerate(tasks):
+        if not settings.takes(position):
+            others.append(task)
+        elif (earlier := performer.earlier(task)) is not None:
+            record(earlier)
+        else:
+            open_tasks.append(task)
+    if open_tasks:
+        _run(open_tasks, performer, settings, record)
+    else:
+        remove_abandoned(performer.folder)  # of a run that was killed after its last task
+    # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
+    there = {task.key: performer.earlier(task, thorough=False) for task in others}
+    if all(there.values()) and all(outcome.is_there for outcome in outcomes.values()):
+        # This process is the one to use the parts. What is damaged of them it makes again itself.
+        there = {task.key: performer.earlier(task) for task in others}
+        # What another one has used and removed meanwhile is not damaged.
+        damaged = [task for task in others if not there[task.key] and performer.earlier(task, thorough=False)]
+        if damaged:
+            _run(damaged, performer, settings, record)
+    for task in others:
+        if task.key not in outcomes:
+            record(there[task.key] or Outcome(task.key, "elsewhere", 0.0))
+    ended = [outcomes[task.key] for task in tasks]
+    for bug in (outcome.bug for outcome in ended if outcome.bug is not None):
+        raise bug
+    missing = [outcome for outcome in ended if outcome.status == "elsewhere"]
+    if missing:
+        raise Unfinished(
+            [f"{outcome.key} ({outcome.message})" if outcome.message else outcome.key for outcome in missing],
+            len(tasks),
+            [f"{outcome.key}: {outcome.message}" for outcome in ended if outcome.status == "failed"],
+        )
+    return ended
+
+
+def _run(
+    tasks: Sequence[Task], performer: Performer, settings: WorkerSettings, record: Callable[[Outcome], None]
+) -> None:
+    remove_leftovers(performer.folder)
+    remove_leftovers(real_folder(performer.folder, DONE))
+    with attempts_folder(performer.folder, performer.context) as attempts:
+        if settings.scheduler is not None:
+            from geocore.jobs.executors import run_on_cluster
+
+            run_on_cluster(tasks, performer, attempts, settings.scheduler, record)
+        elif settings.workers:
+            from geocore.jobs.executors import run_in_processes
+
+            run_in_processes(tasks, performer, attempts, settings.workers, record)
+        else:
+            for task in tasks:
+                record(performer.perform(task, attempts))

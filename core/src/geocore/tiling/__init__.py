@@ -1,0 +1,1 @@
+"""Where tiles and windows lie, and in which split."""

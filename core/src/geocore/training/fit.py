@@ -1,0 +1,470 @@
+"""fit(): the one training loop.
+
+A step takes `accumulate` micro-batches from the batch source, computes the gradient of the loss over all of them and
+all processes, and moves the weights. Every state that decides the next step goes into each checkpoint, so that a run
+which was killed at any moment goes on, when started again, to the very weights that it would have had. Losses stay on
+the device until a line of metrics is written; Ctrl-C and SIGTERM are looked at between two steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from types import FrameType, TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from geocore.device import Place, out_of_memory, seed_everything
+from geocore.errors import TrainingError
+from geocore.interruptions import REPEAT_S, Stopped
+from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+from geocore.terminal import Progress, progress
+from geocore.training.batchnorm import share_batch_norms
+from geocore.training.checkpoint import (
+    Contents,
+    generator_states,
+    has_checkpoints,
+    load_checkpoint,
+    restore_generators,
+    rewind,
+    save_checkpoint,
+)
+from geocore.training.gradients import Losses, Step, backward
+from geocore.training.optim import MovingAverage, learning_rate_factor, load_optimiser, make_optimiser, skips_on_device
+from geocore.training.pretrained import load_strictly
+from geocore.training.run import Run
+
+logger = logging.getLogger(__name__)
+
+_ROUND = 10
+"""Steps between two exchanges about stopping: seldom enough to cost nothing, often enough for the 30 seconds that
+torchrun and SLURM leave a process after SIGTERM, up to three seconds a step."""
+
+
+class StopSignals:
+    """Notes SIGINT and SIGTERM while it is open; a second wish of the same kind acts as it did before."""
+
+    def __init__(self, place: Place) -> None:
+        """Keep the place; signals are noted from `with` on."""
+        self._place = place
+        self._received: int | None = None
+        self._came: dict[int, float] = {}
+        self._previous: dict[int, Any] = {}
+
+    def agreed(self, step: int) -> int | None:
+        """Return the signal to stop for, or None; the same answer in every process.
+
+        Args:
+            step: steps done; processes exchange what they received at every tenth.
+        """
+        if self._place.world_size == 1:
+            return self._received
+        if step % _ROUND:
+            return None
+        wishes = self._place.all_reduce_sum(torch.tensor(float(self._received is not None)))
+        return (self._received or signal.SIGTERM) if float(wishes) > 0 else None
+
+    def __enter__(self) -> Self:
+        # Python lets only the main thread handle signals.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._came.setdefault(number, now) > REPEAT_S:
+            signal.signal(number, self._previous[number])
+            signal.raise_signal(number)
+        self._received = number
+
+
+_NORM = "gradient_norm"
+
+
+class LossMeter:
+    """Collects the losses of each step, checks that they are finite, and writes their means to the run."""
+
+    def __init__(self, run: Run, bar: Progress[int], step: int, unwritten: dict[str, list[float]]) -> None:
+        """Start after `step` steps.
+
+        Args:
+            run: where lines of metrics go.
+            bar: progress of the training.
+            step: steps done.
+            unwritten: name -> values since the last line; the meter keeps them there, so that they can be saved.
+        """
+        self._run, self._bar = run, bar
+        bar.advance(step)
+        self._unread: list[tuple[int, str, Tensor]] = []
+        self._read = unwritten
+        self._step, self._time = step, time.monotonic()
+
+    def add(self, step: int, losses: Losses, norm: Tensor | None) -> None:
+        """Keep the losses and the gradient norm of a step, without reading them."""
+        for name, loss in losses.items():
+            self._unread.append((step, name, loss))
+        if norm is not None:
+            self._unread.append((step, _NORM, norm.detach()))
+
+    def not_finite(self) -> Tensor:
+        """Return 1 when a value of the latest step is not finite, else 0; a float32 scalar on the device."""
+        latest = [value for step, _, value in self._unread if step == self._unread[-1][0]]
+        return torch.isfinite(torch.stack(latest)).all().logical_not().float()
+
+    def check(self) -> None:
+        """Read what was kept, which waits for the device.
+
+        Raises:
+            TrainingError: a value is not finite; names the first one and its step.
+        """
+        for (step, name, _), number in zip(self._unread, self._numbers(), strict=True):
+            if not math.isfinite(number):
+                what = "the gradient's norm" if name == _NORM else f"loss {name!r}"
+                raise TrainingError(
+                    f"{what} is {number} at step {step}: it must be finite; lower optimiser.learning_rate, or "
+                    "check the input for values that are not; the weights of that step were not saved"
+                )
+            self._read.setdefault(name, []).append(number)
+        self._unread.clear()
+
+    def _numbers(self) -> list[float]:
+        """Read what was kept: on a device in one copy, on a CPU each number by itself, which is faster there."""
+        values = [value for _, _, value in self._unread]
+        return [value.item() for value in values] if not values or values[0].is_cpu else torch.stack(values).tolist()
+
+    def write(self, step: int, learning_rate: float) -> None:
+        """Log means since the last line: each loss, their sum as `loss`, the norm, and the pace."""
+        self.check()
+        means = {name: sum(numbers) / len(numbers) for name, numbers in self._read.items()}
+        norm = {_NORM: means.pop(_NORM)} if _NORM in means else {}
+        loss = sum(means.values())
+        each = {f"loss_{name}": mean for name, mean in means.items()} if len(means) > 1 else {}
+        now = time.monotonic()
+        pace = (step - self._step) / max(now - self._time, 1e-9)
+        self._run.log(step, {"loss": loss, **each, **norm, "learning_rate": learning_rate, "steps_per_second": pace})
+        self._bar.advance(step - self._step, note=f"loss {loss:.4g}")
+        self._read.clear()
+        self._step, self._time = step, now
+
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+"""validate(model) -> score name -> value; runs in every process, in evaluation mode, without gradients."""
+
+
+class BatchSource(Protocol):
+    """Where micro-batches come from: `loading.Batches`, or a selector around one that also asks the model."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield micro-batches without end, from the current state."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return the state after the batches handed out. In a distributed run, that of the main process is kept."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go back to a state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What came out of a run."""
+
+    steps: int
+    """Optimiser steps done."""
+    best_step: int | None
+    """Step of the best checkpoint: the last one where no validation gave a number, or `training.choose` is last."""
+    best_score: float | None
+    """Its score; None when it has none."""
+    scores: dict[str, float]
+    """Scores of the last validation."""
+    stopped_early: bool
+    """Whether patience ended the run before its last step."""
+
+
+@dataclass(slots=True)
+class _Done:
+    """How far a run has come."""
+
+    step: int = 0
+    best_step: int | None = None
+    best_score: float | None = None
+    stale: int = 0
+    """Validations since the best one."""
+    scores: dict[str, float] = field(default_factory=dict)
+    scored_step: int | None = None
+    """Step of the validation that gave the scores."""
+    unwritten: dict[str, list[float]] = field(default_factory=dict)
+    """Losses since the last line of metrics, so that a resumed run writes the same lines."""
+
+
+def fit(
+    model: nn.Module,
+    batches: BatchSource,
+    step: Step,
+    validate: Validate,
+    *,
+    training: TrainingSettings,
+    optimiser: OptimiserSettings,
+    schedule: ScheduleSettings,
+    place: Place,
+    run: Run,
+    card: Mapping[str, Any],
+    primary: str,
+    parameter_groups: list[dict[str, Any]] | None = None,
+    label: str = "training",
+    find_unused_parameters: bool = False,
+    drawn_apart: Sequence[str] = (),
+) -> FitResult:
+    """Train a model, or go on where the run was left.
+
+    Several processes train the weights of one to 1e-6 (measured in float32 on a CPU, over 12 steps of a small network),
+    batch norms included: their statistics are those of all processes. What each process draws for itself, such as
+    dropout, is told at the start.
+
+    Args:
+        model: is moved to the place; ends with the weights of the last step.
+        batches: micro-batches of `training.batch_size` samples, over all processes.
+        step: computes the losses of one micro-batch as (sum, count), see `geocore.training.gradients`.
+        validate: scores the model, every `validate_every` steps and at the end; sees the running mean of the weights
+            when there is one. In a distributed run it has to return the score over all processes.
+        training: length and rhythm.
+        optimiser: algorithm, learning rate and clipping.
+        schedule: learning rate over the run.
+        place: where it runs.
+        run: open run folder; when it has checkpoints, training goes on from the last.
+        card: JSON values that describe the model; `run.provenance` is added.
+        primary: the score that decides which checkpoint is best; higher is better, and of equals the later one is
+            best, since it is trained longest. Where no validation gives a number, the last one is taken with a warning.
+        parameter_groups: groups for the optimiser, each with `params` and, where they differ, `lr`, `weight_decay`;
+            None for all parameters that require a gradient.
+        label: what the bar calls it.
+        find_unused_parameters: for a model of which a step may leave parts out, in a distributed run. Off by default,
+            since it walks the graph at every step, and losses of empty targets hang on the graph anyway.
+        drawn_apart: what the step draws in each process by itself, in words, apart from dropout, which is found.
+
+    Returns:
+        Steps done and the scores.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; the step was finished and saved.
+        TrainingError: a loss is not finite, or the device's memory is full. Earlier checkpoints are as they were.
+        CheckpointError: the run has checkpoints, but none of them can be read.
+        StorageError: the disk is full.
+    """
+    place.prepare(model)
+    share_batch_norms(model, place)
+    _tell_what_differs(model, place, drawn_apart)
+    seed_everything(training.seed + place.rank)
+    updater = make_optimiser(model, parameter_groups, optimiser)
+    parameters = [parameter for group in updater.param_groups for parameter in group["params"]]
+    parallel = _parallel(model, place, find_unused_parameters)
+    average = MovingAverage(model, training.ema_decay) if training.ema_decay is not None else None
+    state = _State(model, updater, average, batches, training, place, run, {**run.provenance, **card})
+    done = state.resume()
+    # On an accelerator a loss that is not finite turns the update into nothing there and is noticed when losses are
+    # next read, so that no step waits for the device. On a CPU reading costs nothing.
+    guarded = skips_on_device(updater, place)
+
+    bars: Progress[int] = progress(training.steps, label)
+    with bars as bar, StopSignals(place) as signals, _memory_errors(training, place):
+        meter = LossMeter(run, bar, done.step, done.unwritten)
+        micro_batches = iter(batches)
+        model.train()
+        while done.step < training.steps and not _exhausted(done, training):
+            rate = learning_rate_factor(done.step, training.steps, schedule)
+            for group in updater.param_groups:
+                group["lr"] = group["initial_lr"] * rate
+            losses = backward(parallel, step, micro_batches, accumulate=training.accumulate, place=place)
+            norm = nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm) if optimiser.clip_norm else None
+            done.step += 1
+            meter.add(done.step, losses, norm)
+            if guarded:
+                updater.found_inf = meter.not_finite()  # type: ignore[attr-defined]
+            else:
+                meter.check()
+            updater.step()
+            # What zero_grad() does, without the marks for profilers, which cost ten times as much.
+            for parameter in parameters:
+                parameter.grad = None
+            if average is not None:
+                average.update(done.step)
+
+            last = done.step == training.steps
+            if last or done.step % training.log_every == 0:
+                meter.write(done.step, updater.param_groups[0]["lr"])
+            best = False
+            if last or done.step % training.validate_every == 0:
+                meter.check()
+                best = state.validate(validate, primary, done)
+                last = last or _exhausted(done, training)
+                if last and done.best_step is None:
+                    # A finished run can be evaluated and mapped with, whatever its scores are.
+                    best, done.best_step = True, done.step
+                    if place.is_main:
+                        logger.warning(
+                            "%s was no number at any validation: the last checkpoint is the best one", primary
+                        )
+            stop = signals.agreed(done.step)
+            if last or best or stop or done.step % training.checkpoint_every == 0:
+                meter.check()
+                state.save(done, best=best)
+            if stop and not last:
+                raise Stopped(stop)
+
+    result = FitResult(done.step, done.best_step, done.best_score, done.scores, done.step < training.steps)
+    run.mark_finished({"primary": primary, **asdict(result)})
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """All that decides the next step, to be saved and resumed together."""
+
+    model: nn.Module
+    updater: torch.optim.Optimizer
+    average: MovingAverage | None
+    batches: BatchSource
+    training: TrainingSettings
+    place: Place
+    run: Run
+    card: dict[str, Any]
+
+    def resume(self) -> _Done:
+        """Load the last checkpoint where there is one, and drop what the run folder holds beyond it."""
+        done = _Done()
+        folder = self.run.checkpoints
+        if has_checkpoints(folder):
+            checkpoint = load_checkpoint(folder, for_training=True)
+            load_strictly(self.model, checkpoint.model(ema=False), checkpoint.path)
+            optimiser, source = checkpoint.training_state()
+            load_optimiser(self.updater, optimiser)
+            if self.average is not None:
+                self.average.load_state_dict(checkpoint.model(ema=True))
+            self.batches.load_state_dict(source)
+            restore_generators(checkpoint.random, self.place, seed=self.training.seed + self.place.rank)
+            done = _Done(**checkpoint.progress)
+            if done.best_step is not None and not (folder / f"step-{done.best_step:06d}").exists():
+                done.best_step, done.best_score, done.stale = None, None, 0
+        # Nobody may clear away what another process still has to read.
+        self.place.barrier()
+        if self.place.is_main:
+            rewind(folder, done.step, done.best_step)
+            self.run.rewind(done.step)
+        return done
+
+    def save(self, done: _Done, *, best: bool) -> None:
+        """Write a checkpoint; every process has to call it."""
+        states = generator_states(self.place)
+        if self.place.is_main:
+            contents = Contents(
+                step=done.step,
+                model=self.model.state_dict(),
+                ema=None if self.average is None else self.average.state_dict(),
+                optimiser=self.updater.state_dict(),
+                source=self.batches.state_dict(),
+                random=states,
+                progress=asdict(done),
+                card=self.card,
+            )
+            save_checkpoint(self.run.checkpoints, contents, best=best, keep=self.training.keep_last)
+        # A process that leaves early makes torchrun end the one that still writes.
+        self.place.barrier()
+
+    def validate(self, validate: Validate, primary: str, done: _Done) -> bool:
+        """Score the model, log the scores, and return whether the primary one is the best so far."""
+        with torch.no_grad(), self.average.in_place() if self.average is not None else nullcontext():
+            self.model.eval()
+            self._share_buffers()
+            with self.place.autocast():
+                done.scores = {name: float(score) for name, score in validate(self.model).items()}
+            self.model.train()
+        if primary not in done.scores:
+            raise ValueError(f"validate() returned {sorted(done.scores)}, without the primary score {primary!r}")
+        done.scored_step = done.step
+        self.run.log(done.step, {f"validation_{name}": score for name, score in done.scores.items()})
+        # One process decides, lest rounding lets two of them disagree about saving.
+        score = torch.tensor(done.scores[primary] if self.place.is_main else 0.0, dtype=torch.float64)
+        primary_score = float(self.place.all_reduce_sum(score))
+        if self.training.choose == "last":
+            done.best_step, done.best_score = done.step, None if math.isnan(primary_score) else primary_score
+            return True
+        better = not math.isnan(primary_score) and (done.best_score is None or primary_score > done.best_score)
+        # Of equals the later one is trained longer, but a score that stands still is no reason to go on.
+        best = better or primary_score == done.best_score
+        if best:
+            done.best_step, done.best_score = done.step, primary_score
+        done.stale = 0 if better else done.stale + 1
+        return best
+
+    def _share_buffers(self) -> None:
+        """Give every process the buffers of the main one: batch statistics are gathered by each on its own."""
+        if self.place.world_size > 1:
+            for buffer in self.model.buffers():
+                if buffer.dtype is not torch.bool:
+                    main = buffer.clone() if self.place.is_main else torch.zeros_like(buffer)
+                    buffer.copy_(self.place.all_reduce_sum(main))
+
+
+def _tell_what_differs(model: nn.Module, place: Place, drawn_apart: Sequence[str]) -> None:
+    """Say in one line why several processes do not train the weights of one, where they do not."""
+    drops = any(
+        float(getattr(module, name, 0.0) or 0.0) > 0
+        for module in model.modules()
+        for name in ("p", "drop_prob")
+        if "drop" in type(module).__name__.lower()
+    )
+    apart = [*(["what dropout leaves out"] if drops else []), *drawn_apart]
+    if place.world_size > 1 and place.is_main and apart:
+        logger.info(
+            "%d processes: each draws %s by itself, so that weights differ from those of one process by chance",
+            place.world_size,
+            " and ".join(apart),
+        )
+
+
+def _parallel(model: nn.Module, place: Place, find_unused_parameters: bool) -> nn.Module:
+    """Wrap the model so that its backward pass sums gradients over processes; as it is when there is one process."""
+    if place.world_size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=None if place.device.type == "cpu" else [place.device],
+        find_unused_parameters=find_unused_parameters,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _exhausted(done: _Done, training: TrainingSettings) -> bool:
+    return training.patience is not None and done.stale >= training.patience
+
+
+@contextmanager
+def _memory_errors(training: TrainingSettings, place: Place) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory on {place.device} with training.batch_size = {training.batch_size} over "
+            f"{place.world_size} process(es) and training.accumulate = {training.accumulate}: lower batch_size and "
+            "raise accumulate by the same factor"
+        ) from error

@@ -1,0 +1,1 @@
+"""What happens to values between file and model: normalization and augmentation."""

@@ -1,0 +1,1 @@
+"""Outlines: read, traced from rasters, burnt onto them, measured and written."""
