@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from geocore.datasets.batch import pin
-from geocore.device import Place, keep_freed_memory, open_place, out_of_memory, seed_everything, to_device
+from geocore.device import DeviceContext, device_context, keep_freed_memory, out_of_memory, seed_everything, to_device
 from geocore.errors import DeviceError
 from geocore.settings import DeviceSettings, MappingSettings
 
@@ -25,7 +25,7 @@ def _no_launcher(monkeypatch):
 
 
 def test_one_process_needs_no_process_group():
-    with open_place(CPU) as place:
+    with device_context(CPU) as place:
         assert (place.device.type, place.rank, place.world_size, place.is_main) == ("cpu", 0, 1, True)
         tensor = torch.tensor([1.0, 2.0])
         assert place.all_reduce_sum(tensor) is tensor
@@ -36,7 +36,7 @@ def test_one_process_needs_no_process_group():
 
 def test_threads_are_set_and_put_back():
     before = torch.get_num_threads()
-    with open_place(DeviceSettings(device="cpu", threads=before + 1)):
+    with device_context(DeviceSettings(device="cpu", threads=before + 1)):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
@@ -44,30 +44,30 @@ def test_threads_are_set_and_put_back():
 def test_autocast_follows_the_precision():
     layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        with open_place(DeviceSettings(device="cpu", precision=precision)) as place, place.autocast():
+        with device_context(DeviceSettings(device="cpu", precision=precision)) as place, place.autocast():
             assert layer(x).dtype == dtype
 
 
 def test_a_place_knows_how_many_tiles_it_maps_at_once():
-    with open_place(CPU) as place:
-        assert place.batch_size == Place(torch.device("cpu")).batch_size == MappingSettings().batch_size == 4
-    with open_place(CPU, batch_size=9) as place:
+    with device_context(CPU) as place:
+        assert place.batch_size == DeviceContext(torch.device("cpu")).batch_size == MappingSettings().batch_size == 4
+    with device_context(CPU, batch_size=9) as place:
         assert place.batch_size == 9
 
 
 def test_channels_last_names_a_memory_format():
-    assert Place(torch.device("cpu"), channels_last=True).memory_format == torch.channels_last
-    assert Place(torch.device("cpu")).memory_format == torch.contiguous_format
+    assert DeviceContext(torch.device("cpu"), channels_last=True).memory_format == torch.channels_last
+    assert DeviceContext(torch.device("cpu")).memory_format == torch.contiguous_format
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA GPU")
 def test_missing_cuda_is_one_line():
     with (
         pytest.raises(DeviceError, match="device = cuda: torch finds no CUDA GPU here; use --device cpu"),
-        open_place(DeviceSettings(device="cuda")),
+        device_context(DeviceSettings(device="cuda")),
     ):
         pass
-    with open_place(DeviceSettings()) as place:
+    with device_context(DeviceSettings()) as place:
         assert place.device.type in ("cpu", "mps")
 
 
@@ -75,7 +75,7 @@ def test_missing_cuda_is_one_line():
 def test_missing_mps_is_one_line():
     with (
         pytest.raises(DeviceError, match="device = mps: torch finds no Apple GPU here"),
-        open_place(DeviceSettings(device="mps")),
+        device_context(DeviceSettings(device="mps")),
     ):
         pass
 
@@ -87,7 +87,7 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch):
         monkeypatch.setenv(name, value)
     with (
         pytest.raises(DeviceError, match="process 2 of this machine has no GPU: there are 2"),
-        open_place(DeviceSettings()),
+        device_context(DeviceSettings()),
     ):
         pass
 
@@ -95,7 +95,7 @@ def test_more_processes_than_gpus_is_one_line(monkeypatch):
 def test_incomplete_launcher_variables_are_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(DeviceError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"), open_place(CPU):
+    with pytest.raises(DeviceError, match="LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"), device_context(CPU):
         pass
 
 
@@ -103,15 +103,15 @@ def test_incomplete_launcher_variables_are_one_line(monkeypatch):
 def test_wrong_launcher_variables_are_one_line(monkeypatch, rank, rule):
     for name, value in zip(LAUNCHER, (rank, "2", "0", "127.0.0.1", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(DeviceError, match=rule), open_place(CPU):
+    with pytest.raises(DeviceError, match=rule), device_context(CPU):
         pass
 
 
 WORKER = """
 import json, torch
-from geocore.device import open_place
+from geocore.device import device_context
 from geocore.settings import DeviceSettings
-with open_place(DeviceSettings(device="cpu", threads=1)) as place:
+with device_context(DeviceSettings(device="cpu", threads=1)) as place:
     tensors = [torch.full((2,), place.rank + 1, dtype=dtype) for dtype in (torch.int64, torch.float64)]
     sums = [place.all_reduce_sum(tensor).tolist() for tensor in tensors]
     place.barrier()
@@ -146,9 +146,9 @@ def test_one_launched_process_opens_and_closes_a_group(monkeypatch):
         port = free.getsockname()[1]
     for name, value in zip(LAUNCHER, ("0", "1", "0", "127.0.0.1", str(port)), strict=True):
         monkeypatch.setenv(name, value)
-    with open_place(CPU) as outer:
+    with device_context(CPU) as outer:
         assert torch.distributed.is_initialized()
-        with open_place(CPU):
+        with device_context(CPU):
             pass
         assert torch.distributed.is_initialized(), "an inner place must not close the outer one's group"
         assert outer.world_size == 1
@@ -163,7 +163,7 @@ def test_to_device_walks_through_containers():
         "pair": Pair(torch.zeros(1), 3),
         "plain": (torch.zeros(1),),
     }
-    moved = to_device(batch, Place(torch.device("meta")))
+    moved = to_device(batch, DeviceContext(torch.device("meta")))
     assert moved["inputs"]["image"]["values"].device.type == "meta"
     assert moved["inputs"]["image"]["values"].dtype == torch.uint16
     assert moved["ragged"][0]["boxes"].device.type == "meta"
@@ -177,12 +177,12 @@ def test_images_are_laid_out_as_the_place_says_and_nothing_else():
     images = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).to(torch.uint16)
     others = {"series": torch.rand(2, 6, 3, 4, 5), "dates": torch.rand(2, 6, 2), "keys": torch.arange(2), "id": "a"}
     batch = {"image": {"values": images, "valid": torch.ones(2, 1, 4, 5, dtype=torch.bool)}, **others}
-    moved = to_device(batch, Place(torch.device("cpu"), channels_last=True))
+    moved = to_device(batch, DeviceContext(torch.device("cpu"), channels_last=True))
     values = moved["image"]["values"]
     assert values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
     assert values.dtype == torch.uint16 and torch.equal(values.int(), images.int())
     assert all(moved[name] is value for name, value in others.items())
-    plain = to_device(batch, Place(torch.device("cpu")))
+    plain = to_device(batch, DeviceContext(torch.device("cpu")))
     assert plain["image"]["values"] is images
 
 
@@ -202,7 +202,7 @@ def test_a_model_is_laid_out_for_its_place_whatever_axes_its_weights_have():
     def laid_out(tensor):
         return tensor.is_contiguous(memory_format=torch.channels_last)
 
-    plain, innermost = Place(torch.device("cpu")), Place(torch.device("cpu"), channels_last=True)
+    plain, innermost = DeviceContext(torch.device("cpu")), DeviceContext(torch.device("cpu"), channels_last=True)
     assert plain.prepare(model) is model
     assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == pointers, "nothing to do"
     innermost.prepare(model)
@@ -267,7 +267,7 @@ def test_the_c_library_is_told_once_to_keep_freed_memory(monkeypatch: pytest.Mon
 
 
 def test_settings_made_for_a_gpu_warn_on_a_cpu(caplog):
-    with open_place(DeviceSettings(device="cpu")):
+    with device_context(DeviceSettings(device="cpu")):
         assert caplog.messages == []
-    with open_place(DeviceSettings(device="cpu", made_for="gpu")):
+    with device_context(DeviceSettings(device="cpu", made_for="gpu")):
         assert len(caplog.messages) == 1 and "--recipe laptop" in caplog.messages[0]

@@ -5,7 +5,7 @@ from geocore.settings import (
     CacheSettings,
     DeviceSettings,
     EvaluationSettings,
-    OptimiserSettings,
+    OptimizerSettings,
     RunSettings,
     ScheduleSettings,
     Settings,
@@ -110,12 +110,12 @@ def test_settings_are_frozen_and_refuse_unknown_keys():
         (TilingSettings, {"size": -4}),
         (TilingSettings, {"size": 64, "overlap": 64}),
         (TilingSettings, {"overlap": -1}),
-        (OptimiserSettings, {"learning_rate": float("nan")}),
-        (OptimiserSettings, {"betas": (0.9, 1.0)}),
-        (OptimiserSettings, {"name": "lion"}),
-        (OptimiserSettings, {"name": "sgd", "momentum": 1.0}),
+        (OptimizerSettings, {"learning_rate": float("nan")}),
+        (OptimizerSettings, {"betas": (0.9, 1.0)}),
+        (OptimizerSettings, {"name": "lion"}),
+        (OptimizerSettings, {"name": "sgd", "momentum": 1.0}),
         (ScheduleSettings, {"kind": "poly", "restart_every": 5}),
-        (ScheduleSettings, {"final_share": 1.5}),
+        (ScheduleSettings, {"final_fraction": 1.5}),
         (DeviceSettings, {"precision": "float16"}),
         (TrainingSettings, {"steps": 0}),
         (TrainingSettings, {"ema_decay": 1.0}),
@@ -127,7 +127,7 @@ def test_values_that_break_a_rule_are_refused(cls, values):
 
 
 def test_none_is_a_value_where_it_switches_something_off():
-    assert OptimiserSettings(clip_norm=None).clip_norm is None
+    assert OptimizerSettings(clip_norm=None).clip_norm is None
     assert TrainingSettings(patience=None, ema_decay=None).patience is None
 
 

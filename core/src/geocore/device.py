@@ -1,7 +1,7 @@
 """Where the work runs: device, precision, seeds and torch.distributed start-up.
 
-This is the one module that asks for CUDA and for torch.distributed; everything else takes a `Place`. Under `torchrun`
-(or SLURM with the same variables) each process opens its own place, with one GPU a process.
+This is the one module that asks for CUDA and for torch.distributed; everything else takes a `DeviceContext`. Under
+`torchrun` (or SLURM with the same variables) each process opens its own place, with one GPU a process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DeviceContext:
     """A process's device and its position among the processes of a run."""
 
     device: torch.device
@@ -112,7 +112,7 @@ class Place:
 
 
 @contextmanager
-def open_place(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORWARD) -> Iterator[Place]:
+def device_context(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORWARD) -> Iterator[DeviceContext]:
     """Open this process's place and close it at the end of the `with` block.
 
     Starts torch.distributed (gloo on CPU, NCCL on CUDA) when the environment holds WORLD_SIZE, as `torchrun` sets it,
@@ -143,7 +143,9 @@ def open_place(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORWARD)
         _start(device, rank, world_size)
         started = True
     try:
-        yield Place(device, rank, world_size, local_rank, settings.precision, settings.channels_last, batch_size)
+        yield DeviceContext(
+            device, rank, world_size, local_rank, settings.precision, settings.channels_last, batch_size
+        )
     finally:
         if started and dist.is_initialized():
             dist.destroy_process_group()
@@ -226,7 +228,7 @@ def _start(device: torch.device, rank: int, world_size: int) -> None:
         ) from error
 
 
-def to_device(batch: Batch, place: Place) -> Batch:
+def to_device(batch: Batch, place: DeviceContext) -> Batch:
     """Copy the tensors inside dicts, lists and tuples to a place's device; everything else stays as it is.
 
     Where the place has channels last, tensors of four axes, (batch, band, row, col), are laid out so; others, such as

@@ -190,8 +190,8 @@ class TilingSettings(Settings):
         return self
 
 
-class OptimiserSettings(Settings):
-    """The optimiser and what is done to gradients before its step."""
+class OptimizerSettings(Settings):
+    """The optimizer and what is done to gradients before its step."""
 
     name: Literal["adamw", "sgd"] = deciding("adamw", "algorithm")
     learning_rate: float = deciding(3e-4, "highest learning rate, reached after the warm-up", gt=0)
@@ -216,7 +216,7 @@ class ScheduleSettings(Settings):
     restart_every: int | None = deciding(
         None, "steps after which the cosine starts anew at the highest learning rate, None: one cosine", gt=0
     )
-    final_share: float = deciding(0.0, "share of the highest learning rate left at the last step, 0-1", ge=0, le=1)
+    final_fraction: float = deciding(0.0, "share of the highest learning rate left at the last step, 0-1", ge=0, le=1)
     power: float = deciding(0.9, "exponent of the poly curve", gt=0)
 
     @model_validator(mode="after")
@@ -259,9 +259,9 @@ class DeviceSettings(Settings):
 class TrainingSettings(Settings):
     """Length and rhythm of a training run."""
 
-    steps: int = deciding(1000, "optimiser steps; also the length of the learning-rate schedule", gt=0)
+    steps: int = deciding(1000, "optimizer steps; also the length of the learning-rate schedule", gt=0)
     batch_size: int = deciding(8, "samples in a micro-batch, all processes together", gt=0)
-    accumulate: int = deciding(1, "micro-batches that make up one optimiser step", gt=0)
+    accumulate: int = deciding(1, "micro-batches that make up one optimizer step", gt=0)
     seed: int = deciding(0, "seed of weights, sample order and augmentation", ge=0)
     validate_every: int = deciding(200, "steps between two validations; the best one is kept", gt=0)
     validation_batch_size: int = operational(
@@ -426,7 +426,7 @@ class RunSettings(Settings):
     run: Path | None = operational(None, "run folder; none: runs/<task>-<recipe>-<hash>")
     recipe: str | None = operational(None, "name of the packaged settings that were used")
     training: TrainingSettings = TrainingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     loader: LoaderSettings = LoaderSettings()
     device: DeviceSettings = DeviceSettings()

@@ -19,7 +19,7 @@ from geocore.errors import DataError, SettingsError
 from geocore.interruptions import Stopped
 from geocore.settings import (
     DeviceSettings,
-    OptimiserSettings,
+    OptimizerSettings,
     Settings,
     TilingSettings,
     TrackingSettings,
@@ -33,13 +33,13 @@ TOY = '''
 import os, signal, sys, time
 from pathlib import Path
 from geocore.cli.main import command
-from geocore.settings import OptimiserSettings, Settings, TilingSettings, operational
+from geocore.settings import OptimizerSettings, Settings, TilingSettings, operational
 
 class Toy(Settings):
     """Train a toy."""
     run: Path | None = operational(None, "run folder")
     tiling: TilingSettings = TilingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
 
 def train(settings):
     try:
@@ -64,7 +64,7 @@ class Toy(Settings):
     ratio: Literal[1, 2] = deciding(1, "a choice of numbers")
     bands: dict[str, int] = deciding({}, "band name and number in turn")
     tiling: TilingSettings = TilingSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
     tracking: TrackingSettings = TrackingSettings()
 
 
@@ -73,7 +73,7 @@ def recipes(tmp_path, monkeypatch):
     package = tmp_path / "toy_recipes"
     (package / "recipes").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    content = "tiling: {size: 64, overlap: 16}\noptimiser: {learning_rate: 1e-2}\n"
+    content = "tiling: {size: 64, overlap: 16}\noptimizer: {learning_rate: 1e-2}\n"
     (package / "recipes" / "small.yaml").write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     yield package.name
@@ -101,7 +101,7 @@ def test_defaults_then_recipe_then_config_then_flags(tmp_path, recipes):
     loaded = load_settings(Toy, [], recipes=recipes)
     assert (loaded.tiling.size, loaded.recipe) == (256, None)
     loaded = load_settings(Toy, ["--recipe", "small"], recipes=recipes)
-    assert (loaded.tiling.size, loaded.optimiser.learning_rate, loaded.recipe) == (64, 0.01, "small")
+    assert (loaded.tiling.size, loaded.optimizer.learning_rate, loaded.recipe) == (64, 0.01, "small")
     loaded = load_settings(Toy, ["--recipe=small", "--config", str(config)], recipes=recipes)
     assert (loaded.tiling.size, loaded.tiling.overlap, loaded.tracking.tensorboard) == (128, 16, False)
     words = ["--tiling.size", "96", "--recipe", "small", "--config", str(config)]
@@ -136,13 +136,13 @@ def test_a_config_file_may_build_on_a_recipe(tmp_path, recipes):
 
 def test_flags_of_every_kind():
     words = "--input a b --input=c --ratio 2 --bands nir 4 red 1 --tracking.no-tensorboard"
-    words += " --optimiser.learning_rate 1e-3 --optimiser.clip-norm none --optimiser.betas 0.8 0.9"
+    words += " --optimizer.learning_rate 1e-3 --optimizer.clip-norm none --optimizer.betas 0.8 0.9"
     loaded = load_settings(Toy, words.split())
     assert loaded.input == [Path("a"), Path("b"), Path("c")]
     assert (loaded.ratio, loaded.bands) == (2, {"nir": 4, "red": 1})
     assert not loaded.tracking.tensorboard
-    assert (loaded.optimiser.learning_rate, loaded.optimiser.clip_norm) == (1e-3, None)
-    assert loaded.optimiser.betas == (0.8, 0.9)
+    assert (loaded.optimizer.learning_rate, loaded.optimizer.clip_norm) == (1e-3, None)
+    assert loaded.optimizer.betas == (0.8, 0.9)
     assert load_settings(Toy, ["--tracking.tensorboard"]).tracking.tensorboard
     assert not load_settings(Toy, ["--tracking.tensorboard", "false"]).tracking.tensorboard
 
@@ -260,15 +260,15 @@ def test_the_help_shows_the_text_of_each_group_without_reading_its_source(capsys
         (["--tiling.size", "32", "64"], ["unexpected argument '64'"]),
         (["scene.tif"], ["unexpected argument 'scene.tif'"]),
         (["--bands", "nir"], ["a key and a value in turn"]),
-        (["--optimiser.betas", "0.9"], ["optimiser.betas", "more values"]),
+        (["--optimizer.betas", "0.9"], ["optimizer.betas", "more values"]),
         (["--tracking.no-tensorboard", "x"], ["unexpected argument 'x'"]),
         (["--config"], ["--config lacks its value"]),
         (["--config", "nowhere.yaml"], ["cannot read nowhere.yaml"]),
         (["--recipe", "smal"], ["unknown recipe 'smal'", "did you mean small"]),
-        (["--optimiser.learning-rate", "inf"], ["learning_rate = inf (--optimiser.learning-rate): should be a finite"]),
-        (["--optimiser.betas", "0.9", "1e999"], ["optimiser.betas", "finite"]),
+        (["--optimizer.learning-rate", "inf"], ["learning_rate = inf (--optimizer.learning-rate): should be a finite"]),
+        (["--optimizer.betas", "0.9", "1e999"], ["optimizer.betas", "finite"]),
         (["--tiling.size", "9223372036854775808"], ["tiling.size = 9223372036854775808", "64 bits"]),
-        (["--optimiser.learning-rate", "nan", "--ratio", "7"], ["learning_rate = nan", "; ", "ratio = 7"]),
+        (["--optimizer.learning-rate", "nan", "--ratio", "7"], ["learning_rate = nan", "; ", "ratio = 7"]),
     ],
 )
 def test_bad_usage_is_one_line_with_value_and_remedy(words, said, recipes):
@@ -293,9 +293,9 @@ def test_bad_usage_is_one_line_with_value_and_remedy(words, said, recipes):
         ("a: 2024-13-45", ["not valid YAML"]),
         ("[" * 200_000, ["c.yaml, line 1: more than 100 levels deep"]),
         ("- " * 100_000, ["c.yaml, line 1: more than 100 levels deep"]),
-        ("optimiser: {learning_rate: .inf}", ["optimiser.learning_rate = inf (c.yaml)", "finite"]),
-        ("optimiser: {learning_rate: 1.0e+999}", ["optimiser.learning_rate = inf (c.yaml)", "finite"]),
-        ("optimiser: {learning_rate: 1e999}", ["optimiser.learning_rate = 1e999 (c.yaml)", "finite"]),
+        ("optimizer: {learning_rate: .inf}", ["optimizer.learning_rate = inf (c.yaml)", "finite"]),
+        ("optimizer: {learning_rate: 1.0e+999}", ["optimizer.learning_rate = inf (c.yaml)", "finite"]),
+        ("optimizer: {learning_rate: 1e999}", ["optimizer.learning_rate = 1e999 (c.yaml)", "finite"]),
         ("tiling: {size: 64, size: 32}", ["c.yaml, line 1: key 'size' is given twice"]),
         ("tiling: {size: 64}\nratio: 2\ntiling: {size: 32}", ["c.yaml, line 3: key 'tiling' is given twice"]),
         ("tiling: {size: 1" + ":00" * 100_000 + "}", ["c.yaml, line 1: ", "more than 64 bits"]),
@@ -375,7 +375,7 @@ def test_help_imports_nothing_heavy_and_shows_every_option(toy_script):
     assert done.returncode == 0
     assert done.stderr == ""
     assert "HEAVY []" in done.stdout
-    for option in ("--tiling.size", "--optimiser.learning-rate", "--run", "--config"):
+    for option in ("--tiling.size", "--optimizer.learning-rate", "--run", "--config"):
         assert option in done.stdout
 
 

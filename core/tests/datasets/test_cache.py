@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import geocore.datasets.cache
-from geocore.datasets.cache import DecodedScenes, decoded, kept_array
+from geocore.datasets.cache import SceneCache, decoded, kept_array
 from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.block_cache import Pool
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.npy_store import read_entry
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.raster.write import write_raster
 from geocore.storage.files import sha256_file
 
@@ -51,7 +51,7 @@ class Counting:
 def source(shape=(50, 40), times=(), nodata=3.0, bands=2):
     layer = Layer("image", Bands.named(*(f"b{k}" for k in range(bands)), nodata=nodata), "uint16", times=times)
     values = np.random.default_rng(0).integers(0, 9, (*layer.axes, *shape)).astype(np.uint16)
-    return ArraySource(layer, values, None if nodata is not None else np.ones((1, *shape), bool))
+    return ArrayReader(layer, values, None if nodata is not None else np.ones((1, *shape), bool))
 
 
 def same(first, second, window):
@@ -157,7 +157,7 @@ EVERYTHING = Window(-2, -3, 60, 50)
 
 
 def scenes(folder):
-    return DecodedScenes(folder, reader="geocore")
+    return SceneCache(folder, reader="geocore")
 
 
 class Files:
@@ -172,7 +172,7 @@ class Files:
         values = np.arange(start, start + 2 * 50 * 40, dtype=np.uint16).reshape(2, 50, 40)
         layer = Layer("image", Bands.named("a", "b", nodata=float(start + 7)), "uint16")
         grid = Grid(50, 40, transform=(10, 0, 4e5, 0, -10, 5e6), crs="EPSG:32633")
-        return Scene(path.stem, grid, {"image": ArraySource(layer, values)})
+        return Scene(path.stem, grid, {"image": ArrayReader(layer, values)})
 
 
 def file_of(folder: Path, start: int) -> tuple[Path, str]:
@@ -268,7 +268,7 @@ def test_windows_of_a_chunk_are_read_once_and_are_equal(tmp_path):
     path, digest = file_of(tmp_path, 5)
     reads = []
 
-    class Noted(ArraySource):
+    class Noted(ArrayReader):
         def read(self, window):
             reads.append(window)
             return super().read(window)

@@ -14,7 +14,7 @@ import yaml
 from geocore.datasets.dataset import Dataset, validate
 from geocore.datasets.pairing import pair_by_suffix
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import BandCounts, Statistics
+from geocore.datasets.statistics import RunningStatistics, Statistics
 from geocore.errors import DataError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.scene import Layer
@@ -52,7 +52,7 @@ def make(root: Path, **changes: object) -> Dataset:
             attributes={"sun": 31.5, "note": "no", "count": 3, "night": False},
         )
         samples.append(sample.hashed(root))
-    counts = BandCounts(LAYERS["weather"])
+    counts = RunningStatistics(LAYERS["weather"])
     counts.update(rng.random((1, 5, 5)).astype(np.float32), np.ones((1, 5, 5), bool))
     options = {
         "root": root,

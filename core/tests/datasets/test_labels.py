@@ -20,14 +20,14 @@ from geocore.datasets.labels import check_mask, check_varied, missing_note, open
 from geocore.errors import DataError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 
 RESAMPLINGS = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC]
 
 
 def scene(values: np.ndarray, nodata: float | None = None) -> Scene:
     layer = Layer("label", Bands((Band("1", nodata=nodata),)), values.dtype.name)
-    return Scene("mask", Grid(*values.shape), {"label": ArraySource(layer, values)})
+    return Scene("mask", Grid(*values.shape), {"label": ArrayReader(layer, values)})
 
 
 def layers(seed: int = 0, shape: tuple[int, int] = (96, 128), ids: tuple[int, ...] = (80, 160, 240)) -> np.ndarray:

@@ -10,7 +10,7 @@ from geocore.datasets.loader import Batches, stack
 from geocore.errors import DataError, SettingsError
 from geocore.raster.grid import Window
 from geocore.raster.scene import Patch
-from geocore.tiling.samplers import GridSampler, NeighbourhoodSampler
+from geocore.tiling.samplers import ChunkedSampler, GridSampler
 
 WINDOWS = [[Window(0, col, 4, 4) for col in range(3)], [None], [Window(8, col, 4, 4) for col in range(6)]]
 
@@ -133,7 +133,7 @@ def test_batches_made_in_place_are_the_items_stacked(threads):
 
 
 def test_processes_that_share_neighbourhoods_out_decode_none_twice():
-    sampler = NeighbourhoodSampler([(4000, 4000)], 32, 320, seed=0, batch_size=8, cells_px=[(64, 64)], each=8)
+    sampler = ChunkedSampler([(4000, 4000)], 32, 320, seed=0, batch_size=8, cells_px=[(64, 64)], each=8)
     met = []
     for rank in range(4):
         source = Batches(sampler, lambda draw: draw, batch_size=8, collate=identity, rank=rank, world_size=4, threads=0)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geocore.datasets.shift import TrainedOn, compare_with_training, look_over, probes
+from geocore.datasets.shift import TrainedOn, compare_with_training, look_over, probe_windows
 from geocore.errors import SceneError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.raster.write import write_raster
 
 RNG = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def window(
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64))
 def test_probes_are_at_most_nine_tiles_from_the_first_to_the_last(rows: int, cols: int, size: int) -> None:
-    found = probes((rows, cols), size)
+    found = probe_windows((rows, cols), size)
     tiles = -(-rows // size) * -(-cols // size)
     assert len(found) == min(9, tiles) == len({(window.row, window.col) for window in found})
     assert found == sorted(found, key=lambda window: (window.row, window.col))
@@ -40,8 +40,8 @@ def test_probes_are_at_most_nine_tiles_from_the_first_to_the_last(rows: int, col
 
 
 def test_probes_are_spread_evenly() -> None:
-    assert [window.col // 10 for window in probes((10, 170), 10)] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
-    assert probes((5, 7), 10) == [Window(0, 0, 10, 10)]
+    assert [window.col // 10 for window in probe_windows((10, 170), 10)] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    assert probe_windows((5, 7), 10) == [Window(0, 0, 10, 10)]
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, pixels: list, trained: TrainedOn = TRAINED, far: float = 4.0) -> list:
@@ -137,7 +137,7 @@ def test_a_scene_is_looked_over_before_it_is_mapped(tmp_path: Path, caplog: pyte
     values = RNG.normal(1000, 200, (1, 64, 64)).astype(np.int16)
     trained = TrainedOn(["red"], [1000.0], [200.0])
 
-    class Noting(ArraySource):
+    class Noting(ArrayReader):
         notes = ("a.tif: was turned",)
 
     grid = Grid(64, 64)
@@ -146,7 +146,7 @@ def test_a_scene_is_looked_over_before_it_is_mapped(tmp_path: Path, caplog: pyte
     assert caplog.messages == ["a.tif: was turned"]
     values[0, :8] = -9999
     with pytest.raises(SceneError, match=r"^a: 512 of 4096 pixels of band red lie beyond reflectance .*--nodata -9999"):
-        look_over(Scene("a", grid, {"image": ArraySource(layer, values)}), "image", trained, far=9.0, size_px=32)
+        look_over(Scene("a", grid, {"image": ArrayReader(layer, values)}), "image", trained, far=9.0, size_px=32)
     write_raster(tmp_path / "b.tif", values, grid=grid, nodata=-9999)
     with open_raster(tmp_path / "b.tif") as scene:
         look_over(scene, "image", TrainedOn(["1"], [1000.0], [200.0]), far=4.0, size_px=32)

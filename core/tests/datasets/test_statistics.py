@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geocore.datasets.statistics import PERCENTILES, BandCounts, BandStatistics, Statistics, measure
+from geocore.datasets.statistics import PERCENTILES, BandStatistics, RunningStatistics, Statistics, compute_statistics
 from geocore.errors import DataError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 
 ERROR = 2.0**-8
 
@@ -28,7 +28,7 @@ def layer_of(values: np.ndarray, **options: object) -> Layer:
 def counted(values: np.ndarray, valid: np.ndarray | None = None, parts: int = 1) -> tuple[BandStatistics, ...]:
     """Statistics of (band, row, col), fed as column blocks to several counters that are merged."""
     valid = np.ones((1, *values.shape[-2:]), bool) if valid is None else valid
-    counters = [BandCounts(layer_of(values)) for _ in range(parts)]
+    counters = [RunningStatistics(layer_of(values)) for _ in range(parts)]
     blocks = np.array_split(np.arange(values.shape[-1]), 2 * parts)
     for i, cols in enumerate(blocks):
         counters[i % parts].update(values[..., cols], valid[..., cols])
@@ -117,7 +117,7 @@ def test_a_time_axis_counts_into_its_bands() -> None:
     values = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
     valid = np.ones((2, 1, 2, 2), bool)
     valid[1, 0, 0, 0] = False
-    counts = BandCounts(layer_of(values, times=("2020-01-01", "2020-02-01")))
+    counts = RunningStatistics(layer_of(values, times=("2020-01-01", "2020-02-01")))
     counts.update(values, valid)
     for band, found in enumerate(counts.finish()):
         assert_exact(found, values[:, band][valid[:, 0]])
@@ -129,21 +129,21 @@ def test_a_band_without_valid_pixels_is_named() -> None:
 
 
 def test_arrays_that_do_not_fit_are_bugs() -> None:
-    counts = BandCounts(layer_of(np.zeros((2, 1, 1), np.uint8)))
+    counts = RunningStatistics(layer_of(np.zeros((2, 1, 1), np.uint8)))
     with pytest.raises(ValueError, match="values are uint16"):
         counts.update(np.zeros((2, 4, 4), np.uint16), np.ones((1, 4, 4), bool))
     with pytest.raises(ValueError, match="do not fit 2 bands"):
         counts.update(np.zeros((3, 4, 4), np.uint8), np.ones((1, 4, 4), bool))
     with pytest.raises(ValueError, match="do not merge"):
-        counts.merge(BandCounts(layer_of(np.zeros((3, 1, 1), np.uint8))))
+        counts.merge(RunningStatistics(layer_of(np.zeros((3, 1, 1), np.uint8))))
     with pytest.raises(DataError, match="complex64: must be real"):
-        BandCounts(layer_of(np.zeros((1, 1, 1), np.complex64)))
+        RunningStatistics(layer_of(np.zeros((1, 1, 1), np.complex64)))
 
 
 def scene_of(name: str, fine: np.ndarray, coarse: np.ndarray) -> Scene:
     sources = {
-        "fine": ArraySource(Layer("fine", Bands.named("a", "b", nodata=0), "uint16"), fine),
-        "coarse": ArraySource(Layer("coarse", Bands.named("c"), "float32", ratio=6), coarse),
+        "fine": ArrayReader(Layer("fine", Bands.named("a", "b", nodata=0), "uint16"), fine),
+        "coarse": ArrayReader(Layer("coarse", Bands.named("c"), "float32", ratio=6), coarse),
     }
     return Scene(name, Grid(*fine.shape[-2:]), sources)
 
@@ -160,7 +160,7 @@ def test_measure_reads_every_layer_of_every_scene_once(monkeypatch: pytest.Monke
             opened.append(i)
             yield scene_of(f"s{i}", fine[i], coarse[i])
 
-    found = measure(scenes(), ["fine", "coarse"])  # type: ignore[arg-type]
+    found = compute_statistics(scenes(), ["fine", "coarse"])  # type: ignore[arg-type]
     assert opened == [0, 1]
     for band in range(2):
         pixels = np.concatenate([array[band].ravel() for array in fine])
@@ -169,14 +169,14 @@ def test_measure_reads_every_layer_of_every_scene_once(monkeypatch: pytest.Monke
 
 
 def test_measure_refuses_scenes_that_disagree() -> None:
-    one = Scene("one", Grid(4, 4), {"x": ArraySource(Layer("x", Bands.named("a"), "uint8"), np.ones((1, 4, 4), "u1"))})
-    two = Scene("two", Grid(4, 4), {"x": ArraySource(Layer("x", Bands.named("b"), "uint8"), np.ones((1, 4, 4), "u1"))})
+    one = Scene("one", Grid(4, 4), {"x": ArrayReader(Layer("x", Bands.named("a"), "uint8"), np.ones((1, 4, 4), "u1"))})
+    two = Scene("two", Grid(4, 4), {"x": ArrayReader(Layer("x", Bands.named("b"), "uint8"), np.ones((1, 4, 4), "u1"))})
     with pytest.raises(DataError, match=r"scene 'two', layer 'x' is uint8 with bands b: must be uint8 with bands a"):
-        measure([one, two], ["x"])
+        compute_statistics([one, two], ["x"])
     with pytest.raises(DataError, match="scene 'one' has no layer 'y': it has x"):
-        measure([one], ["y"])
+        compute_statistics([one], ["y"])
     with pytest.raises(DataError, match="no scene to measure"):
-        measure([], ["x"])
+        compute_statistics([], ["x"])
 
 
 def test_statistics_survive_json_and_yaml() -> None:

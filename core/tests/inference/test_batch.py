@@ -1,4 +1,4 @@
-"""Surveys: what is there stays, what is gone is made again, what fails is listed behind the others."""
+"""Batch prediction: what is there stays, what is gone is made again, what fails is listed behind the others."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import rasterio
 
 import geocore.jobs.job
 from geocore.errors import DataError, RunError, SceneError, StorageError
-from geocore.inference.batch import SUMMARY, Mapped, Survey, parts_folder, scene_tasks
-from geocore.jobs.job import Task, Unfinished, part_path
-from geocore.jobs.runner import in_shares, joining, run_tasks
+from geocore.inference.batch import SUMMARY, BatchPrediction, BatchResult, chunk_dir, scene_jobs
+from geocore.jobs.job import Incomplete, Job, part_path
+from geocore.jobs.runner import merging, run_jobs, run_sharded
 from geocore.raster.grid import Grid
 from geocore.raster.write import write_raster
 from geocore.settings import WorkerSettings
 from geocore.storage.files import sha256_file
 from geocore.training.checkpoint import Checkpoint
 
-REGIONS = ("r0", "r1")
+CHUNKS = ("r0", "r1")
 
 
-def survey_of(output: Path, **context: Any) -> Survey:
+def prediction_of(output: Path, **context: Any) -> BatchPrediction:
     card = {"data_hash": "d", "versions": {"geocore": "0.1.0"}}
-    return Survey(
+    return BatchPrediction(
         output, Checkpoint(output.parent / "step-000002", 2, {}, card, [], "w", {}), {"weights": "w"} | context
     )
 
@@ -48,45 +48,45 @@ def write_scene(arguments: dict[str, Any], part: Path, *, output: Path) -> None:
     part.write_text(json.dumps({"number": number}))
 
 
-def write_region(arguments: dict[str, Any], part: Path) -> None:
-    part.write_text(arguments["region"])
+def write_chunk(arguments: dict[str, Any], part: Path) -> None:
+    part.write_text(arguments["chunk"])
 
 
-def write_by_regions(
+def write_by_chunks(
     arguments: dict[str, Any], part: Path, *, output: Path, settings: WorkerSettings, order: tuple[str, ...]
 ) -> None:
-    """As the tasks with wide scenes do: regions are shared out, whoever finds all of them joins."""
+    """As the tasks with wide scenes do: chunks are shared out, whoever finds all of them joins."""
     name = Path(arguments["path"]).stem
-    folder = parts_folder(output, name)
-    tasks = [Task(region, {"region": region}) for region in REGIONS]
-    run_tasks(tasks, write_region, folder, context=1, workers=settings.turned(order.index(name)))
-    with joining(folder, [part_path(folder, region) for region in REGIONS]):
-        text = " ".join(part_path(folder, region).read_text() for region in REGIONS)
+    folder = chunk_dir(output, name)
+    tasks = [Job(chunk, {"chunk": chunk}) for chunk in CHUNKS]
+    run_jobs(tasks, write_chunk, folder, context=1, workers=settings.turned(order.index(name)))
+    with merging(folder, [part_path(folder, chunk) for chunk in CHUNKS]):
+        text = " ".join(part_path(folder, chunk).read_text() for chunk in CHUNKS)
         for product in products(output, name):
             product.write_text(text)
         part.mkdir()
         (part / "kept").write_text(text)
-    (part / SUMMARY).write_text(json.dumps({"regions": len(REGIONS)}))
+    (part / SUMMARY).write_text(json.dumps({"chunks": len(CHUNKS)}))
 
 
-def scenes_in(folder: Path, **numbers: int) -> list[Task]:
+def scenes_in(folder: Path, **numbers: int) -> list[Job]:
     folder.mkdir(exist_ok=True)
     for name, number in numbers.items():
         (folder / name).with_suffix(".txt").write_text(str(number))
-    return scene_tasks({name: folder / f"{name}.txt" for name in numbers}, sha256_file)
+    return scene_jobs({name: folder / f"{name}.txt" for name in numbers}, sha256_file)
 
 
-def mapped(survey: Survey, tasks: list[Task]) -> Mapped:
-    output = survey.output
-    return survey.map("scenes", tasks, partial(write_scene, output=output), products=partial(products, output))
+def mapped(prediction: BatchPrediction, tasks: list[Job]) -> BatchResult:
+    output = prediction.output
+    return prediction.run("scenes", tasks, partial(write_scene, output=output), products=partial(products, output))
 
 
 def told(summaries: dict[str, Any]) -> str:
     return f"{sum(summary['number'] for summary in summaries.values())} in all"
 
 
-def finish(survey: Survey, groups: dict[str, Mapped], told: Any = told) -> None:
-    survey.finish(groups, told=told, maps=lambda name: products(survey.output, name)[:1])
+def finish(prediction: BatchPrediction, groups: dict[str, BatchResult], told: Any = told) -> None:
+    prediction.finish(groups, told=told, maps=lambda name: products(prediction.output, name)[:1])
 
 
 def calls(output: Path) -> list[dict[str, Any]]:
@@ -98,11 +98,11 @@ def times(paths: list[Path]) -> list[int]:
 
 
 def test_a_survey_maps_records_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    survey = survey_of(tmp_path / "maps", flips=True)
-    scenes = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=4))
+    prediction = prediction_of(tmp_path / "maps", flips=True)
+    scenes = mapped(prediction, scenes_in(tmp_path / "raw", a=2, b=4))
     assert [outcome.status for outcome in scenes.outcomes] == ["done", "done"] and scenes.failed == []
     assert (tmp_path / "maps/b_pred.tif").read_text() == "8"
-    finish(survey, {"scenes": scenes})
+    finish(prediction, {"scenes": scenes})
     maps = tmp_path / "maps"
     assert capsys.readouterr().out == (
         f"2 of 2 scenes mapped in {maps}: 6 in all\n"
@@ -129,9 +129,9 @@ def test_a_survey_maps_records_and_says_so(tmp_path: Path, capsys: pytest.Captur
 def test_the_record_keeps_earlier_calls(tmp_path: Path) -> None:
     output = tmp_path / "maps"
     tasks = scenes_in(tmp_path / "raw", a=2, b=4, c=5)
-    first = survey_of(output)
+    first = prediction_of(output)
     finish(first, {"scenes": mapped(first, tasks[:1])})
-    second = survey_of(output, flips=True)
+    second = prediction_of(output, flips=True)
     with pytest.raises(DataError, match="^1 of 2 scenes failed: c: "):
         finish(second, {"scenes": mapped(second, tasks[1:])})
     found = calls(output)
@@ -143,7 +143,7 @@ def test_the_record_keeps_earlier_calls(tmp_path: Path) -> None:
 def test_a_network_of_the_built_in_sample_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def begin(data: str | None, data_hash: str = "d") -> None:
         card = {"data_hash": data_hash, "config": {"data": data}}
-        Survey(tmp_path, Checkpoint(tmp_path / "run/checkpoints/step-000002", 2, {}, card, [], "w", {}), {})
+        BatchPrediction(tmp_path, Checkpoint(tmp_path / "run/checkpoints/step-000002", 2, {}, card, [], "w", {}), {})
 
     begin("dataset")
     begin(None, "published:sen1floods11")
@@ -155,11 +155,11 @@ def test_a_network_of_the_built_in_sample_says_so(tmp_path: Path, caplog: pytest
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"task": "floods", "data_hash": "d", "settings": {}}'])
 def test_a_folder_that_holds_something_else_is_not_written_into(tmp_path: Path, content: str) -> None:
-    survey, tasks = survey_of(tmp_path / "run"), scenes_in(tmp_path / "raw", a=2)
+    prediction, tasks = prediction_of(tmp_path / "run"), scenes_in(tmp_path / "raw", a=2)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text(content)
     with pytest.raises(RunError, match="give another folder as --output$"):
-        mapped(survey, tasks)
+        mapped(prediction, tasks)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
     assert (tmp_path / "run/run.json").read_text() == content
 
@@ -175,10 +175,10 @@ def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys:
         part.write_text(json.dumps({"number": 1}))
 
     def one_call(*names: str) -> str:
-        survey = survey_of(output)
+        prediction = prediction_of(output)
         tasks = scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
-        scenes = survey.map("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
-        finish(survey, {"scenes": scenes})
+        scenes = prediction.run("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
+        finish(prediction, {"scenes": scenes})
         return capsys.readouterr().out.splitlines()[-1]
 
     # A single scene needs none.
@@ -201,9 +201,9 @@ def test_which_of_two_maps_lies_on_top_does_not_depend_on_when_each_was_made(tmp
             part.write_text(json.dumps({"number": 1}))
 
         for names in calls:
-            survey, tasks = survey_of(output), scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
-            scenes = survey.map("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
-            finish(survey, {"scenes": scenes})
+            prediction, tasks = prediction_of(output), scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
+            scenes = prediction.run("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
+            finish(prediction, {"scenes": scenes})
         with rasterio.open(output / "all_pred.vrt") as dataset:
             return int(dataset.read(1)[0, 0])
 
@@ -211,29 +211,29 @@ def test_which_of_two_maps_lies_on_top_does_not_depend_on_when_each_was_made(tmp
 
 
 def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
-    survey = survey_of(tmp_path / "maps")
+    prediction = prediction_of(tmp_path / "maps")
     tasks = scenes_in(tmp_path / "raw", a=2, b=4)
-    mapped(survey, tasks)
-    kept, changed = products(survey.output, "a"), products(survey.output, "b")
+    mapped(prediction, tasks)
+    kept, changed = products(prediction.output, "a"), products(prediction.output, "b")
     before = times(kept)
-    again = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=6))
+    again = mapped(prediction, scenes_in(tmp_path / "raw", a=2, b=6))
     assert [outcome.status for outcome in again.outcomes] == ["skipped", "done"]
     assert again.summaries == {"a": {"number": 2}, "b": {"number": 6}}
     assert times(kept) == before and changed[0].read_text() == "12"
     # Other settings make all anew.
-    other = mapped(survey_of(survey.output, flips=True), scenes_in(tmp_path / "raw", a=2))
+    other = mapped(prediction_of(prediction.output, flips=True), scenes_in(tmp_path / "raw", a=2))
     assert [outcome.status for outcome in other.outcomes] == ["done"]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_scene_whose_product_was_deleted_is_mapped_again(tmp_path: Path, lost: int) -> None:
-    survey, tasks = survey_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
-    mapped(survey, tasks)
-    others = times(products(survey.output, "b"))
-    products(survey.output, "a")[lost].unlink()
-    assert [outcome.status for outcome in mapped(survey, tasks).outcomes] == ["done", "skipped"]
-    assert products(survey.output, "a")[lost].read_text() == "4"
-    assert times(products(survey.output, "b")) == others
+    prediction, tasks = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(prediction, tasks)
+    others = times(products(prediction.output, "b"))
+    products(prediction.output, "a")[lost].unlink()
+    assert [outcome.status for outcome in mapped(prediction, tasks).outcomes] == ["done", "skipped"]
+    assert products(prediction.output, "a")[lost].read_text() == "4"
+    assert times(products(prediction.output, "b")) == others
 
 
 @pytest.mark.parametrize("moment", range(4))
@@ -256,7 +256,7 @@ def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Pat
 
     def mapped_with(factor: int, moments: int) -> list[str]:
         work = partial(write, factor=factor, moments=[0] * moments)
-        scenes = survey_of(output, factor=factor).map("scenes", tasks, work, products=kept)
+        scenes = prediction_of(output, factor=factor).run("scenes", tasks, work, products=kept)
         return [outcome.status for outcome in scenes.outcomes]
 
     assert mapped_with(3, 9) == ["done", "done"]
@@ -270,7 +270,7 @@ def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Pat
 def test_other_settings_in_one_folder_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
     for threshold in (0.5, 0.5, 0.7):
-        mapped(survey_of(output, threshold=threshold), tasks)
+        mapped(prediction_of(output, threshold=threshold), tasks)
     assert caplog.messages == [
         f"{output}: was last mapped into with other settings or weights (threshold = 0.5 there, 0.7 now): scenes that "
         "are mapped again change"
@@ -278,11 +278,11 @@ def test_other_settings_in_one_folder_are_told(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_changed_product_is_made_again_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    survey, tasks = survey_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
-    mapped(survey, tasks)
-    pred, table = products(survey.output, "a")
+    prediction, tasks = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(prediction, tasks)
+    pred, table = products(prediction.output, "a")
     table.write_text("corrected by hand")
-    assert [outcome.status for outcome in mapped(survey, tasks).outcomes] == ["done", "skipped"]
+    assert [outcome.status for outcome in mapped(prediction, tasks).outcomes] == ["done", "skipped"]
     assert [pred.read_text(), table.read_text()] == ["4", "4"]
     assert (tmp_path / "maps/a.csv.changed").read_text() == "corrected by hand"
     assert not (tmp_path / "maps/a_pred.tif.changed").exists()
@@ -290,13 +290,13 @@ def test_a_changed_product_is_made_again_and_kept(tmp_path: Path, caplog: pytest
 
 
 def test_products_are_read_again_only_where_they_look_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    survey, tasks = survey_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2)
-    mapped(survey, tasks)
+    prediction, tasks = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2)
+    mapped(prediction, tasks)
     read, sha256 = list[str](), geocore.jobs.job.sha256_file
     monkeypatch.setattr("geocore.jobs.job.sha256_file", lambda path: [read.append(path.name), sha256(path)][1])
-    assert mapped(survey, tasks).outcomes[0].status == "skipped" and read == ["a"]
+    assert mapped(prediction, tasks).outcomes[0].status == "skipped" and read == ["a"]
     os.utime(tmp_path / "maps/a.csv")  # as a copy of the folder may have it
-    assert mapped(survey, tasks).outcomes[0].status == "skipped" and read[1:] == ["a", "a.csv"]
+    assert mapped(prediction, tasks).outcomes[0].status == "skipped" and read[1:] == ["a", "a.csv"]
 
 
 def test_leftovers_of_killed_calls_go_with_the_next_start(tmp_path: Path, killed_writer: str) -> None:
@@ -306,7 +306,7 @@ def test_leftovers_of_killed_calls_go_with_the_next_start(tmp_path: Path, killed
         for name in (f".part-{killed_writer}.tif", f".part-{killed_writer}.tif.working.tif", f".part-{killed_writer}"):
             (folder / name).write_text("half")
     (output / ".part-of-mine.tif").write_text("mine")
-    mapped(survey_of(output), tasks)
+    mapped(prediction_of(output), tasks)
     assert [path.name for path in output.rglob(".part-*")] == [".part-of-mine.tif"]
 
 
@@ -320,66 +320,66 @@ def test_nothing_is_kept_or_removed_behind_a_link(tmp_path: Path, place: str) ->
     link = output / place
     link.parent.mkdir(parents=True)
     link.symlink_to(mine)
-    survey = survey_of(output)
+    prediction = prediction_of(output)
 
     def work(arguments: dict[str, Any], part: Path) -> None:
-        parts_folder(output, "a")
+        chunk_dir(output, "a")
         write_scene(arguments, part, output=output)
 
     if place.endswith("a"):  # a scene of this name may not be mapped, others may
-        (outcome,) = survey.map("scenes", tasks, work, products=partial(products, output)).failed
+        (outcome,) = prediction.run("scenes", tasks, work, products=partial(products, output)).failed
         assert "symbolic link" in outcome.message
     else:
         with pytest.raises(StorageError, match="symbolic link"):
-            survey.map("scenes", tasks, work, products=partial(products, output))
+            prediction.run("scenes", tasks, work, products=partial(products, output))
     assert sorted(mine.rglob("*")) == before
 
 
 def test_failed_scenes_are_listed_after_the_others_are_mapped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    survey = survey_of(tmp_path / "maps")
-    scenes = mapped(survey, scenes_in(tmp_path / "raw", a=1, b=2, c=3))
+    prediction = prediction_of(tmp_path / "maps")
+    scenes = mapped(prediction, scenes_in(tmp_path / "raw", a=1, b=2, c=3))
     reasons = [f"{name}: {name}.txt: {number} is odd; give an even one" for name, number in (("a", 1), ("c", 3))]
     with pytest.raises(DataError) as error:
-        finish(survey, {"scenes": scenes})
+        finish(prediction, {"scenes": scenes})
     assert str(error.value) == f"2 of 3 scenes failed: {'; '.join(reasons)}"
     assert "1 of 3 scenes mapped" in capsys.readouterr().out
-    (record,) = calls(survey.output)
-    assert list(record["scenes"]) == ["b"] and products(survey.output, "b")[0].exists()
+    (record,) = calls(prediction.output)
+    assert list(record["scenes"]) == ["b"] and products(prediction.output, "b")[0].exists()
     assert [f"{name}: {reason}" for name, reason in record["failed"].items()] == reasons
     # Mended, they are mapped, and they alone.
-    again = mapped(survey, scenes_in(tmp_path / "raw", a=2, b=2, c=4))
+    again = mapped(prediction, scenes_in(tmp_path / "raw", a=2, b=2, c=4))
     assert [outcome.status for outcome in again.outcomes] == ["done", "skipped", "done"]
 
 
 def test_what_is_made_of_several_scenes_is_recorded_beside_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    survey = survey_of(tmp_path / "maps")
-    scenes = mapped(survey, scenes_in(tmp_path / "raw", a=1, b=2, c=4))
+    prediction = prediction_of(tmp_path / "maps")
+    scenes = mapped(prediction, scenes_in(tmp_path / "raw", a=1, b=2, c=4))
 
     def join(arguments: dict[str, Any], part: Path) -> None:
         if arguments["fails"]:
             raise DataError("grids differ")
-        (survey.output / "bc.tif").write_text("joined")
+        (prediction.output / "bc.tif").write_text("joined")
         part.write_text(json.dumps(arguments["names"]))
 
-    def joined(fails: bool) -> dict[str, Mapped]:
-        tasks = [Task("bc", {"names": sorted(scenes.summaries), "fails": fails})]
-        made = survey.map("mosaics", tasks, join, products=lambda name: [survey.output / f"{name}.tif"])
+    def joined(fails: bool) -> dict[str, BatchResult]:
+        tasks = [Job("bc", {"names": sorted(scenes.summaries), "fails": fails})]
+        made = prediction.run("mosaics", tasks, join, products=lambda name: [prediction.output / f"{name}.tif"])
         return {"scenes": scenes, "joined": made}
 
     with pytest.raises(DataError, match=r"^2 of 4 scenes and mosaics failed: a: .*; bc: grids differ$"):
-        finish(survey, joined(fails=True))
+        finish(prediction, joined(fails=True))
     with pytest.raises(DataError, match=r"^1 of 4 scenes and mosaics failed: a: "):
-        finish(survey, joined(fails=False))
+        finish(prediction, joined(fails=False))
     assert capsys.readouterr().out.count("2 of 3 scenes mapped") == 2
-    record = calls(survey.output)[-1]
+    record = calls(prediction.output)[-1]
     assert record["joined"] == {"bc": ["b", "c"]} and list(record["failed"]) == ["a"]
     # Kinds of which there is nothing are not spoken of.
     with pytest.raises(DataError, match=r"^1 of 3 scenes failed: a: "):
-        finish(survey, {"scenes": scenes, "joined": Mapped("mosaics", [], {})})
+        finish(prediction, {"scenes": scenes, "joined": BatchResult("mosaics", [], {})})
 
 
 def test_shards_see_what_the_others_did_and_the_last_one_joins(
@@ -387,16 +387,16 @@ def test_shards_see_what_the_others_did_and_the_last_one_joins(
 ) -> None:
     tasks, output = scenes_in(tmp_path / "raw", a=2, b=4, c=6), tmp_path / "maps"
 
-    @in_shares
+    @run_sharded
     def predict(settings: WorkerSettings) -> None:
-        survey = survey_of(output)
-        work = partial(write_by_regions, output=output, settings=settings, order=("a", "b", "c"))
-        scenes = survey.map("scenes", tasks, work, products=partial(products, output))
-        finish(survey, {"scenes": scenes}, told=lambda summaries: f"{len(summaries)} scenes")
+        prediction = prediction_of(output)
+        work = partial(write_by_chunks, output=output, settings=settings, order=("a", "b", "c"))
+        scenes = prediction.run("scenes", tasks, work, products=partial(products, output))
+        finish(prediction, {"scenes": scenes}, told=lambda summaries: f"{len(summaries)} scenes")
 
     predict(WorkerSettings(shard="2/2"))
     assert "shard 2/2 has done its share; 3 of 3 are not there yet" in capsys.readouterr().out
-    # A region of each scene, from another one on.
+    # A chunk of each scene, from another one on.
     made = {(path.parent.name, path.name) for path in (output / ".geocore/parts").glob("*/r*")}
     assert made == {("a", "r1"), ("b", "r0"), ("c", "r1")}
     assert not list(output.glob("*.tif")) and "scenes" not in calls(output)[0]
@@ -410,30 +410,30 @@ def test_shards_see_what_the_others_did_and_the_last_one_joins(
 
 
 def test_scenes_themselves_may_be_shared_out(tmp_path: Path) -> None:
-    tasks, survey = scenes_in(tmp_path / "raw", a=2, b=4, c=6), survey_of(tmp_path / "maps")
-    work, made = partial(write_scene, output=survey.output), partial(products, survey.output)
-    with pytest.raises(Unfinished) as rest:
-        survey.map("scenes", tasks, work, products=made, workers=WorkerSettings(shard="1/2"))
+    tasks, prediction = scenes_in(tmp_path / "raw", a=2, b=4, c=6), prediction_of(tmp_path / "maps")
+    work, made = partial(write_scene, output=prediction.output), partial(products, prediction.output)
+    with pytest.raises(Incomplete) as rest:
+        prediction.run("scenes", tasks, work, products=made, workers=WorkerSettings(shard="1/2"))
     assert rest.value.missing == ["b"] and made("c")[0].exists()
-    scenes = survey.map("scenes", tasks, work, products=made, workers=WorkerSettings(shard="2/2"))
+    scenes = prediction.run("scenes", tasks, work, products=made, workers=WorkerSettings(shard="2/2"))
     assert [outcome.status for outcome in scenes.outcomes] == ["skipped", "done", "skipped"]
 
 
 def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(tmp_path: Path) -> None:
     tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
-    survey, broken = survey_of(output), [True]
+    prediction, broken = prediction_of(output), [True]
 
     def work(arguments: dict[str, Any], part: Path) -> None:
-        folder = parts_folder(output, "a")
+        folder = chunk_dir(output, "a")
         (folder / "r0").touch()
         if broken[0]:
-            raise SceneError("1 of 2 regions failed")
+            raise SceneError("1 of 2 chunks failed")
         write_scene(arguments, part, output=output)
 
-    assert survey.map("scenes", tasks, work, products=partial(products, output)).failed
-    assert (parts_folder(output, "a") / "r0").exists()
+    assert prediction.run("scenes", tasks, work, products=partial(products, output)).failed
+    assert (chunk_dir(output, "a") / "r0").exists()
     broken[0] = False
-    assert not survey.map("scenes", tasks, work, products=partial(products, output)).failed
+    assert not prediction.run("scenes", tasks, work, products=partial(products, output)).failed
     assert not list((output / ".geocore/parts").iterdir())
 
 
@@ -441,22 +441,22 @@ def test_a_reason_that_names_its_scene_is_told_as_it_is(tmp_path: Path) -> None:
     def work(arguments: dict[str, Any], part: Path) -> None:
         raise SceneError(f"{Path(arguments['path']).stem}: another unit than in training")
 
-    survey = survey_of(tmp_path / "maps")
+    prediction = prediction_of(tmp_path / "maps")
     tasks = scenes_in(tmp_path / "raw", a=2)
-    scenes = survey.map("scenes", tasks, work, products=partial(products, survey.output))
+    scenes = prediction.run("scenes", tasks, work, products=partial(products, prediction.output))
     with pytest.raises(DataError) as error:
-        finish(survey, {"scenes": scenes})
+        finish(prediction, {"scenes": scenes})
     assert str(error.value) == "1 of 1 scenes failed: a: another unit than in training"
 
 
 def test_a_part_that_is_a_folder_keeps_more_than_its_summary(tmp_path: Path) -> None:
     tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
-    survey = survey_of(output)
-    work = partial(write_by_regions, output=output, settings=WorkerSettings(), order=("a",))
-    scenes = survey.map("scenes", tasks, work, products=partial(products, output))
-    assert scenes.summaries == {"a": {"regions": 2}} and (survey.part("a") / "kept").read_text() == "r0 r1"
+    prediction = prediction_of(output)
+    work = partial(write_by_chunks, output=output, settings=WorkerSettings(), order=("a",))
+    scenes = prediction.run("scenes", tasks, work, products=partial(products, output))
+    assert scenes.summaries == {"a": {"chunks": 2}} and (prediction.part("a") / "kept").read_text() == "r0 r1"
     products(output, "a")[0].unlink()
-    again = survey.map("scenes", tasks, work, products=partial(products, output))
+    again = prediction.run("scenes", tasks, work, products=partial(products, output))
     assert again.outcomes[0].status == "done" and products(output, "a")[0].exists()
 
 
@@ -464,7 +464,7 @@ def test_tasks_hold_where_a_scene_lies_and_what_it_is(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("2")
     address = "https://there.org/b.tif?key=1"
-    tasks = scene_tasks({"a": Path("a.txt"), "b": address}, lambda place: f"hash of {place}")
+    tasks = scene_jobs({"a": Path("a.txt"), "b": address}, lambda place: f"hash of {place}")
     assert [task.key for task in tasks] == ["a", "b"]
     assert tasks[0].arguments == {"path": str(tmp_path / "a.txt"), "sha256": f"hash of {tmp_path / 'a.txt'}"}
     assert tasks[1].arguments == {"path": address, "sha256": f"hash of {address}"}
@@ -476,20 +476,20 @@ ODD = ["my scene", "Fläche", "Fla\u0308che", ".hidden", "-x", "a\nb\tc", "<b>&'
 def test_scenes_are_mapped_under_the_names_that_their_files_have(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    survey, folder = survey_of(tmp_path / "maps"), tmp_path / "in"
+    prediction, folder = prediction_of(tmp_path / "maps"), tmp_path / "in"
     folder.mkdir()
     for number, name in enumerate(ODD):
         (folder / f"{name}.txt").write_text(str(2 * number))
-    tasks = scene_tasks({name: folder / f"{name}.txt" for name in ODD}, sha256_file)
-    assert [outcome.status for outcome in mapped(survey, tasks).outcomes] == ["done"] * len(ODD)
+    tasks = scene_jobs({name: folder / f"{name}.txt" for name in ODD}, sha256_file)
+    assert [outcome.status for outcome in mapped(prediction, tasks).outcomes] == ["done"] * len(ODD)
     for number, name in enumerate(ODD):
-        assert [path.read_text() for path in products(survey.output, name)] == [str(4 * number)] * 2
-    again = mapped(survey, tasks)
+        assert [path.read_text() for path in products(prediction.output, name)] == [str(4 * number)] * 2
+    again = mapped(prediction, tasks)
     assert [outcome.status for outcome in again.outcomes] == ["skipped"] * len(ODD)
     assert again.summaries == {name: {"number": 2 * number} for number, name in enumerate(ODD)}
-    survey.finish({"scenes": again}, told=told, maps=lambda name: [])
+    prediction.finish({"scenes": again}, told=told, maps=lambda name: [])
     assert f"{len(ODD)} of {len(ODD)} scenes mapped" in capsys.readouterr().out
-    assert calls(survey.output)[0]["scenes"] == again.summaries
+    assert calls(prediction.output)[0]["scenes"] == again.summaries
 
 
 def test_a_scene_that_cannot_be_read_fails_when_its_turn_comes(tmp_path: Path) -> None:
@@ -504,28 +504,28 @@ def test_a_scene_that_cannot_be_read_fails_when_its_turn_comes(tmp_path: Path) -
     def unread(place: Path) -> str:
         raise SceneError(f"{place}: is not understood")
 
-    tasks = scene_tasks(places, digest)
-    survey = survey_of(tmp_path / "maps")
-    outcomes = {outcome.key: outcome for outcome in mapped(survey, tasks).outcomes}
+    tasks = scene_jobs(places, digest)
+    prediction = prediction_of(tmp_path / "maps")
+    outcomes = {outcome.key: outcome for outcome in mapped(prediction, tasks).outcomes}
     assert [outcome.status for outcome in outcomes.values()] == ["done", "failed", "failed", "done"]
     assert outcomes["b"].message.startswith(f"{places['b']}: cannot be read (No such file or directory); check the")
     assert outcomes["pipe"].message.startswith(f"{places['pipe']}: cannot be read (is a named pipe); check the")
-    assert [path.read_text() for path in products(survey.output, "c")] == ["8", "8"]
+    assert [path.read_text() for path in products(prediction.output, "c")] == ["8", "8"]
     # One that can be read again is mapped, and the others stay.
     (tmp_path / "in/b.txt").write_text("6")
-    again = mapped(survey, scene_tasks({name: places[name] for name in ("a", "b", "c")}, digest))
+    again = mapped(prediction, scene_jobs({name: places[name] for name in ("a", "b", "c")}, digest))
     assert [outcome.status for outcome in again.outcomes] == ["skipped", "done", "skipped"]
-    (failed,) = mapped(survey, scene_tasks({"a": places["a"]}, unread)).failed
+    (failed,) = mapped(prediction, scene_jobs({"a": places["a"]}, unread)).failed
     assert failed.message == f"{places['a']}: is not understood"
 
 
-def replaced_while_read(arguments: dict[str, Any], part: Path, *, output: Path, region: Path | None = None) -> None:
+def replaced_while_read(arguments: dict[str, Any], part: Path, *, output: Path, chunk: Path | None = None) -> None:
     """The scene becomes another one before it is mapped, and is put back when that is over."""
     path = Path(arguments["path"])
     path.rename(path.with_suffix(".aside"))
     path.write_text("8")
-    if region is not None:
-        run_tasks([Task("north", {"region": path.read_text()})], write_region, region, context=1)
+    if chunk is not None:
+        run_jobs([Job("north", {"chunk": path.read_text()})], write_chunk, chunk, context=1)
     write_scene(arguments, part, output=output)
 
 
@@ -533,20 +533,20 @@ def test_a_scene_that_becomes_another_one_while_it_is_mapped_is_mapped_anew(tmp_
     output, path = tmp_path / "maps", tmp_path / "raw/a.txt"
     tasks = scenes_in(tmp_path / "raw", a=2)
     before = path.stat()
-    region = parts_folder(output, "a")
-    work = partial(replaced_while_read, output=output, region=region)
-    result = survey_of(output).map("scenes", tasks, work, products=partial(products, output))
+    chunk = chunk_dir(output, "a")
+    work = partial(replaced_while_read, output=output, chunk=chunk)
+    result = prediction_of(output).run("scenes", tasks, work, products=partial(products, output))
     (failed,) = result.failed
     assert failed.message == (
         f"{path}: became another file while it was read; leave it as it is and repeat the command"
     )
-    assert result.summaries == {} and not region.exists()
+    assert result.summaries == {} and not chunk.exists()
     # Whoever puts it back as it was, with its time, has the scene that the hash stands for.
     path.with_suffix(".aside").replace(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    again = scene_tasks({"a": path}, sha256_file)
+    again = scene_jobs({"a": path}, sha256_file)
     assert again[0].fingerprint(0) == tasks[0].fingerprint(0)
-    assert [outcome.status for outcome in mapped(survey_of(output), again).outcomes] == ["done"]
+    assert [outcome.status for outcome in mapped(prediction_of(output), again).outcomes] == ["done"]
     assert (output / "a_pred.tif").read_text() == "4"
 
 
@@ -556,7 +556,7 @@ def test_a_scene_that_is_gone_by_the_end_has_no_map(tmp_path: Path) -> None:
         Path(arguments["path"]).unlink()
 
     tasks = scenes_in(tmp_path / "raw", a=2)
-    result = survey_of(tmp_path / "maps").map(
+    result = prediction_of(tmp_path / "maps").run(
         "scenes", tasks, read_and_remove, products=partial(products, tmp_path / "maps")
     )
     assert [outcome.status for outcome in result.outcomes] == ["failed"]

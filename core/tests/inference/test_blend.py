@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from geocore.datasets.batch import VALID
 from geocore.errors import DataError
-from geocore.inference.blend import DenseBlend, Head
-from geocore.inference.outputs import PERCENT_NODATA, labels_of, percent_of
+from geocore.inference.blend import OutputHead, OverlapBlender
+from geocore.inference.outputs import PERCENT_NODATA, argmax_labels, to_percent
 from geocore.raster.grid import Window
-from geocore.tiling.tiles import Tiling, regions, tiles_of
+from geocore.tiling.tiles import TileGrid, chunks, tiles_in
 
 ULP = np.finfo(np.float32).eps
 
@@ -54,24 +54,24 @@ class Canvas:
 def blend_identity(
     plane: np.ndarray,
     valid: np.ndarray,
-    tiling: Tiling,
-    region_px: int,
+    tiling: TileGrid,
+    chunk_px: int,
     scale: int = 1,
     output_shape: tuple[int, int] | None = None,
 ) -> Canvas:
-    """Blend tiles cut from a plane (channel, row, col) of the output grid, region by region, the last region first."""
+    """Blend tiles cut from a plane (channel, row, col) of the output grid, chunk by chunk, the last chunk first."""
     full = plane.shape[-2:]
     output_shape = output_shape or full
     shape = (full[0] // scale, full[1] // scale)
     canvas = Canvas(output_shape, len(plane))
-    for region in reversed(regions(shape, region_px, tiling.align)):
-        window = region.window.finer(scale).intersection(Window(0, 0, *output_shape))
+    for chunk in reversed(chunks(shape, chunk_px, tiling.align)):
+        window = chunk.window.finer(scale).intersection(Window(0, 0, *output_shape))
         assert window is not None
-        blend = DenseBlend(
-            region, tiling, shape, {"out": len(plane)}, scale=scale, output_shape=output_shape, emit=canvas.sink(window)
+        blend = OverlapBlender(
+            chunk, tiling, shape, {"out": len(plane)}, scale=scale, output_shape=output_shape, emit=canvas.sink(window)
         )
         assert blend.window == window
-        for row, col, tile in tiles_of(region, tiling, shape):
+        for row, col, tile in tiles_in(chunk, tiling, shape):
             fine = tile.finer(scale)
             blend.add(row, col, tile, {
                 "out": torch.from_numpy(cut(plane, fine, np.nan)),
@@ -83,22 +83,22 @@ def blend_identity(
 
 
 @st.composite
-def geometries(draw: st.DrawFn) -> tuple[tuple[int, int], Tiling, int]:
+def geometries(draw: st.DrawFn) -> tuple[tuple[int, int], TileGrid, int]:
     align = draw(st.sampled_from([1, 1, 2, 3]))
     size = draw(st.integers(1, 8)) * align
     overlap = draw(st.integers(0, size // align - 1)) * align
     shape = (draw(st.integers(1, 3 * size)), draw(st.integers(1, 3 * size)))
-    return shape, Tiling(size, overlap, align), draw(st.integers(align, 4 * size))
+    return shape, TileGrid(size, overlap, align), draw(st.integers(align, 4 * size))
 
 
 @given(geometries(), st.integers(0, 2**32 - 1))
 @settings(max_examples=150, deadline=None)
-def test_identity_is_exact_for_any_geometry(geometry: tuple[tuple[int, int], Tiling, int], seed: int) -> None:
-    shape, tiling, region_px = geometry
+def test_identity_is_exact_for_any_geometry(geometry: tuple[tuple[int, int], TileGrid, int], seed: int) -> None:
+    shape, tiling, chunk_px = geometry
     rng = np.random.default_rng(seed)
     plane = rng.standard_normal((2, *shape), np.float32) * 10.0 ** rng.integers(-3, 4)
     valid = rng.random(shape) < 0.9
-    canvas = blend_identity(plane, valid, tiling, region_px)
+    canvas = blend_identity(plane, valid, tiling, chunk_px)
     assert np.array_equal(canvas.valid, valid)
     # 8 ulp: up to four ramps meet along an axis, each weight and each product is rounded once.
     assert (np.abs(canvas.values - plane)[:, valid] <= 8 * ULP * np.abs(plane[:, valid])).all()
@@ -107,14 +107,14 @@ def test_identity_is_exact_for_any_geometry(geometry: tuple[tuple[int, int], Til
 
 @given(geometries(), st.integers(0, 2**32 - 1))
 @settings(max_examples=60, deadline=None)
-def test_classes_are_exact(geometry: tuple[tuple[int, int], Tiling, int], seed: int) -> None:
-    shape, tiling, region_px = geometry
+def test_classes_are_exact(geometry: tuple[tuple[int, int], TileGrid, int], seed: int) -> None:
+    shape, tiling, chunk_px = geometry
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, shape)
     canvas = blend_identity(
-        np.eye(3, dtype=np.float32)[truth].transpose(2, 0, 1), np.ones(shape, bool), tiling, region_px
+        np.eye(3, dtype=np.float32)[truth].transpose(2, 0, 1), np.ones(shape, bool), tiling, chunk_px
     )
-    assert np.array_equal(labels_of(torch.from_numpy(canvas.values)).numpy(), truth)
+    assert np.array_equal(argmax_labels(torch.from_numpy(canvas.values)).numpy(), truth)
 
 
 @pytest.mark.parametrize("scale", [2, 5])
@@ -124,18 +124,18 @@ def test_finer_output_is_exact(scale: int, cropped: int) -> None:
     fine = (shape[0] * scale, shape[1] * scale)
     plane = np.random.default_rng(scale).standard_normal((1, *fine), np.float32)
     out = (fine[0] - cropped, fine[1] - cropped)
-    canvas = blend_identity(plane, np.ones(fine, bool), Tiling(8, 5), 9, scale, out)
+    canvas = blend_identity(plane, np.ones(fine, bool), TileGrid(8, 5), 9, scale, out)
     expected = plane[:, : out[0], : out[1]]
     assert (np.abs(canvas.values - expected) <= 8 * ULP * np.abs(expected)).all()
 
 
 def test_neighbouring_tiles_fade_into_each_other() -> None:
-    tiling, shape = Tiling(8, 4), (8, 12)
+    tiling, shape = TileGrid(8, 4), (8, 12)
     rows: list[np.ndarray] = []
-    blend = DenseBlend(
-        regions(shape, 99)[0], tiling, shape, {"out": 1}, emit=lambda row, out: rows.append(out["out"].numpy().copy())
+    blend = OverlapBlender(
+        chunks(shape, 99)[0], tiling, shape, {"out": 1}, emit=lambda row, out: rows.append(out["out"].numpy().copy())
     )
-    for (row, col, tile), level in zip(tiles_of(regions(shape, 99)[0], tiling, shape), (0.0, 1.0), strict=True):
+    for (row, col, tile), level in zip(tiles_in(chunks(shape, 99)[0], tiling, shape), (0.0, 1.0), strict=True):
         blend.add(row, col, tile, {"out": torch.full((1, 8, 8), level), VALID: torch.ones(1, 8, 8, dtype=torch.bool)})
     blend.finish()
     profile = rows[0][0, 0]
@@ -145,7 +145,7 @@ def test_neighbouring_tiles_fade_into_each_other() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_is_an_error_only_where_valid(bad: float) -> None:
-    shape, tiling = (10, 10), Tiling(6, 2)
+    shape, tiling = (10, 10), TileGrid(6, 2)
     plane = np.ones((1, *shape), np.float32)
     plane[0, 7, 3] = bad
     hole = np.ones(shape, bool)
@@ -159,15 +159,17 @@ def test_a_number_that_is_not_finite_is_an_error_only_where_valid(bad: float) ->
 
 def test_large_finite_values_pass() -> None:
     plane = np.full((1, 40, 40), 3e38, np.float32)
-    canvas = blend_identity(plane, np.ones((40, 40), bool), Tiling(16, 4), 99)
+    canvas = blend_identity(plane, np.ones((40, 40), bool), TileGrid(16, 4), 99)
     assert np.isfinite(canvas.values).all()
 
 
 def test_a_pixel_is_valid_only_where_all_tiles_say_so() -> None:
-    region, tiling, shape = regions((4, 6), 99)[0], Tiling(4, 2), (4, 6)
+    chunk, tiling, shape = chunks((4, 6), 99)[0], TileGrid(4, 2), (4, 6)
     masks: list[np.ndarray] = []
-    blend = DenseBlend(region, tiling, shape, {"out": 1}, emit=lambda row, out: masks.append(out[VALID].numpy().copy()))
-    for row, col, tile in tiles_of(region, tiling, shape):
+    blend = OverlapBlender(
+        chunk, tiling, shape, {"out": 1}, emit=lambda row, out: masks.append(out[VALID].numpy().copy())
+    )
+    for row, col, tile in tiles_in(chunk, tiling, shape):
         valid = torch.ones(4, 4, dtype=torch.bool)
         valid[0, 2 if col == 0 else 1] = False
         blend.add(row, col, tile, {"out": torch.ones(1, 4, 4), VALID: valid})
@@ -176,12 +178,12 @@ def test_a_pixel_is_valid_only_where_all_tiles_say_so() -> None:
 
 
 def test_misuse_is_refused() -> None:
-    region, tiling, shape = regions((12, 4), 99)[0], Tiling(4), (12, 4)
-    tiles = tiles_of(region, tiling, shape)
+    chunk, tiling, shape = chunks((12, 4), 99)[0], TileGrid(4), (12, 4)
+    tiles = tiles_in(chunk, tiling, shape)
     good = {"out": torch.ones(1, 4, 4), VALID: torch.ones(4, 4, dtype=torch.bool)}
 
-    def fresh() -> DenseBlend:
-        return DenseBlend(region, tiling, shape, {"out": 1}, emit=lambda row, out: None)
+    def fresh() -> OverlapBlender:
+        return OverlapBlender(chunk, tiling, shape, {"out": 1}, emit=lambda row, out: None)
 
     with pytest.raises(ValueError, match="'valid' are due"):
         fresh().add(*tiles[0], {"out": good["out"]})
@@ -193,22 +195,22 @@ def test_misuse_is_refused() -> None:
     blend.add(*tiles[1], good)
     with pytest.raises(ValueError, match="tile row 0 after 1"):
         blend.add(*tiles[0], good)
-    wide = regions((4, 12), 99)[0]
-    left, middle, right = tiles_of(wide, tiling, (4, 12))
+    wide = chunks((4, 12), 99)[0]
+    left, middle, right = tiles_in(wide, tiling, (4, 12))
     for found, words in (
         [(left, right), "columns 4 to 8"],
         [(middle,), "columns 0 to 4"],
         [(left,), "columns 4 to 12"],
     ):
-        gaps = DenseBlend(wide, tiling, (4, 12), {"out": 1}, emit=lambda row, out: None)
+        gaps = OverlapBlender(wide, tiling, (4, 12), {"out": 1}, emit=lambda row, out: None)
         with pytest.raises(ValueError, match=f"no tile covers {words}"):
             for tile in found:
                 gaps.add(*tile, good)
             gaps.finish()
     with pytest.raises(ValueError, match="does not end in the last working pixel"):
-        DenseBlend(region, tiling, shape, {"out": 1}, emit=lambda row, out: None, output_shape=(11, 4))
+        OverlapBlender(chunk, tiling, shape, {"out": 1}, emit=lambda row, out: None, output_shape=(11, 4))
     with pytest.raises(ValueError, match="none called"):
-        DenseBlend(region, tiling, shape, {VALID: 1}, emit=lambda row, out: None)
+        OverlapBlender(chunk, tiling, shape, {VALID: 1}, emit=lambda row, out: None)
 
 
 @pytest.fixture
@@ -220,24 +222,24 @@ def random_logits() -> torch.Tensor:
 def test_labels_equal_argmax(random_logits: torch.Tensor, classes: int) -> None:
     logits = random_logits[:classes].round()  # rounding makes ties, which go to the lower class
     expected = np.argmax(logits.numpy(), axis=0)
-    labels = labels_of(logits)
+    labels = argmax_labels(logits)
     assert labels.dtype == torch.uint8 and np.array_equal(labels.numpy(), expected)
 
 
 def test_labels_need_classes(random_logits: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="1 channels"):
-        labels_of(random_logits[:1])
+        argmax_labels(random_logits[:1])
 
 
 def test_percent() -> None:
-    percent = percent_of(torch.tensor([[0.0, 0.004, 0.5, 1.0, 0.3]]), torch.tensor([True, True, True, True, False]))
+    percent = to_percent(torch.tensor([[0.0, 0.004, 0.5, 1.0, 0.3]]), torch.tensor([True, True, True, True, False]))
     assert percent.dtype == torch.uint8 and percent.tolist() == [[0, 0, 50, 100, PERCENT_NODATA]]
 
 
 def test_heads_activate() -> None:
     raw = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
-    assert torch.allclose(Head(3, "classes").activate(raw).sum(1), torch.ones(2, 4, 4))
-    assert torch.equal(Head(3, "sigmoid").activate(raw), raw.float().sigmoid())
-    assert torch.equal(Head(3, "values").activate(raw), raw.float())
+    assert torch.allclose(OutputHead(3, "classes").activate(raw).sum(1), torch.ones(2, 4, 4))
+    assert torch.equal(OutputHead(3, "sigmoid").activate(raw), raw.float().sigmoid())
+    assert torch.equal(OutputHead(3, "values").activate(raw), raw.float())
     with pytest.raises(ValueError, match="3 channels where the head has 2"):
-        Head(2, "classes").activate(raw)
+        OutputHead(2, "classes").activate(raw)

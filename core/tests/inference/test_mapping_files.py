@@ -16,15 +16,15 @@ from rasterio.transform import from_origin
 from torch import Tensor
 
 from geocore.datasets.batch import VALID
-from geocore.device import Place
-from geocore.inference.blend import DenseBlend
-from geocore.inference.tiled import map_region
+from geocore.device import DeviceContext
+from geocore.inference.blend import OverlapBlender
+from geocore.inference.tiled import predict_tiles
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Window
 from geocore.raster.scene import Scene
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 
-PLACE = Place(torch.device("cpu"))
+PLACE = DeviceContext(torch.device("cpu"))
 
 
 def write(path: Path, values: np.ndarray, *, colours: list[ColorInterp] | None = None, **options: Any) -> Path:
@@ -51,7 +51,7 @@ def far_seeing(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"out": torch.cat([image[:, :1], mean.expand_as(image[:, :1])], 1), VALID: batch[VALID]}
 
 
-def mapped(path: Path, tiling: Tiling, forward: Any = far_seeing) -> tuple[np.ndarray, np.ndarray]:
+def mapped(path: Path, tiling: TileGrid, forward: Any = far_seeing) -> tuple[np.ndarray, np.ndarray]:
     with open_raster(path) as scene:
         values, valid = np.full((2, *scene.grid.shape), np.nan, np.float32), np.zeros(scene.grid.shape, bool)
 
@@ -59,9 +59,9 @@ def mapped(path: Path, tiling: Tiling, forward: Any = far_seeing) -> tuple[np.nd
             values[:, row : row + out["out"].shape[1]] = out["out"].numpy()
             valid[row : row + out["out"].shape[1]] = out[VALID][0].numpy()
 
-        region = Region("all", Window(0, 0, *scene.grid.shape))
-        blend = DenseBlend(region, tiling, scene.grid.shape, {"out": 2}, emit=emit)
-        map_region(forward, scene, region, tiling, blend, read=read_tile, place=PLACE)
+        chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
+        blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2}, emit=emit)
+        predict_tiles(forward, scene, chunk, tiling, blend, read=read_tile, place=PLACE)
     return values, valid
 
 
@@ -92,7 +92,7 @@ def test_what_is_invalid_stays_so_and_reaches_no_valid_pixel(tmp_path: Path, mar
         alpha = np.where(valid, 65535, 0).astype(np.uint16)[np.newaxis]
         planes = np.concatenate([np.where(valid, values, 9999).astype(np.uint16), alpha])
         write(path, planes, colours=[ColorInterp.gray, ColorInterp.undefined, ColorInterp.alpha])
-    found, seen = mapped(path, Tiling(32, 8))
+    found, seen = mapped(path, TileGrid(32, 8))
     assert np.array_equal(seen, valid)
     assert np.isfinite(found).all() and (found[:, ~valid] == 0).all()
     # Means of a tile over the sum of both bands, which a sentinel, NaN or what lies behind a mask would change.
@@ -110,7 +110,7 @@ def test_a_bright_object_changes_nothing_elsewhere(tmp_path: Path) -> None:
         return {"out": batch["values"].float().expand(-1, 2, -1, -1), VALID: batch[VALID]}
 
     results = [
-        mapped(write(tmp_path / f"{name}.tif", image), Tiling(32, 8), identity)[0]
+        mapped(write(tmp_path / f"{name}.tif", image), TileGrid(32, 8), identity)[0]
         for name, image in (("flat", flat), ("bright", bright))
     ]
     assert np.array_equal(results[0] != results[1], np.broadcast_to(flat != bright, (2, 96, 96)))
@@ -119,14 +119,14 @@ def test_a_bright_object_changes_nothing_elsewhere(tmp_path: Path) -> None:
 SPARSE = """
 import sys, resource
 import torch
-from geocore.inference.blend import VALID, DenseBlend
-from geocore.inference.outputs import labels_of
-from geocore.device import Place
+from geocore.inference.blend import VALID, OverlapBlender
+from geocore.inference.outputs import argmax_labels
+from geocore.device import DeviceContext
 from geocore.raster.grid import Window
-from geocore.inference.tiled import map_region
+from geocore.inference.tiled import predict_tiles
 from geocore.raster.geotiff import open_raster
 from geocore.raster.scene import Scene
-from geocore.tiling.tiles import Tiling, regions
+from geocore.tiling.tiles import TileGrid, chunks
 
 torch.set_num_threads(1)
 rows = []
@@ -139,15 +139,15 @@ def forward(batch):
     return {"out": batch["values"][:, :2].float(), VALID: batch[VALID]}
 
 with open_raster(sys.argv[1]) as scene:
-    tiling = Tiling(512, 64)
-    region = regions(scene.grid.shape, 16384, 512)[24]
-    assert region.window.width > 14000
-    # The height of a region does not enter: the first rows of tiles do.
-    region = type(region)(region.key, Window(region.window.row, region.window.col, 900, region.window.width))
+    tiling = TileGrid(512, 64)
+    chunk = chunks(scene.grid.shape, 16384, 512)[24]
+    assert chunk.window.width > 14000
+    # The height of a chunk does not enter: the first rows of tiles do.
+    chunk = type(chunk)(chunk.key, Window(chunk.window.row, chunk.window.col, 900, chunk.window.width))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    blend = DenseBlend(region, tiling, scene.grid.shape, {"out": 2},
-                       emit=lambda row, out: rows.append(len(labels_of(out["out"]))))
-    map_region(forward, scene, region, tiling, blend, read=read, place=Place(torch.device("cpu")))
+    blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2},
+                       emit=lambda row, out: rows.append(len(argmax_labels(out["out"]))))
+    predict_tiles(forward, scene, chunk, tiling, blend, read=read, place=DeviceContext(torch.device("cpu")))
     assert sum(rows) == 900
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
@@ -165,6 +165,6 @@ def test_a_sparse_scene_of_ten_gigapixels_needs_memory_for_its_width_only(tmp_pa
     assert path.stat().st_size < 10_000_000
     done = subprocess.run([sys.executable, "-c", SPARSE, str(path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    # Belt 1024 x 14,286 pixels of 9 bytes, strip 512 x 14,286 of 9, GDAL's cache: about 250 MB were measured; the scene
-    # has 80 GB.
+    # Blocks 1024 x 14,286 pixels of 9 bytes, strip 512 x 14,286 of 9, GDAL's cache: about 250 MB were measured; the
+    # scene has 80 GB.
     assert int(done.stdout) < 500

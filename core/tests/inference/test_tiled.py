@@ -18,24 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.errors import DataError, DeviceError, SceneError
-from geocore.inference.blend import DenseBlend
-from geocore.inference.outputs import labels_of
-from geocore.inference.tiled import TILES_AHEAD, map_region, predict_scene
+from geocore.inference.blend import OverlapBlender
+from geocore.inference.outputs import argmax_labels
+from geocore.inference.tiled import TILES_AHEAD, predict_tiles, run_chunks
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Patch, Scene
-from geocore.tiling.tiles import Region, Tiling, regions, tiles_of
+from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
+from geocore.tiling.tiles import Chunk, TileGrid, chunks, tiles_in
 
-PLACE = Place(torch.device("cpu"))
+PLACE = DeviceContext(torch.device("cpu"))
 ULP = np.finfo(np.float32).eps
 
 
 def make_scene(values: np.ndarray, ratio: int = 1, shape: tuple[int, int] | None = None) -> Scene:
     layer = Layer("image", Bands.named(*(f"b{i}" for i in range(len(values)))), str(values.dtype), ratio)
     rows, cols = shape or values.shape[-2:]
-    return Scene("scene", Grid(rows, cols), {"image": ArraySource(layer, values)})
+    return Scene("scene", Grid(rows, cols), {"image": ArrayReader(layer, values)})
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, np.ndarray]:
@@ -50,32 +50,34 @@ def identity(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def dense(
     forward: Callable[[Any], dict[str, Tensor]],
     scene: Scene,
-    tiling: Tiling,
+    tiling: TileGrid,
     *,
     channels: int,
-    region_px: int = 9999,
+    chunk_px: int = 9999,
     batch_size: int | None = 3,
     order: int = 1,
     read: Callable[[Scene, Window], Any] = read_tile,
     shape: tuple[int, int] | None = None,
     scale: int = 1,
     output_shape: tuple[int, int] | None = None,
-    place: Place = PLACE,
+    place: DeviceContext = PLACE,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Predict all regions in the given order; returns values (channel, row, col) and valid (row, col)."""
+    """Predict all chunks in the given order; returns values (channel, row, col) and valid (row, col)."""
     shape = shape or scene.grid.shape
     out_shape = output_shape or (shape[0] * scale, shape[1] * scale)
     values, valid = np.full((channels, *out_shape), np.nan, np.float32), np.zeros(out_shape, bool)
-    for region in regions(shape, region_px, tiling.align)[::order]:
+    for chunk in chunks(shape, chunk_px, tiling.align)[::order]:
 
         def emit(row: int, out: dict[str, Tensor]) -> None:
             place = (slice(row, row + out["out"].shape[1]), slice(blend.window.col, blend.window.col_stop))
             values[(slice(None), *place)] = out["out"].numpy()
             valid[place] = out[VALID][0].numpy()
 
-        blend = DenseBlend(region, tiling, shape, {"out": channels}, emit=emit, scale=scale, output_shape=output_shape)
-        map_region(
-            forward, scene, region, tiling, blend,
+        blend = OverlapBlender(
+            chunk, tiling, shape, {"out": channels}, emit=emit, scale=scale, output_shape=output_shape
+        )
+        predict_tiles(
+            forward, scene, chunk, tiling, blend,
             read=read, place=place, batch_size=batch_size, shape=shape,
         )  # fmt: skip
     return values, valid
@@ -104,11 +106,11 @@ class Network(nn.Module):
         return {"out": self.layers(image).softmax(1), VALID: batch[VALID]}
 
 
-def test_tiles_are_counted_while_a_region_is_mapped(
+def test_tiles_are_counted_while_a_chunk_is_mapped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("geocore.terminal.PLAIN_LINE_SECONDS", 0.0)
-    dense(identity, make_scene(np.ones((1, 8, 12), np.float32)), Tiling(4, 0), channels=1, batch_size=1)
+    dense(identity, make_scene(np.ones((1, 8, 12), np.float32)), TileGrid(4, 0), channels=1, batch_size=1)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines[:6]] == [f"tiles: {done}/6" for done in range(1, 7)]
 
@@ -117,14 +119,14 @@ def test_identity_over_random_scenes() -> None:
     rng = np.random.default_rng(3)
     for _ in range(25):
         size = int(rng.integers(2, 12))
-        tiling = Tiling(size, int(rng.integers(0, size)))
+        tiling = TileGrid(size, int(rng.integers(0, size)))
         shape = tuple(int(n) for n in rng.integers(1, 3 * size + 1, 2))
         image = rng.standard_normal((2, *shape), np.float32)
         image[:, rng.random(shape) < 0.1] = np.nan
         expected = np.isfinite(image[0])
         values, valid = dense(
             identity, make_scene(image), tiling,
-            channels=2, region_px=int(rng.integers(3, 3 * size + 3)), batch_size=int(rng.integers(1, 6)),
+            channels=2, chunk_px=int(rng.integers(3, 3 * size + 3)), batch_size=int(rng.integers(1, 6)),
         )  # fmt: skip
         assert np.array_equal(valid, expected)
         error = np.abs(values - image)[:, expected]
@@ -149,9 +151,9 @@ def test_finer_output_from_a_coarser_working_grid() -> None:
     values, valid = dense(
         nearest,
         scene,
-        Tiling(4, 1),
+        TileGrid(4, 1),
         channels=1,
-        region_px=6,
+        chunk_px=6,
         read=read,
         shape=(13, 9),
         scale=ratio,
@@ -163,9 +165,13 @@ def test_finer_output_from_a_coarser_working_grid() -> None:
 
 def test_bfloat16_is_blended_in_float32() -> None:
     image = np.random.default_rng(0).standard_normal((3, 24, 24), np.float32)
-    exact, _ = dense(Network(3), make_scene(image), Tiling(16, 8), channels=4)
+    exact, _ = dense(Network(3), make_scene(image), TileGrid(16, 8), channels=4)
     rounded, valid = dense(
-        Network(3), make_scene(image), Tiling(16, 8), channels=4, place=Place(torch.device("cpu"), precision="bfloat16")
+        Network(3),
+        make_scene(image),
+        TileGrid(16, 8),
+        channels=4,
+        place=DeviceContext(torch.device("cpu"), precision="bfloat16"),
     )
     assert valid.all() and 1e-6 < np.abs(rounded - exact).max() < 0.02
 
@@ -186,25 +192,25 @@ def test_every_batch_is_full_and_every_tile_comes_once() -> None:
         return [{"first": float(values[0, 0, 0])} for values in batch["values"]]
 
     image = np.arange(100, dtype=np.float32).reshape(1, 10, 10)
-    region, tiling = regions((10, 10), 99)[0], Tiling(4)
-    count = map_region(
-        objects, make_scene(image), region, tiling, Collector(),
+    chunk, tiling = chunks((10, 10), 99)[0], TileGrid(4)
+    count = predict_tiles(
+        objects, make_scene(image), chunk, tiling, Collector(),
         read=read_tile, place=PLACE, batch_size=4,
     )  # fmt: skip
     assert sizes == [4, 4, 4] and count == 9
-    assert [entry[:3] for entry in added] == tiles_of(region, tiling, (10, 10))
+    assert [entry[:3] for entry in added] == tiles_in(chunk, tiling, (10, 10))
     assert [entry[3] for entry in added] == [{"first": image[0, w.row, w.col]} for _, _, w, _ in added]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_bit_equal_for_any_number_of_cores(precision: str) -> None:
-    """On the CPU, batches of one tile, one region."""
+    """On the CPU, batches of one tile, one chunk."""
     image = np.random.default_rng(4).standard_normal((3, 90, 70), np.float32)
-    place = Place(torch.device("cpu"), precision=precision)
+    place = DeviceContext(torch.device("cpu"), precision=precision)
     results = []
     for count in (1, 2, 3, 8):
         with cores(count):
-            values, valid = dense(Network(3), make_scene(image), Tiling(16, 6), channels=4, batch_size=1, place=place)
+            values, valid = dense(Network(3), make_scene(image), TileGrid(16, 6), channels=4, batch_size=1, place=place)
             assert torch.get_num_threads() == count
         assert valid.all()
         results.append(values.tobytes())
@@ -219,13 +225,13 @@ def test_a_cpu_takes_tiles_one_by_one() -> None:
         return identity(batch)
 
     image = np.ones((1, 20, 20), np.float32)
-    dense(forward, make_scene(image), Tiling(8), channels=1, batch_size=None)
+    dense(forward, make_scene(image), TileGrid(8), channels=1, batch_size=None)
     assert sizes == [1] * 9
 
 
 def test_an_accelerator_takes_as_many_tiles_as_its_place_says() -> None:
     """On a device that computes nothing: what the model returns lies on the CPU."""
-    place, sizes = Place(torch.device("meta"), batch_size=4), []
+    place, sizes = DeviceContext(torch.device("meta"), batch_size=4), []
 
     def forward(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         assert batch["values"].device.type == "meta"
@@ -233,9 +239,9 @@ def test_an_accelerator_takes_as_many_tiles_as_its_place_says() -> None:
         return {"out": torch.zeros(sizes[-1], 1, 8, 8), VALID: torch.ones(sizes[-1], 8, 8, dtype=torch.bool)}
 
     scene = make_scene(np.ones((1, 20, 20), np.float32))
-    dense(forward, scene, Tiling(8), channels=1, batch_size=None, place=place)
+    dense(forward, scene, TileGrid(8), channels=1, batch_size=None, place=place)
     assert sizes == [4, 4, 4], "nine tiles, the last batch filled up"
-    dense(forward, scene, Tiling(8), channels=1, batch_size=9, place=place)
+    dense(forward, scene, TileGrid(8), channels=1, batch_size=9, place=place)
     assert sizes[3:] == [9], "the argument goes before"
 
 
@@ -244,10 +250,10 @@ def test_images_reach_the_model_in_the_memory_format_of_the_place(batch_size: in
     image = np.random.default_rng(5).standard_normal((3, 40, 30), np.float32)
     maps = []
     for channels_last in (False, True):
-        place = Place(torch.device("cpu"), channels_last=channels_last)
+        place = DeviceContext(torch.device("cpu"), channels_last=channels_last)
         network, seen = place.prepare(Network(3)), []
         network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]["values"]))  # type: ignore[misc]
-        values, _ = dense(network, make_scene(image), Tiling(16, 6), channels=4, batch_size=batch_size, place=place)
+        values, _ = dense(network, make_scene(image), TileGrid(16, 6), channels=4, batch_size=batch_size, place=place)
         maps.append(values)
         assert {given.is_contiguous(memory_format=torch.channels_last) for given in seen} == {channels_last}
         weight = network.layers[0].weight
@@ -258,37 +264,38 @@ def test_images_reach_the_model_in_the_memory_format_of_the_place(batch_size: in
 
 MAPPER = '''
 import numpy as np, torch
-from geocore.inference.blend import VALID, DenseBlend
-from geocore.inference.outputs import labels_of
-from geocore.device import Place
-from geocore.inference.tiled import map_region
-from geocore.raster.npy_store import Plane, PlaneWriter
-from geocore.tiling.tiles import Tiling
+from geocore.inference.blend import VALID, OverlapBlender
+from geocore.inference.outputs import argmax_labels
+from geocore.device import DeviceContext
+from geocore.inference.tiled import predict_tiles
+from geocore.raster.npy_store import OutputBand, StripWriter
+from geocore.tiling.tiles import TileGrid
 
-TILING, SHAPE = Tiling(16, 6), (70, 61)
+TILING, SHAPE = TileGrid(16, 6), (70, 61)
 
 class MapOne:
-    """What a task's picklable map of one region looks like."""
+    """What a task's picklable map of one chunk looks like."""
     def __init__(self, helpers, seed):
         self.helpers, self.seed = helpers, seed
 
-    def __call__(self, region, part):
+    def __call__(self, chunk, part):
         torch.set_num_threads(1)
         scene, forward, read = self.helpers.parts(self.seed)
-        blend = DenseBlend(region, TILING, SHAPE, {"out": 4}, emit=lambda row, out: writer.write(
-            row, {"prob": out["out"].numpy(), "classes": labels_of(out["out"]).numpy()}))
-        with PlaneWriter(part, blend.window, [Plane("prob", "float32", 4), Plane("classes", "uint8")]) as writer:
-            map_region(forward, scene, region, TILING, blend, read=read,
-                       place=Place(torch.device("cpu")), batch_size=3)
+        blend = OverlapBlender(chunk, TILING, SHAPE, {"out": 4}, emit=lambda row, out: writer.write(
+            row, {"prob": out["out"].numpy(), "classes": argmax_labels(out["out"]).numpy()}))
+        bands = [OutputBand("prob", "float32", 4), OutputBand("classes", "uint8")]
+        with StripWriter(part, blend.window, bands) as writer:
+            predict_tiles(forward, scene, chunk, TILING, blend, read=read,
+                       place=DeviceContext(torch.device("cpu")), batch_size=3)
 
 class Helpers:
     def parts(self, seed):
         from geocore.raster.bands import Bands
         from geocore.raster.grid import Grid
-        from geocore.raster.scene import ArraySource, Layer, Scene
+        from geocore.raster.scene import ArrayReader, Layer, Scene
         image = np.random.default_rng(seed).standard_normal((3, *SHAPE)).astype("float32")
         layer = Layer("image", Bands.named("r", "g", "b"), "float32")
-        scene = Scene("s", Grid(*SHAPE), {"image": ArraySource(layer, image)})
+        scene = Scene("s", Grid(*SHAPE), {"image": ArrayReader(layer, image)})
         torch.manual_seed(seed)
         net = torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3, padding=1))
@@ -303,51 +310,51 @@ class Helpers:
 
 def test_bit_equal_for_any_workers_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A module of its own: the workers are new processes, which must be able to import what they run.
-    (tmp_path / "region_mapper.py").write_text(MAPPER)
+    (tmp_path / "chunk_mapper.py").write_text(MAPPER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    mapper = importlib.import_module("region_mapper")
+    mapper = importlib.import_module("chunk_mapper")
     try:
         work = mapper.MapOne(mapper.Helpers(), 5)
 
         def run(folder: str, workers: int) -> dict[str, bytes]:
-            parts = predict_scene(
-                work, mapper.SHAPE, tmp_path / folder, region_px=36, align=1, context={"weights": "w"}, workers=workers
+            parts = run_chunks(
+                work, mapper.SHAPE, tmp_path / folder, chunk_px=36, align=1, context={"weights": "w"}, workers=workers
             )
             assert len(parts) == 4
-            return {f"{region.key}/{f.name}": f.read_bytes() for region, part in parts for f in sorted(part.iterdir())}
+            return {f"{chunk.key}/{f.name}": f.read_bytes() for chunk, part in parts for f in sorted(part.iterdir())}
 
         serial = run("serial", 0)
         assert len(serial) == 8 and run("processes", 2) == serial
         by_hand: dict[str, bytes] = {}
-        for region in reversed(regions(mapper.SHAPE, 36)):
-            work(region, tmp_path / "reversed" / region.key)
-            for file in (tmp_path / "reversed" / region.key).iterdir():
-                by_hand[f"{region.key}/{file.name}"] = file.read_bytes()
+        for chunk in reversed(chunks(mapper.SHAPE, 36)):
+            work(chunk, tmp_path / "reversed" / chunk.key)
+            for file in (tmp_path / "reversed" / chunk.key).iterdir():
+                by_hand[f"{chunk.key}/{file.name}"] = file.read_bytes()
         assert by_hand == serial
     finally:
-        sys.modules.pop("region_mapper", None)
+        sys.modules.pop("chunk_mapper", None)
 
 
-def test_failed_regions_are_named_and_the_rest_kept(tmp_path: Path) -> None:
+def test_failed_chunks_are_named_and_the_rest_kept(tmp_path: Path) -> None:
     broken = {"r000000-c000008"}
     done: list[str] = []
 
-    def map_one(region: Region, part: Path) -> None:
-        if region.key in broken:
+    def map_one(chunk: Chunk, part: Path) -> None:
+        if chunk.key in broken:
             raise SceneError("tile unreadable")
-        done.append(region.key)
-        part.write_text(region.key)
+        done.append(chunk.key)
+        part.write_text(chunk.key)
 
-    def run() -> list[tuple[Region, Path]]:
-        return predict_scene(map_one, (8, 24), tmp_path, region_px=8, align=1, context={})
+    def run() -> list[tuple[Chunk, Path]]:
+        return run_chunks(map_one, (8, 24), tmp_path, chunk_px=8, align=1, context={})
 
-    with pytest.raises(SceneError, match=r"1 of 3 regions failed, the first r000000-c000008: tile unreadable"):
+    with pytest.raises(SceneError, match=r"1 of 3 chunks failed, the first r000000-c000008: tile unreadable"):
         run()
     assert done == ["r000000-c000000", "r000000-c000016"]
     broken.clear()
     parts = run()
     assert done[2:] == ["r000000-c000008"]
-    assert [path.read_text() for _, path in parts] == [region.key for region, _ in parts]
+    assert [path.read_text() for _, path in parts] == [chunk.key for chunk, _ in parts]
 
 
 class EndlessSource:
@@ -378,21 +385,21 @@ def test_memory_does_not_grow_with_height() -> None:
 
     def peak(rows: int) -> tuple[int, int]:
         """Peak of traced host arrays and of resident memory (torch's own are not traced), bytes."""
-        cols, tiling = 256, Tiling(64, 16)
+        cols, tiling = 256, TileGrid(64, 16)
         scene = Scene("tall", Grid(rows, cols), {"image": EndlessSource(rows, cols)})
         resident = [0]
         rows_seen = 0
 
         def emit(row: int, out: dict[str, Tensor]) -> None:
             nonlocal rows_seen
-            rows_seen += len(labels_of(out["out"]))
+            rows_seen += len(argmax_labels(out["out"]))
             resident.append(resident_bytes())
 
-        region = regions((rows, cols), 10**6)[0]
-        blend = DenseBlend(region, tiling, (rows, cols), {"out": channels}, emit=emit)
+        chunk = chunks((rows, cols), 10**6)[0]
+        blend = OverlapBlender(chunk, tiling, (rows, cols), {"out": channels}, emit=emit)
         tracemalloc.start()
-        map_region(
-            lambda batch: {"out": wide(batch["values"].float()), VALID: batch[VALID]}, scene, region, tiling, blend,
+        predict_tiles(
+            lambda batch: {"out": wide(batch["values"].float()), VALID: batch[VALID]}, scene, chunk, tiling, blend,
             read=read_tile, place=PLACE, batch_size=4,
         )  # fmt: skip
         traced = tracemalloc.get_traced_memory()[1]
@@ -415,13 +422,13 @@ def test_invalid_pixels_reach_no_valid_output() -> None:
     hole[rng.random(hole.shape) < 0.02] = True
     poisoned = image.copy()
     poisoned[:, hole] = np.nan
-    values, valid = dense(Network(3), make_scene(poisoned), Tiling(16, 8), channels=4)
+    values, valid = dense(Network(3), make_scene(poisoned), TileGrid(16, 8), channels=4)
     assert np.array_equal(valid, ~hole) and np.isfinite(values).all() and (values[:, hole] == 0).all()
     # Nothing changes further from a hole than the receptive field reaches; the hole is 0 to the model either way.
     reach = np.zeros_like(hole)
     for row, col in np.argwhere(hole):
         reach[max(row - 2, 0) : row + 3, max(col - 2, 0) : col + 3] = True
-    whole, _ = dense(Network(3), make_scene(image), Tiling(16, 8), channels=4)
+    whole, _ = dense(Network(3), make_scene(image), TileGrid(16, 8), channels=4)
     assert np.array_equal(values[:, ~reach], whole[:, ~reach]) and not np.array_equal(values, whole)
 
 
@@ -430,7 +437,7 @@ def test_a_model_that_lets_nan_through_is_stopped() -> None:
     image[0, 9, 9] = np.nan
     blur = nn.Conv2d(1, 1, 3, padding=1)
     with pytest.raises(DataError, match="'out' is not finite at 8 valid pixels"):
-        dense(lambda b: {"out": blur(b["values"]), VALID: b[VALID]}, make_scene(image), Tiling(20), channels=1)
+        dense(lambda b: {"out": blur(b["values"]), VALID: b[VALID]}, make_scene(image), TileGrid(20), channels=1)
 
 
 def test_reading_runs_no_further_than_promised_ahead_of_the_model() -> None:
@@ -447,13 +454,13 @@ def test_reading_runs_no_further_than_promised_ahead_of_the_model() -> None:
         return identity(batch)
 
     with cores(2):
-        dense(slow, make_scene(np.ones((1, 80, 80), np.float32)), Tiling(8), channels=1, batch_size=2, read=read)
+        dense(slow, make_scene(np.ones((1, 80, 80), np.float32)), TileGrid(8), channels=1, batch_size=2, read=read)
     # Waiting, in the making and with the two threads, which have two more in reserve.
     assert len(reads) == 100 and 2 < max(ahead) <= TILES_AHEAD + 2 * 6
 
 
 @pytest.mark.parametrize("where", ["read", "forward", "emit"])
-def test_errors_end_the_region_and_its_thread(where: str) -> None:
+def test_errors_end_the_chunk_and_its_thread(where: str) -> None:
     before = threading.active_count()
     calls = {"read": 0, "forward": 0, "emit": 0}
 
@@ -470,10 +477,10 @@ def test_errors_end_the_region_and_its_thread(where: str) -> None:
         count("forward")
         return identity(batch)
 
-    scene, region, tiling = make_scene(np.ones((1, 80, 16), np.float32)), Region("r", Window(0, 0, 80, 16)), Tiling(8)
-    blend = DenseBlend(region, tiling, (80, 16), {"out": 1}, emit=lambda row, out: count("emit"))
+    scene, chunk, tiling = make_scene(np.ones((1, 80, 16), np.float32)), Chunk("r", Window(0, 0, 80, 16)), TileGrid(8)
+    blend = OverlapBlender(chunk, tiling, (80, 16), {"out": 1}, emit=lambda row, out: count("emit"))
     with pytest.raises(SceneError, match=f"{where} broke"):
-        map_region(forward, scene, region, tiling, blend, read=read, place=PLACE, batch_size=2)
+        predict_tiles(forward, scene, chunk, tiling, blend, read=read, place=PLACE, batch_size=2)
     assert threading.active_count() == before
 
 
@@ -488,16 +495,16 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
 
     image = np.random.default_rng(0).standard_normal((1, 30, 30), np.float32)
     limit = 2
-    values, valid = dense(forward, make_scene(image), Tiling(10), channels=1, batch_size=5)
+    values, valid = dense(forward, make_scene(image), TileGrid(10), channels=1, batch_size=5)
     assert np.array_equal(values, image) and valid.all()
     # Nine tiles: batches of 5 and 4, in pairs, the last pair of the first batch padded.
     assert sizes == [5, 2, 2, 2, 2, 2]
     limit = 0
     with pytest.raises(DeviceError, match="one tile of 10 pixels does not fit the memory of cpu"):
-        dense(forward, make_scene(image), Tiling(10), channels=1, batch_size=5)
+        dense(forward, make_scene(image), TileGrid(10), channels=1, batch_size=5)
 
     def broken(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        dense(broken, make_scene(image), Tiling(10), channels=1)
+        dense(broken, make_scene(image), TileGrid(10), channels=1)

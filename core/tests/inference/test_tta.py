@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
-from geocore.inference.tta import Inputs, flipped, mirror_mean
+from geocore.inference.tta import Inputs, flip_average, flipped
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.uint32, torch.float32, torch.bool])
@@ -30,7 +30,7 @@ def pointwise(batch: Inputs) -> dict[str, Tensor]:
 
 def test_a_pointwise_model_gives_the_same_and_valid_is_that_of_the_image() -> None:
     given = inputs()
-    found = mirror_mean(pointwise)(given)
+    found = flip_average(pointwise)(given)
     # Four quarters of one number.
     assert torch.equal(found["out"], pointwise(given)["out"])
     assert torch.equal(found[VALID], given["image"]["valid"])
@@ -45,9 +45,9 @@ def test_the_mean_does_not_depend_on_the_orientation() -> None:
 
     given = inputs()
     with torch.inference_mode():
-        plain = mirror_mean(forward)(given)["out"]
+        plain = flip_average(forward)(given)["out"]
         mirrored = {"image": {name: flipped(tensor, rows=True, cols=False) for name, tensor in given["image"].items()}}
-        turned = mirror_mean(forward)(mirrored)["out"]
+        turned = flip_average(forward)(mirrored)["out"]
         assert (forward(given)["out"] - plain).abs().max() > 1e-3
     # Sums of the same four numbers in another order.
     torch.testing.assert_close(flipped(turned, rows=True, cols=False), plain, rtol=0, atol=1e-6)
@@ -62,6 +62,6 @@ def test_components_of_vectors_change_their_sign() -> None:
         return {"out": batch["wind"]["values"][:, :1], VALID: batch["wind"]["valid"]}
 
     wind = {"wind": {"values": torch.ones(1, 2, 4, 4), "valid": torch.ones(1, 1, 4, 4, dtype=torch.bool)}}
-    assert torch.equal(mirror_mean(east)(wind)["out"], torch.ones(1, 1, 4, 4))
+    assert torch.equal(flip_average(east)(wind)["out"], torch.ones(1, 1, 4, 4))
     # Two of the four images have the wind from the other side.
-    assert torch.equal(mirror_mean(east, {"wind": turned})(wind)["out"], torch.zeros(1, 1, 4, 4))
+    assert torch.equal(flip_average(east, {"wind": turned})(wind)["out"], torch.zeros(1, 1, 4, 4))

@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from geocore.jobs.job import Outcome, Performer, Task, attempt, attempts_folder, begun, part_path, take_begun
+from geocore.jobs.job import Job, JobResult, Worker, attempt, attempt_dir, begun, part_path, take_begun
 
 
 def test_two_attempts_at_one_task_have_folders_of_their_own(tmp_path: Path) -> None:
-    with attempts_folder(tmp_path) as attempts:
+    with attempt_dir(tmp_path) as attempts:
         with attempt(attempts, "t0") as first:
             (first / "part").write_text("first")
             with attempt(attempts, "t0") as second:
@@ -34,8 +34,8 @@ def test_an_attempt_that_goes_on_does_not_hinder_another_nor_replace_what_it_mad
             assert may_go_on.wait(30)
         (part / "whole").write_text(name)
 
-    performer, task, outcomes = Performer(write, tmp_path, 1), Task("t0", {}), list[Outcome]()
-    with attempts_folder(tmp_path) as attempts:
+    performer, task, outcomes = Worker(write, tmp_path, 1), Job("t0", {}), list[JobResult]()
+    with attempt_dir(tmp_path) as attempts:
         slow = threading.Thread(target=lambda: outcomes.append(performer.perform(task, attempts)))
         slow.start()
         assert begun_writing.wait(30)
@@ -48,6 +48,6 @@ def test_an_attempt_that_goes_on_does_not_hinder_another_nor_replace_what_it_mad
 
 
 def test_two_runs_in_one_folder_take_nothing_of_each_other(tmp_path: Path) -> None:
-    with attempts_folder(tmp_path) as one, attempts_folder(tmp_path) as other, attempt(one, "t0"):
+    with attempt_dir(tmp_path) as one, attempt_dir(tmp_path) as other, attempt(one, "t0"):
         assert begun(other) == take_begun(other) == set()
         assert begun(one) == {"t0"}

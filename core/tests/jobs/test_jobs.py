@@ -17,8 +17,8 @@ import pytest
 
 import geocore.jobs.job
 from geocore.errors import DataError, DiskError, RunError, StorageError
-from geocore.jobs.job import Outcome, Task, Unfinished, attempts_folder, part_path
-from geocore.jobs.runner import run_tasks
+from geocore.jobs.job import Incomplete, Job, JobResult, attempt_dir, part_path
+from geocore.jobs.runner import run_jobs
 from geocore.settings import WorkerSettings
 from geocore.storage.files import FolderLock, signature
 
@@ -92,9 +92,9 @@ def calls(tmp_path: Path) -> list[str]:
     return sorted(path.read_text().split()) if path.exists() else []
 
 
-def tasks_of(count: int, **kinds: str) -> list[Task]:
+def tasks_of(count: int, **kinds: str) -> list[Job]:
     return [
-        Task(f"t{i}.txt", {"value": i} | ({"kind": kinds[f"t{i}"]} if f"t{i}" in kinds else {})) for i in range(count)
+        Job(f"t{i}.txt", {"value": i} | ({"kind": kinds[f"t{i}"]} if f"t{i}" in kinds else {})) for i in range(count)
     ]
 
 
@@ -106,7 +106,7 @@ def left_over(folder: Path) -> list[str]:
 def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, workers: int) -> None:
     folder, seen = tmp_path / "parts", []
     tasks = tasks_of(4, t1="folder")
-    outcomes = run_tasks(tasks, work, folder, context={"a": 1}, workers=workers, on_done=seen.append)
+    outcomes = run_jobs(tasks, work, folder, context={"a": 1}, workers=workers, on_done=seen.append)
     assert [outcome.key for outcome in outcomes] == [task.key for task in tasks]
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert sorted(outcome.key for outcome in seen) == [task.key for task in tasks]
@@ -117,7 +117,7 @@ def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, wor
     assert left_over(folder) == []
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("t*")}
 
-    again = run_tasks(tasks, work, folder, context={"a": 1}, workers=workers)
+    again = run_jobs(tasks, work, folder, context={"a": 1}, workers=workers)
     assert {outcome.status for outcome in again} == {"skipped"}
     assert again[2].seconds == marker["seconds"]
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("t*")} == times
@@ -126,25 +126,25 @@ def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, wor
 
 def test_only_what_changed_is_done_anew(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    run_tasks(tasks_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
+    run_jobs(tasks_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
     part_path(folder, "t0.txt").unlink()
     (folder / ".done" / "t2.txt.json").write_text("{not json")
-    outcomes = run_tasks(tasks_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
+    outcomes = run_jobs(tasks_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
     assert [outcome.status for outcome in outcomes] == ["done", "skipped", "done"]
     # A folder is replaced by a file, which no rename does by itself.
-    changed = [Task("t0.txt", {"value": 7}), Task("t1.txt", {"value": 1}), Task("t2.txt", {"value": 2})]
-    outcomes = run_tasks(changed, work, folder, context={"threshold": 0.5})
+    changed = [Job("t0.txt", {"value": 7}), Job("t1.txt", {"value": 1}), Job("t2.txt", {"value": 2})]
+    outcomes = run_jobs(changed, work, folder, context={"threshold": 0.5})
     assert [outcome.status for outcome in outcomes] == ["done", "done", "skipped"]
     assert part_path(folder, "t0.txt").read_text() == "7"
     assert part_path(folder, "t1.txt").read_text() == "1"
-    outcomes = run_tasks(changed, work, folder, context={"threshold": 0.6})
+    outcomes = run_jobs(changed, work, folder, context={"threshold": 0.6})
     assert {outcome.status for outcome in outcomes} == {"done"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_users_error_fails_its_task_only(tmp_path: Path, work: Any, workers: int) -> None:
     folder = tmp_path / "parts"
-    outcomes = run_tasks(tasks_of(3, t1="fails"), work, folder, context=None, workers=workers)
+    outcomes = run_jobs(tasks_of(3, t1="fails"), work, folder, context=None, workers=workers)
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     assert outcomes[1].message == "value 3: must be even; use 4"
     assert not part_path(folder, "t1.txt").exists()
@@ -163,7 +163,7 @@ def test_a_bug_is_raised_and_what_is_done_stays(
     folder = tmp_path / "parts"
     seen = []
     with pytest.raises(error, match=None if workers == 0 else "(?s)task t1.txt:.*Traceback"):
-        run_tasks(tasks_of(4, t1=kind), work, folder, context=None, workers=workers, on_done=seen.append)
+        run_jobs(tasks_of(4, t1=kind), work, folder, context=None, workers=workers, on_done=seen.append)
     assert left_over(folder) == []
     # Those behind it were done all the same.
     assert {outcome.key: outcome.status for outcome in seen} == {
@@ -172,7 +172,7 @@ def test_a_bug_is_raised_and_what_is_done_stays(
         "t2.txt": "done",
         "t3.txt": "done",
     }
-    assert [outcome.status for outcome in run_tasks(tasks_of(4), work, folder, context=None)] == [
+    assert [outcome.status for outcome in run_jobs(tasks_of(4), work, folder, context=None)] == [
         "skipped",
         "done",
         "skipped",
@@ -181,14 +181,14 @@ def test_a_bug_is_raised_and_what_is_done_stays(
 
 
 def test_a_task_that_takes_more_memory_than_there_is_fails_alone(tmp_path: Path, work: Any) -> None:
-    outcomes = run_tasks(tasks_of(2, t0="hungry"), work, tmp_path / "parts", context=None)
+    outcomes = run_jobs(tasks_of(2, t0="hungry"), work, tmp_path / "parts", context=None)
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
     assert outcomes[0].message.startswith("takes more memory than there is (Unable to allocate")
 
 
 def test_a_killed_worker_costs_one_attempt(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    outcomes = run_tasks(tasks_of(6, t2="dies once"), work, folder, context=None, workers=2)
+    outcomes = run_jobs(tasks_of(6, t2="dies once"), work, folder, context=None, workers=2)
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert [part_path(folder, f"t{i}.txt").read_text() for i in range(6)] == list("012345")
     assert calls(tmp_path).count("2") == 2
@@ -197,7 +197,7 @@ def test_a_killed_worker_costs_one_attempt(tmp_path: Path, work: Any) -> None:
 
 def test_a_task_that_always_kills_its_worker_fails_and_spares_the_others(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    outcomes = run_tasks(tasks_of(5, t0="dies"), work, folder, context=None, workers=2)
+    outcomes = run_jobs(tasks_of(5, t0="dies"), work, folder, context=None, workers=2)
     assert [outcome.status for outcome in outcomes] == ["failed", *["done"] * 4]
     assert "killed twice" in outcomes[0].message
     assert "\n" not in outcomes[0].message
@@ -229,11 +229,11 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
     script = tmp_path / "run.py"
     script.write_text(
         "from functools import partial\nfrom pathlib import Path\nimport jobs_work\n"
-        "from geocore.jobs.runner import Task, run_tasks\n"
+        "from geocore.jobs.job import Job\nfrom geocore.jobs.runner import run_jobs\n"
         "if __name__ == '__main__':\n"
         f"    work = partial(jobs_work.write, log={str(tmp_path)!r})\n"
-        "    tasks = [Task('t0.txt', {'value': 0}), Task('t1.txt', {'value': 1, 'kind': 'sleeps'})]\n"
-        f"    run_tasks(tasks, work, Path({str(folder)!r}), context=None, workers=2)\n"
+        "    tasks = [Job('t0.txt', {'value': 0}), Job('t1.txt', {'value': 1, 'kind': 'sleeps'})]\n"
+        f"    run_jobs(tasks, work, Path({str(folder)!r}), context=None, workers=2)\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
     (mark,) = wait_for("pid-*", tmp_path)
@@ -252,7 +252,7 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
     assert not is_alive(worker)
     assert len(left_over(folder)) == (1 if how == signal.SIGKILL else 0)
 
-    outcomes = run_tasks([Task("t0.txt", {"value": 0}), Task("t1.txt", {"value": 1})], work, folder, context=None)
+    outcomes = run_jobs([Job("t0.txt", {"value": 0}), Job("t1.txt", {"value": 1})], work, folder, context=None)
     assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
     assert left_over(folder) == []
 
@@ -264,12 +264,13 @@ def test_a_signal_ends_a_command_and_its_workers_at_once(tmp_path: Path, work: A
     script = tmp_path / "run.py"
     script.write_text(
         "import sys\nfrom functools import partial\nfrom pathlib import Path\nimport jobs_work\n"
-        "from geocore.cli.main import command\nfrom geocore.jobs.runner import Task, run_tasks\n"
+        "from geocore.cli.main import command\nfrom geocore.jobs.job import Job\n"
+        "from geocore.jobs.runner import run_jobs\n"
         "from geocore.settings import Settings\n"
         "def main(settings):\n"
         f"    work = partial(jobs_work.write, log={str(tmp_path)!r})\n"
-        "    tasks = [Task(f't{i}.txt', {'value': i, 'kind': 'sleeps'}) for i in range(6)]\n"
-        f"    run_tasks(tasks, work, Path({str(folder)!r}), context=None, workers=2)\n"
+        "    tasks = [Job(f't{i}.txt', {'value': i, 'kind': 'sleeps'}) for i in range(6)]\n"
+        f"    run_jobs(tasks, work, Path({str(folder)!r}), context=None, workers=2)\n"
         "if __name__ == '__main__':\n    command(main, Settings, prog='run', resumes=True, argv=[])\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
@@ -285,18 +286,18 @@ def test_a_signal_ends_a_command_and_its_workers_at_once(tmp_path: Path, work: A
 
 def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    with attempts_folder(folder) as own:
+    with attempt_dir(folder) as own:
         name = own.name[:-12]
     other = folder / ".attempts" / f"{name}{'0' * 12}"
     with FolderLock(other):
         (other / "t9").mkdir()
-        run_tasks(tasks_of(1), work, folder, context=None)
+        run_jobs(tasks_of(1), work, folder, context=None)
         assert (other / "t9").exists()
         # What it makes are not to be mixed with those of other settings.
         with pytest.raises(RunError, match="in use by a process with other settings"):
-            run_tasks(tasks_of(1), work, folder, context="new")
+            run_jobs(tasks_of(1), work, folder, context="new")
         assert left_over(folder) == [other.name] and calls(tmp_path) == ["0"]
-    run_tasks(tasks_of(1), work, folder, context="new")
+    run_jobs(tasks_of(1), work, folder, context="new")
     assert left_over(folder) == []
 
 
@@ -304,15 +305,15 @@ def test_attempts_of_a_run_that_was_killed_after_its_last_task_go_too(
     tmp_path: Path, work: Any, killed_writer: str
 ) -> None:
     folder = tmp_path / "parts"
-    run_tasks(tasks_of(1), work, folder, context=None)
+    run_jobs(tasks_of(1), work, folder, context=None)
     (folder / ".attempts" / f"{'a' * 16}.{killed_writer}").mkdir()
-    assert [outcome.status for outcome in run_tasks(tasks_of(1), work, folder, context=None)] == ["skipped"]
+    assert [outcome.status for outcome in run_jobs(tasks_of(1), work, folder, context=None)] == ["skipped"]
     assert left_over(folder) == []
     (folder / ".attempts").rmdir()
     mine = tmp_path / "mine"
     (mine / f"{'a' * 16}.{killed_writer}").mkdir(parents=True)
     (folder / ".attempts").symlink_to(mine)
-    run_tasks(tasks_of(1), work, folder, context=None)
+    run_jobs(tasks_of(1), work, folder, context=None)
     assert len(list(mine.iterdir())) == 1
 
 
@@ -328,7 +329,7 @@ def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(
     (mine / "run" / ".lock").write_text("123")
     (folder / ".attempts" / "notes" / ".lock").write_text("123")
     (folder / ".attempts" / f"{'b' * 16}.{killed_writer}").symlink_to(mine / "run")
-    run_tasks(tasks_of(1), work, folder, context="new")
+    run_jobs(tasks_of(1), work, folder, context="new")
     assert (mine / "run" / "kept").exists() and (mine / "run" / ".lock").read_text() == "123"
     # One that was killed before it had its lock is gone, one that is about to take it is not.
     assert left_over(folder) == sorted(["notes", starting, f"{'b' * 16}.{killed_writer}"])
@@ -337,13 +338,13 @@ def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(
     other.mkdir()
     (other / ".attempts").symlink_to(mine)
     with pytest.raises(StorageError, match="symbolic link"):
-        run_tasks(tasks_of(1), work, other, context="new")
+        run_jobs(tasks_of(1), work, other, context="new")
     assert sorted(path.name for path in mine.iterdir()) == ["run"]
     (other / ".done").rmdir()
     (mine / "t0.txt.json").write_text("mine")
     (other / ".done").symlink_to(mine)
     with pytest.raises(StorageError, match="symbolic link"):
-        run_tasks(tasks_of(1), work, other, context="new")
+        run_jobs(tasks_of(1), work, other, context="new")
     assert (mine / "t0.txt.json").read_text() == "mine"
 
 
@@ -359,7 +360,7 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
     tmp_path: Path, work: Any, damaged: str, how: str
 ) -> None:
     folder, tasks = tmp_path / "parts", tasks_of(3, t1="folder")
-    run_tasks(tasks, work, folder, context=None)
+    run_jobs(tasks, work, folder, context=None)
     file = folder / damaged
     content = file.read_bytes()
     if how == "changed":
@@ -372,7 +373,7 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
             (file / "deep").mkdir(parents=True)
     if file.is_file() and file.read_bytes() == content:
         pytest.skip("half of nothing")
-    outcomes = run_tasks(tasks, work, folder, context=None)
+    outcomes = run_jobs(tasks, work, folder, context=None)
     changed = 0 if "t0" in damaged else 1
     if how == "folder" and damaged.startswith(".done"):
         assert outcomes[changed].status == "failed" and "is in the way" in outcomes[changed].message
@@ -380,31 +381,31 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
     assert [outcome.status for outcome in outcomes] == ["done" if i == changed else "skipped" for i in range(3)]
     assert file.is_file()
     assert [part_path(folder, "t0.txt").read_text(), (folder / "t1.txt" / "a.txt").read_text()] == ["0", "1"]
-    assert {outcome.status for outcome in run_tasks(tasks, work, folder, context=None)} == {"skipped"}
+    assert {outcome.status for outcome in run_jobs(tasks, work, folder, context=None)} == {"skipped"}
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError("parts"), DataError("1 of 2 regions failed")])
+@pytest.mark.parametrize("error", [FileNotFoundError("parts"), DataError("1 of 2 chunks failed")])
 def test_a_task_that_fails_since_another_process_has_done_it_is_done(tmp_path: Path, error: Exception) -> None:
-    """As of a scene whose regions were joined and removed while this process still worked at them."""
+    """As of a scene whose chunks were joined and removed while this process still worked at them."""
 
     def theirs(arguments: dict[str, Any], part: Path) -> None:
         part.write_text("theirs")
 
     def overtaken(arguments: dict[str, Any], part: Path) -> None:
-        run_tasks(tasks_of(1), theirs, tmp_path, context=None)
+        run_jobs(tasks_of(1), theirs, tmp_path, context=None)
         raise error
 
-    (outcome,) = run_tasks(tasks_of(1), overtaken, tmp_path, context=None)
+    (outcome,) = run_jobs(tasks_of(1), overtaken, tmp_path, context=None)
     assert outcome.status == "done" and part_path(tmp_path, "t0.txt").read_text() == "theirs"
 
 
 def test_the_shard_that_uses_the_parts_makes_damaged_ones_of_others_again(tmp_path: Path, work: Any) -> None:
     folder, tasks = tmp_path / "parts", tasks_of(4)
 
-    def shard(number: int) -> list[Outcome]:
-        return run_tasks(tasks, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/2"))
+    def shard(number: int) -> list[JobResult]:
+        return run_jobs(tasks, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/2"))
 
-    with pytest.raises(Unfinished):
+    with pytest.raises(Incomplete):
         shard(1)
     before = (folder / "t0.txt").stat()
     (folder / "t0.txt").write_text("9")
@@ -420,8 +421,8 @@ def test_parts_of_other_shards_are_not_read_by_those_that_do_not_use_them(
     read, sha256 = list[str](), geocore.jobs.job.sha256_file
     monkeypatch.setattr("geocore.jobs.job.sha256_file", lambda path: [read.append(path.name), sha256(path)][1])
     for number in (1, 2):
-        with pytest.raises(Unfinished):
-            run_tasks(tasks, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/3"))
+        with pytest.raises(Incomplete):
+            run_jobs(tasks, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/3"))
     assert sorted(read) == ["t0.txt", "t1.txt", "t3.txt", "t4.txt"]  # each once, when it was written
 
 
@@ -435,9 +436,9 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_task(tmp_path: Path) -> N
         part.write_text("whole")
 
     with pytest.raises(DiskError, match="no space left"):
-        run_tasks(tasks_of(3), fills, tmp_path / "parts", context=None)
+        run_jobs(tasks_of(3), fills, tmp_path / "parts", context=None)
     assert seen == [0, 1] and left_over(tmp_path / "parts") == []
-    assert run_tasks(tasks_of(1), fills, tmp_path / "parts", context=None)[0].status == "skipped"
+    assert run_jobs(tasks_of(1), fills, tmp_path / "parts", context=None)[0].status == "skipped"
 
 
 def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path: Path, work: Any) -> None:
@@ -445,11 +446,11 @@ def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path
     other = folder / ".attempts" / f"{'a' * 16}.00000000.1-{'0' * 12}"
     with FolderLock(other):
         (other / "t9~1").mkdir()
-    run_tasks(tasks_of(1), work, folder, context=None)
+    run_jobs(tasks_of(1), work, folder, context=None)
     assert left_over(folder) == [other.name]
     old = time.time() - 8 * 24 * 3600
     os.utime(other, (old, old))
-    run_tasks(tasks_of(1), work, folder, context="new")
+    run_jobs(tasks_of(1), work, folder, context="new")
     assert left_over(folder) == []
 
 
@@ -468,7 +469,7 @@ def test_a_part_that_another_process_made_meanwhile_fails_the_task_in_one_line(t
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", late)
-        (outcome,) = run_tasks([Task("a", {})], overtaken, folder, context=1)
+        (outcome,) = run_jobs([Job("a", {})], overtaken, folder, context=1)
     assert outcome.status == "failed" and "another process" in outcome.message
     assert (folder / "a" / "theirs").exists() and left_over(folder) == []
 
@@ -476,36 +477,36 @@ def test_a_part_that_another_process_made_meanwhile_fails_the_task_in_one_line(t
 def test_a_closed_folder_is_a_clear_error(tmp_path: Path, work: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        run_tasks(tasks_of(1), work, tmp_path / "file" / "parts", context=None)
+        run_jobs(tasks_of(1), work, tmp_path / "file" / "parts", context=None)
 
 
 def test_fingerprints_cover_key_arguments_and_context() -> None:
-    task = Task("a", {"x": 1, "y": [2, 3]})
-    assert task.fingerprint({"s": 1}) == Task("a", {"y": [2, 3], "x": 1}).fingerprint({"s": 1})
-    others = [Task("b", task.arguments), Task("a", {"x": 1, "y": [3, 2]})]
+    task = Job("a", {"x": 1, "y": [2, 3]})
+    assert task.fingerprint({"s": 1}) == Job("a", {"y": [2, 3], "x": 1}).fingerprint({"s": 1})
+    others = [Job("b", task.arguments), Job("a", {"x": 1, "y": [3, 2]})]
     prints = {other.fingerprint({"s": 1}) for other in others} | {task.fingerprint({"s": 2})}
     assert len(prints | {task.fingerprint({"s": 1})}) == 4
 
 
 def test_no_text_is_no_key() -> None:
     with pytest.raises(ValueError, match="needs a key"):
-        Task("", {})
+        Job("", {})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_key_is_any_text(tmp_path: Path, work: Any, workers: int) -> None:
     keys = [".hidden", "a/b", "..", "a b", "a\n", "<i>", "\udcff", "ü" * 200]
-    tasks = [Task(key, {"value": number}) for number, key in enumerate(keys)]
+    tasks = [Job(key, {"value": number}) for number, key in enumerate(keys)]
     # Of two tasks whose worker was killed, the one that had begun is tried alone.
-    tasks[3] = Task(keys[3], {"value": 3, "kind": "dies once"}) if workers else tasks[3]
+    tasks[3] = Job(keys[3], {"value": 3, "kind": "dies once"}) if workers else tasks[3]
     folder = tmp_path / "parts"
-    outcomes = run_tasks(tasks, work, folder, context=None, workers=workers)
+    outcomes = run_jobs(tasks, work, folder, context=None, workers=workers)
     assert [(outcome.key, outcome.status) for outcome in outcomes] == [(key, "done") for key in keys]
     assert [part_path(folder, key).read_text() for key in keys] == [str(number) for number in range(len(keys))]
     assert {path.parent for path in (part_path(folder, key) for key in keys)} == {folder}
-    assert {outcome.status for outcome in run_tasks(tasks, work, folder, context=None)} == {"skipped"}
+    assert {outcome.status for outcome in run_jobs(tasks, work, folder, context=None)} == {"skipped"}
 
 
 def test_repeated_keys_are_a_bug(tmp_path: Path, work: Any) -> None:
     with pytest.raises(ValueError, match=r"more than once: t0\.txt"):
-        run_tasks(tasks_of(1) * 2, work, tmp_path, context=None)
+        run_jobs(tasks_of(1) * 2, work, tmp_path, context=None)

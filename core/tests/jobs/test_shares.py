@@ -12,8 +12,8 @@ import pytest
 
 from geocore.cli.main import load_settings
 from geocore.errors import DataError, SettingsError
-from geocore.jobs.job import Outcome, Performer, Task, Unfinished, attempts_folder, part_path
-from geocore.jobs.runner import in_shares, joining, remove_joined, run_tasks
+from geocore.jobs.job import Incomplete, Job, JobResult, Worker, attempt_dir, part_path
+from geocore.jobs.runner import merging, remove_merged, run_jobs, run_sharded
 from geocore.settings import WorkerSettings, operational
 from geocore.storage.files import FolderLock
 
@@ -26,24 +26,24 @@ def write(arguments: dict[str, Any], part: Path) -> None:
     part.write_text(str(arguments["value"]))
 
 
-def tasks_of(count: int) -> list[Task]:
-    return [Task(f"t{i}", {"value": i}) for i in range(count)]
+def tasks_of(count: int) -> list[Job]:
+    return [Job(f"t{i}", {"value": i}) for i in range(count)]
 
 
 def test_a_shard_does_its_share_and_says_what_is_missing(tmp_path: Path) -> None:
-    ended: list[Outcome] = []
-    with pytest.raises(Unfinished, match="2 of 5 parts are not there yet") as rest:
-        run_tasks(tasks_of(5), write, tmp_path, context=1, workers=settings_of(shard="1/2"), on_done=ended.append)
+    ended: list[JobResult] = []
+    with pytest.raises(Incomplete, match="2 of 5 parts are not there yet") as rest:
+        run_jobs(tasks_of(5), write, tmp_path, context=1, workers=settings_of(shard="1/2"), on_done=ended.append)
     assert rest.value.missing == ["t1", "t3"] and rest.value.failures == []
     assert {outcome.key: outcome.status for outcome in ended} == {
         "t0": "done", "t1": "elsewhere", "t2": "done", "t3": "elsewhere", "t4": "done",
     }  # fmt: skip
     assert [outcome.is_there for outcome in ended] == [True, True, True, False, False]
-    outcomes = run_tasks(tasks_of(5), write, tmp_path, context=1, workers=settings_of(shard="2/2"))
+    outcomes = run_jobs(tasks_of(5), write, tmp_path, context=1, workers=settings_of(shard="2/2"))
     assert [outcome.status for outcome in outcomes] == ["skipped", "done", "skipped", "done", "skipped"]
     # The part of other settings is not taken for the one that is missing.
-    with pytest.raises(Unfinished):
-        run_tasks(tasks_of(5), write, tmp_path, context=2, workers=settings_of(shard="2/2"))
+    with pytest.raises(Incomplete):
+        run_jobs(tasks_of(5), write, tmp_path, context=2, workers=settings_of(shard="2/2"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -61,9 +61,9 @@ def test_a_failed_task_of_a_shard_is_an_error_and_not_a_share_done(tmp_path: Pat
     def fails(arguments: dict[str, Any], part: Path) -> None:
         raise DataError(f"value {arguments['value']}: must be even")
 
-    @in_shares
+    @run_sharded
     def main(settings: WorkerSettings) -> None:
-        run_tasks(tasks_of(3), fails, tmp_path, context=1, workers=settings)
+        run_jobs(tasks_of(3), fails, tmp_path, context=1, workers=settings)
 
     with pytest.raises(DataError, match=r"shard 2/2: 1 of 3 failed: t1: value 1: must be even; not there yet: t0, t2"):
         main(settings_of(shard="2/2"))
@@ -71,31 +71,31 @@ def test_a_failed_task_of_a_shard_is_an_error_and_not_a_share_done(tmp_path: Pat
 
 def test_what_waits_for_other_shards_within_a_task_is_elsewhere_too(tmp_path: Path) -> None:
     def map_scene(arguments: dict[str, Any], part: Path) -> None:
-        regions = tmp_path / "regions" / str(arguments["value"])
+        chunks = tmp_path / "chunks" / str(arguments["value"])
         shard = settings_of(shard="1/2").turned(arguments["value"])
-        run_tasks(tasks_of(1), write, regions, context=1, workers=shard)
+        run_jobs(tasks_of(1), write, chunks, context=1, workers=shard)
         part.write_text("joined")
 
-    with pytest.raises(Unfinished) as rest:
-        run_tasks(tasks_of(3), map_scene, tmp_path / "scenes", context=1)
+    with pytest.raises(Incomplete) as rest:
+        run_jobs(tasks_of(3), map_scene, tmp_path / "scenes", context=1)
     assert rest.value.missing == ["t1 (1 of 1 parts are not there yet)"]
     assert part_path(tmp_path / "scenes", "t2").read_text() == "joined"
 
 
 def test_what_another_shard_has_joined_meanwhile_is_done(tmp_path: Path) -> None:
     def overtaken(arguments: dict[str, Any], part: Path) -> None:
-        run_tasks(tasks_of(1), write, tmp_path, context=1)
-        raise Unfinished(["r0"], 1)
+        run_jobs(tasks_of(1), write, tmp_path, context=1)
+        raise Incomplete(["r0"], 1)
 
-    assert [outcome.status for outcome in run_tasks(tasks_of(1), overtaken, tmp_path, context=1)] == ["done"]
+    assert [outcome.status for outcome in run_jobs(tasks_of(1), overtaken, tmp_path, context=1)] == ["done"]
 
 
 def test_a_shard_looks_for_the_parts_of_others_last(tmp_path: Path) -> None:
     def meanwhile(arguments: dict[str, Any], part: Path) -> None:
-        run_tasks(tasks_of(2)[1:], write, tmp_path, context=1)
+        run_jobs(tasks_of(2)[1:], write, tmp_path, context=1)
         write(arguments, part)
 
-    outcomes = run_tasks(tasks_of(2), meanwhile, tmp_path, context=1, workers=settings_of(shard="1/2"))
+    outcomes = run_jobs(tasks_of(2), meanwhile, tmp_path, context=1, workers=settings_of(shard="1/2"))
     assert [outcome.status for outcome in outcomes] == ["done", "skipped"]
 
 
@@ -107,8 +107,8 @@ def test_a_task_that_runs_again_after_its_end_does_nothing(tmp_path: Path) -> No
         calls.append(1)
         write(arguments, part)
 
-    performer, (task,) = Performer(once, tmp_path, 1), tasks_of(1)
-    with attempts_folder(tmp_path) as attempts:
+    performer, (task,) = Worker(once, tmp_path, 1), tasks_of(1)
+    with attempt_dir(tmp_path) as attempts:
         assert [performer.perform(task, attempts).status for _ in range(2)] == ["done", "done"]
     assert calls == [1]
 
@@ -117,24 +117,24 @@ def test_a_task_done_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     """As when Dask gave a worker up for dead that goes on."""
 
     def overtaken(arguments: dict[str, Any], part: Path) -> None:
-        run_tasks(tasks_of(1), write, tmp_path, context=1)
+        run_jobs(tasks_of(1), write, tmp_path, context=1)
         part.write_text("late")
 
-    assert [outcome.status for outcome in run_tasks(tasks_of(1), overtaken, tmp_path, context=1)] == ["done"]
+    assert [outcome.status for outcome in run_jobs(tasks_of(1), overtaken, tmp_path, context=1)] == ["done"]
     assert part_path(tmp_path, "t0").read_text() == "0"
 
 
 def test_only_one_joins_and_who_waited_learns_that_it_is_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "parts"
-    run_tasks(tasks_of(2), write, folder, context=1)
+    run_jobs(tasks_of(2), write, folder, context=1)
     parts = [part_path(folder, f"t{i}") for i in range(2)]
     found: list[BaseException] = []
 
     def second() -> None:
         try:
-            with joining(folder, parts):
+            with merging(folder, parts):
                 raise AssertionError("joined twice")
-        except Unfinished as rest:
+        except Incomplete as rest:
             found.append(rest)
 
     caplog.set_level(logging.INFO, "geocore")
@@ -151,9 +151,9 @@ def test_only_one_joins_and_who_waited_learns_that_it_is_done(tmp_path: Path, ca
     first.release()
     other.join(10)
     assert len(found) == 1 and str(found[0]) == "2 of 2 parts are not there yet"
-    remove_joined(folder)
+    remove_merged(folder)
     assert not folder.exists()
-    remove_joined(folder)
+    remove_merged(folder)
 
 
 @pytest.mark.parametrize(("words", "line"), [

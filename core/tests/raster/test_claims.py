@@ -213,12 +213,12 @@ def test_hdf5_files_are_one_line(folder: Path) -> None:
 def test_a_variable_that_was_hardly_written_is_read_window_by_window(tmp_path: Path) -> None:
     """A small file may honestly hold a large variable, of which a window costs no more than of any other."""
     from geocore.raster.grid import Window
-    from geocore.raster.netcdf import NetcdfSource
+    from geocore.raster.netcdf import NetcdfReader
 
     with h5py.File(tmp_path / "a.nc", "w") as file:
         file.create_dataset("x", (20_000, 20_000), "f4", chunks=(500, 500), compression="gzip", fillvalue=3)
         file["x"][100, 100] = 5
-    source = NetcdfSource(tmp_path / "a.nc", ["x"], layer="x")
+    source = NetcdfReader(tmp_path / "a.nc", ["x"], layer="x")
     values = source.read(Window(90, 90, 20, 20)).values[0]
     assert values[10, 10] == 5 and np.count_nonzero(values == 3) == 399
     assert (source.read(Window(19_990, 19_990, 10, 10)).values == 3).all()

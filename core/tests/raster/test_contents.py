@@ -13,7 +13,7 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
 from geocore.raster.geotiff import open_raster
-from geocore.raster.products import content_hash, files_of_scene
+from geocore.raster.products import files_of_scene, scene_hash
 from geocore.storage.files import sha256_file
 
 
@@ -38,10 +38,10 @@ def mosaic(path: Path, *sources: str, relative: int = 1) -> Path:
 
 def test_a_file_that_names_no_other_has_the_hash_of_its_bytes(tmp_path):
     path = write(tmp_path / "a.tif", 1)
-    assert content_hash(path) == content_hash(str(path)) == sha256_file(path)
+    assert scene_hash(path) == scene_hash(str(path)) == sha256_file(path)
     broken = tmp_path / "broken.vrt"
     broken.write_text("<VRTDataset")
-    assert content_hash(broken) == sha256_file(broken)
+    assert scene_hash(broken) == sha256_file(broken)
 
 
 @pytest.mark.parametrize("kind", ["plain", "absolute", "nested", "warped", "within", "part"])
@@ -69,25 +69,25 @@ def test_a_vrt_is_all_that_it_names_wherever_that_lies(tmp_path, kind):
         mosaic(path, "tiles/red.tif", "tiles/dem.tif")
     with open_raster(path) as scene:  # GDAL reads it as it is meant here
         assert 1 in scene.read(scene.grid.window)["image"].values
-    first = content_hash(path)
+    first = scene_hash(path)
     assert first != sha256_file(path)
     if kind not in ("absolute", "warped"):
         moved = tmp_path / "moved"
         shutil.copytree(folder, moved)
-        assert content_hash(moved / "scene.vrt") == first
+        assert scene_hash(moved / "scene.vrt") == first
     write(source, 3)
-    second = content_hash(path)
+    second = scene_hash(path)
     source.unlink()
-    assert len({first, second, content_hash(path)}) == 3
+    assert len({first, second, scene_hash(path)}) == 3
     write(source, 1)
-    assert content_hash(path) == first
+    assert scene_hash(path) == first
 
 
 def test_what_lies_elsewhere_counts_by_its_address_and_a_loop_ends(tmp_path):
     far = mosaic(tmp_path / "far.vrt", "/vsicurl/https://example.org/a.tif", "https://example.org/b.tif", relative=0)
-    assert content_hash(far) == sha256_file(far)
+    assert scene_hash(far) == sha256_file(far)
     loop = mosaic(tmp_path / "loop.vrt", "loop.vrt")
-    assert content_hash(loop) == content_hash(loop)
+    assert scene_hash(loop) == scene_hash(loop)
 
 
 def test_a_file_in_an_archive_counts_with_the_archive(tmp_path, monkeypatch):
@@ -98,9 +98,9 @@ def test_a_file_in_an_archive_counts_with_the_archive(tmp_path, monkeypatch):
     (tmp_path / "dem.tif").unlink()
     with open_raster(path) as scene:
         assert (scene.read(scene.grid.window)["image"].values == 1).all()
-    first = content_hash(path)
+    first = scene_hash(path)
     (tmp_path / "dem.zip").write_bytes((tmp_path / "dem.zip").read_bytes() + b"\0")
-    assert content_hash(path) != first
+    assert scene_hash(path) != first
 
 
 def test_the_files_of_a_scene_are_those_whose_content_counts(tmp_path, monkeypatch):

@@ -31,10 +31,10 @@ from geocore.raster.declarations import (
 )
 from geocore.raster.grid import Grid, Window
 from geocore.raster.masks import MaskRule
-from geocore.raster.netcdf import NetcdfSource
-from geocore.raster.products import open_image
-from geocore.raster.rescale import matched, physical
-from geocore.raster.scene import Layer, LayerSource, decisions_of
+from geocore.raster.netcdf import NetcdfReader
+from geocore.raster.products import open_scene
+from geocore.raster.rescale import match_scale, physical
+from geocore.raster.scene import BandReader, Layer, decisions_of
 
 ROWS, COLS = 12, 14
 WHOLE = Window(0, 0, ROWS, COLS)
@@ -184,12 +184,12 @@ ONE_MASK = ("mask", "transparency")
 
 
 @contextmanager
-def opened(path: Path, way: str = "", **options: Any) -> Iterator[LayerSource]:
+def opened(path: Path, way: str = "", **options: Any) -> Iterator[BandReader]:
     """As a network trained on `TRAINED` gets it."""
     bands = ("B04", "B8A") if way.startswith("HLS") else NAMES
     usual = [Declaration.of(band, "training data") for band in TRAINED.bands]
-    with closing(open_image(path, bands=bands, usual=usual, **options)) as source:
-        yield matched(source, TRAINED, source.grid, path.name)
+    with closing(open_scene(path, bands=bands, usual=usual, **options)) as source:
+        yield match_scale(source, TRAINED, source.grid, path.name)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -222,7 +222,7 @@ def test_the_command_line_counts_before_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(patch.valid, ~MISSING)
     np.testing.assert_array_equal(patch.values[~MISSING], DN[~MISSING])
     # What it does not mention is left to the file.
-    with closing(open_image(path, given=Declaration(offset=0.5, by=COMMAND_LINE))) as source:
+    with closing(open_scene(path, given=Declaration(offset=0.5, by=COMMAND_LINE))) as source:
         assert [(band.nodata, band.scale, band.offset) for band in source.layer.bands] == [(0, 3.0, 0.5)] * 2
 
 
@@ -289,14 +289,14 @@ def test_a_warped_file_keeps_the_nodata_value_of_each_band(tmp_path: Path) -> No
 # --- netCDF ---
 
 
-def netcdf(folder: Path, values: np.ndarray, **attributes: Any) -> NetcdfSource:
+def netcdf(folder: Path, values: np.ndarray, **attributes: Any) -> NetcdfReader:
     with h5netcdf.File(folder / "a.nc", "w") as file:
         file.dimensions = {"y": ROWS, "x": COLS}
         for name, plane in zip(NAMES, values, strict=True):
             variable = file.create_variable(name, ("y", "x"), data=plane)
             for key, value in attributes.items():
                 variable.attrs[key] = value
-    return NetcdfSource(folder / "a.nc", NAMES, layer="image")
+    return NetcdfReader(folder / "a.nc", NAMES, layer="image")
 
 
 @pytest.mark.parametrize(
@@ -386,7 +386,7 @@ def test_remarks_that_say_the_same_of_many_files_are_told_once() -> None:
 
 def test_bands_that_differ_are_told_apart(tmp_path: Path) -> None:
     readings = Readings()
-    with closing(open_image(mosaic(tmp_path))) as source:
+    with closing(open_scene(mosaic(tmp_path))) as source:
         readings.add("a.vrt", decisions_of(source))
     assert readings.lines() == [
         "a.vrt: red: 0 is missing (file), numbers x 0.0001 (file); "

@@ -22,7 +22,7 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 
 from geocore.errors import DiskError, SceneError, StorageError
-from geocore.raster.geotiff import RasterSource, open_raster, open_rasters
+from geocore.raster.geotiff import RasterReader, open_raster, open_rasters
 from geocore.raster.grid import ControlPoint, Grid, Window
 from geocore.raster.scene import Patch, Scene
 from geocore.raster.write import RasterWriter, write_raster
@@ -196,7 +196,7 @@ def test_pixels_decoded_into_a_part_of_an_array_are_those_that_are_read(
         other = save(tmp_path / "b.tif", image((1, 90, 110), "uint8"))
         build_vrt(tmp_path / "mixed.vrt", path, other)
         path = tmp_path / "mixed.vrt"
-    with closing(RasterSource(path)) as source:
+    with closing(RasterReader(path)) as source:
         for window in (Window(0, 0, 90, 110), Window(31, 17, 40, 64), Window(89, 109, 1, 1)):
             patch = source.read(window)
             assert patch.values.shape[0] == (4 if kind == "mixed" else 3)
@@ -325,7 +325,7 @@ def test_threads_take_turns_at_the_handle(tmp_path: Path, monkeypatch: pytest.Mo
     path = save(tmp_path / "a.tif", values, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
     windows = [Window(row, col, 50, 50) for row in range(0, 200, 40) for col in range(0, 200, 40)]
     inside: list[int] = []
-    source = RasterSource(path)
+    source = RasterReader(path)
 
     class Watched:
         """The dataset, keeping count of how many threads are in it."""
@@ -602,7 +602,7 @@ def test_every_real_raster_is_read_as_rasterio_reads_it() -> None:
             assert patch.values.dtype == expected.dtype
             np.testing.assert_array_equal(np.broadcast_to(patch.valid, masks.shape), masks != 0, err_msg=path.name)
             with pytest.raises(SceneError):
-                RasterSource(path, bands=["no such band"])
+                RasterReader(path, bands=["no such band"])
 
 
 @pytest.mark.real

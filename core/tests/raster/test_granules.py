@@ -13,13 +13,13 @@ from geocore.errors import SceneError, SettingsError
 from geocore.raster.grid import Grid, Window
 from geocore.raster.masks import MaskRule
 from geocore.raster.products import (
-    content_hash,
-    find_images,
+    find_scenes,
     granule_of,
     granules_in,
-    image_bands,
-    image_name,
-    open_image,
+    open_scene,
+    scene_bands,
+    scene_hash,
+    scene_name,
 )
 from geocore.raster.write import write_raster
 
@@ -91,9 +91,9 @@ def hls(
 
 def test_a_safe_folder_is_one_scene_on_its_finest_grid(tmp_path: Path) -> None:
     product = safe_2a(tmp_path, shift=1000)
-    assert image_name(product) == product.stem
-    assert image_bands(product) == ("B01", "B02", "B03", "B04", "B05", "B8A", "B11", "B12", "SCL")
-    with closing(open_image(product, bands=["B02", "B8A", "1"])) as image:
+    assert scene_name(product) == product.stem
+    assert scene_bands(product) == ("B01", "B02", "B03", "B04", "B05", "B8A", "B11", "B12", "SCL")
+    with closing(open_scene(product, bands=["B02", "B8A", "1"])) as image:
         assert image.grid.same_georeference(GRID)
         assert image.grid.shape == GRID.shape
         assert image.layer.bands.names == ("B02", "B8A", "B01")
@@ -107,14 +107,14 @@ def test_a_safe_folder_is_one_scene_on_its_finest_grid(tmp_path: Path) -> None:
 
 def test_bands_of_one_size_stay_on_their_own_grid(tmp_path: Path) -> None:
     product = safe_2a(tmp_path)
-    with closing(open_image(product, bands=["B11", "B12"])) as image:
+    with closing(open_scene(product, bands=["B11", "B12"])) as image:
         assert image.grid.shape == (30, 24)
         assert image.layer.bands["B11"].offset == 0
-    with closing(open_image(product)) as image:
+    with closing(open_scene(product)) as image:
         assert "SCL" not in image.layer.bands
         assert image.grid.shape == GRID.shape
     with pytest.raises(SceneError, match=r"has no band 'B99': its bands are B01, .*SCL"):
-        open_image(product, bands=["B99"])
+        open_scene(product, bands=["B99"])
 
 
 def test_level_1c_has_its_own_names_and_offsets(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_an_empty_safe_folder_is_one_line(tmp_path: Path) -> None:
 def test_hls_granules_are_found_in_folders_of_their_own_and_side_by_side(tmp_path: Path) -> None:
     own = hls(tmp_path / "own")
     assert granules_in(own) == [own]
-    assert image_name(own) == "HLS.S30.T10TGS.2022285T190401.v2.0"
+    assert scene_name(own) == "HLS.S30.T10TGS.2022285T190401.v2.0"
     mixed = hls(tmp_path / "mixed", "L30", bands="B02 B05 B10 Fmask")
     hls(mixed, "S30", "T10TGS.2022290T190401")
     (mixed / "notes.txt").touch()
@@ -199,7 +199,7 @@ def test_hls_granules_are_found_in_folders_of_their_own_and_side_by_side(tmp_pat
     assert [path.name for path in found][:2] == names
     assert found[2].suffix == ".SAFE"
     assert granule_of(mixed) is None
-    with closing(open_image(mixed / names[0])) as image:
+    with closing(open_scene(mixed / names[0])) as image:
         assert {band.name: band.scale for band in image.layer.bands} == {"B02": 1e-4, "B05": 1e-4, "B10": 0.01}
         patch = image.read(Window(0, 0, 20, 30))
     assert patch.valid.sum() == 3 * 20 * 30 - 3
@@ -221,7 +221,7 @@ def test_other_paths_are_no_granules(tmp_path: Path) -> None:
 
 def test_classes_of_a_mask_band_make_pixels_invalid(tmp_path: Path) -> None:
     product = safe_2a(tmp_path)
-    with closing(open_image(product, bands=["B02", "B12"], mask=MaskRule.parse("SCL:3,8,9,10"))) as image:
+    with closing(open_scene(product, bands=["B02", "B12"], mask=MaskRule.parse("SCL:3,8,9,10"))) as image:
         patch = image.read(Window(3, 5, 40, 30))
     classes = numbers("SCL").repeat(2, 0).repeat(2, 1)[3:43, 5:35]
     expected = ~np.isin(classes, [0, 3, 8, 9, 10])  # 0 is SCL's nodata value
@@ -231,7 +231,7 @@ def test_classes_of_a_mask_band_make_pixels_invalid(tmp_path: Path) -> None:
 
 
 def test_bits_of_a_mask_band_make_pixels_invalid(tmp_path: Path) -> None:
-    with closing(open_image(hls(tmp_path), bands=["B02"], mask=MaskRule.parse("Fmask:bit1,bit3"))) as image:
+    with closing(open_scene(hls(tmp_path), bands=["B02"], mask=MaskRule.parse("Fmask:bit1,bit3"))) as image:
         valid = image.read(Window(0, 0, 2, 6)).valid
     assert valid[0].tolist() == [[False] * 4 + [True] * 2, [True] * 6]
 
@@ -240,18 +240,18 @@ def test_a_mask_band_may_lie_in_the_same_file(tmp_path: Path) -> None:
     values = np.ones((2, 9, 9), "uint16")
     values[1, 4] = 7
     write_raster(tmp_path / "a.tif", values, grid=Grid(9, 9), band_names=["red", "QA"])
-    with closing(open_image(tmp_path / "a.tif", bands=["red"], mask=MaskRule("QA", values=(7,)))) as image:
+    with closing(open_scene(tmp_path / "a.tif", bands=["red"], mask=MaskRule("QA", values=(7,)))) as image:
         valid = image.read(Window(0, 0, 9, 9)).valid
     assert valid.shape == (1, 9, 9)
     assert (~valid).sum() == 9
     with pytest.raises(SceneError, match="has no band 'SCL'"):
-        open_image(tmp_path / "a.tif", bands=["red"], mask=MaskRule("SCL", values=(7,)))
+        open_scene(tmp_path / "a.tif", bands=["red"], mask=MaskRule("SCL", values=(7,)))
 
 
 def test_fractions_are_no_mask(tmp_path: Path) -> None:
     write_raster(tmp_path / "a.tif", np.ones((2, 9, 9), "float32"), grid=Grid(9, 9))
     with pytest.raises(SceneError, match="mask band 2 is float32: classes and bits are whole numbers"):
-        open_image(tmp_path / "a.tif", bands=["1"], mask=MaskRule("2", values=(7,)))
+        open_scene(tmp_path / "a.tif", bands=["1"], mask=MaskRule("2", values=(7,)))
 
 
 @pytest.mark.parametrize("text", ["SCL", "SCL:", ":3", "SCL:3,,4", "SCL:cloud", "Fmask:bit", "Fmask:bit32", "SCL:-1"])
@@ -269,15 +269,15 @@ def test_a_mask_rule_takes_values_and_bits_together() -> None:
 
 def test_the_hash_of_a_scene_follows_its_content(tmp_path: Path) -> None:
     product = safe_2a(tmp_path)
-    first = content_hash(product)
-    assert content_hash(product) == first
+    first = scene_hash(product)
+    assert scene_hash(product) == first
     metadata = product / "MTD_MSIL2A.xml"
     metadata.write_text(metadata.read_text().replace("10000", "20000"))
-    second = content_hash(product)
+    second = scene_hash(product)
     path = next(product.rglob("*_B05_20m.jp2"))
     jp2(path, numbers("B05") + 1, GRID.coarser(2))
-    assert len({first, second, content_hash(product)}) == 3
-    assert content_hash("https://example.org/a.tif?token=1") == content_hash("https://example.org/a.tif?token=2")
+    assert len({first, second, scene_hash(product)}) == 3
+    assert scene_hash("https://example.org/a.tif?token=1") == scene_hash("https://example.org/a.tif?token=2")
 
 
 def test_a_list_names_the_file_of_each_band(tmp_path: Path) -> None:
@@ -289,16 +289,16 @@ def test_a_list_names_the_file_of_each_band(tmp_path: Path) -> None:
     path = tmp_path / "place.yaml"
     text = "bands:\n  red: {file: image.tif, band: B4, scale: 0.5}\n  height: dem.tif\n"
     path.write_text(text + "  clouds: {file: clouds.tif, interpolation: nearest}\nreference: red\n")
-    assert find_images([path], extensions=()) == {"place": path}
-    with closing(open_image(path, mask=MaskRule("clouds", values=(1,)))) as image:
+    assert find_scenes([path], extensions=()) == {"place": path}
+    with closing(open_scene(path, mask=MaskRule("clouds", values=(1,)))) as image:
         assert image.grid == GRID
         assert [(band.name, band.scale) for band in image.layer.bands] == [("red", 0.5), ("height", 1.0)]
         patch = image.read(GRID.window)
     np.testing.assert_array_equal(patch.values, [values[1], np.full((60, 48), 5)])
     np.testing.assert_array_equal(patch.valid, np.broadcast_to(np.eye(60, 48) == 0, (2, 60, 48)))
-    first = content_hash(path)
+    first = scene_hash(path)
     write_raster(tmp_path / "dem.tif", np.full((600, 480), 6.0, "float32"), grid=fine)
-    assert content_hash(path) != first
+    assert scene_hash(path) != first
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_granule_beside_another_scene_does_not_hide_it(tmp_path: Path) -> None
     folder = hls(tmp_path)
     write_raster(folder / "other.tif", np.ones((9, 9), "uint8"), grid=Grid(9, 9))
     name = "HLS.S30.T10TGS.2022285T190401.v2.0"
-    assert find_images([folder], extensions=(".tif",)) == {name: folder / name, "other": folder / "other.tif"}
+    assert find_scenes([folder], extensions=(".tif",)) == {name: folder / name, "other": folder / "other.tif"}
 
 
 def test_a_granule_that_lacks_something_is_a_scene_that_fails_by_itself(tmp_path: Path) -> None:
@@ -341,10 +341,10 @@ def test_a_granule_that_lacks_something_is_a_scene_that_fails_by_itself(tmp_path
     (tmp_path / "other.tif").write_bytes(b"")
     os.mkfifo(tmp_path / "pipe.tif")
     found = {"S2A_MSIL2A_A": product, "other": tmp_path / "other.tif", "pipe": tmp_path / "pipe.tif"}
-    assert find_images([tmp_path], extensions=(".tif",)) == found
+    assert find_scenes([tmp_path], extensions=(".tif",)) == found
     alone = {"S2A_MSIL2A_A": product, "list": tmp_path / "list.yaml", "pipe": tmp_path / "pipe.tif"}
-    assert find_images(list(alone.values()), extensions=(".tif",)) == alone
+    assert find_scenes(list(alone.values()), extensions=(".tif",)) == alone
     for name, path in alone.items():
-        assert image_name(path) == name
+        assert scene_name(path) == name
         with pytest.raises(SceneError, match="MTD_MSIL1C|is not understood|is a named pipe"):
-            open_image(path)
+            open_scene(path)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from geocore.errors import SceneError
-from geocore.raster.geotiff import RasterSource, open_raster
+from geocore.raster.geotiff import RasterReader, open_raster
 from geocore.raster.grid import Grid, Window
-from geocore.raster.paths import access, is_remote, located, name_of, shown
-from geocore.raster.products import find_images, image_name
+from geocore.raster.paths import as_path_or_url, gdal_env, is_remote, redacted, stem_of
+from geocore.raster.products import find_scenes, scene_name
 from geocore.raster.write import write_raster
 
 GRID = Grid(1536, 1536, (10.0, 0.0, 500000.0, 0.0, -10.0, 8000000.0), "EPSG:32652", length_unit="m")
@@ -79,18 +79,18 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_addresses_keep_their_slashes_and_paths_are_paths() -> None:
     for address in ("https://example.org/a/b.tif?key=1", "http://x/y.tif", "s3://bucket/key.tif"):
         assert is_remote(address)
-        assert located(address) == address
+        assert as_path_or_url(address) == address
     for path in ("a/b.tif", "C:/a.tif", "/vsicurl/https://example.org/a.tif", Path("https://example.org/a.tif")):
         assert not is_remote(path)
-        assert isinstance(located(path), Path)
+        assert isinstance(as_path_or_url(path), Path)
 
 
 def test_names_and_messages_leave_out_what_is_secret() -> None:
     address = "https://user:word@example.org:8000/a/scene.v1.tif?signature=secret"
-    assert name_of(address) == image_name(address) == "scene.v1"
-    assert name_of("a/b.c.tif") == "b.c"
-    assert shown(address) == "https://example.org:8000/a/scene.v1.tif"
-    assert shown(Path("a/b.tif")) == "a/b.tif"
+    assert stem_of(address) == scene_name(address) == "scene.v1"
+    assert stem_of("a/b.c.tif") == "b.c"
+    assert redacted(address) == "https://example.org:8000/a/scene.v1.tif"
+    assert redacted(Path("a/b.tif")) == "a/b.tif"
 
 
 def test_a_window_fetches_the_ranges_it_needs(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_window_fetches_the_ranges_it_needs(tmp_path: Path) -> None:
             patch = scene.read(Window(600, 700, 200, 300))["image"]
         np.testing.assert_array_equal(patch.values, VALUES[:, 600:800, 700:1000])
         assert 0 < sum(server.sent) < size / 4
-        assert find_images([f"{root}/scene.tif"], extensions=()) == {"scene": f"{root}/scene.tif"}
+        assert find_scenes([f"{root}/scene.tif"], extensions=()) == {"scene": f"{root}/scene.tif"}
 
 
 def test_a_remote_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_gdals_own_variables_take_precedence(monkeypatch: pytest.MonkeyPatch) ->
     from rasterio.env import getenv
 
     monkeypatch.setenv("GDAL_HTTP_CONNECTTIMEOUT", "3")
-    with access("https://example.org/a.tif"):
+    with gdal_env("https://example.org/a.tif"):
         assert "GDAL_HTTP_CONNECTTIMEOUT" not in getenv()
         assert getenv()["GDAL_HTTP_LOW_SPEED_TIME"] == "30"
-    with access(Path("a.tif")):
+    with gdal_env(Path("a.tif")):
         assert "GDAL_HTTP_CONNECTTIMEOUT" in os.environ
 
 
@@ -160,6 +160,6 @@ def test_a_block_is_that_of_the_file(tmp_path: Path) -> None:
             transform=(1, 0, 5, 0, -1, 5), **options,
         ) as file:  # fmt: skip
             file.write(np.ones((1, 90, 100), "uint8"))
-        source = RasterSource(path)
+        source = RasterReader(path)
         assert source.block == block
         source.close()

@@ -1,4 +1,4 @@
-"""Neighbourhoods in memory: equal to direct reads, decoded once, bounded."""
+"""Chunks in memory: equal to direct reads, decoded once, bounded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from geocore.errors import SceneError
 from geocore.raster.bands import Bands
-from geocore.raster.block_cache import Pool, PooledSource, cell_of, pooled
+from geocore.raster.block_cache import ChunkReader, Pool, chunk_for, with_chunk
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Patch, Scene
+from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
 from geocore.raster.write import write_raster
-from geocore.tiling.samplers import NeighbourhoodSampler
+from geocore.tiling.samplers import ChunkedSampler
 
 
 class Counting:
@@ -43,7 +43,7 @@ class Counting:
 def source(shape=(40, 30), *, name="image", ratio=1, seed=0):
     rng = np.random.default_rng(seed)
     layer = Layer(name, Bands.named("a", "b", nodata=3), "uint16", ratio)
-    return ArraySource(layer, rng.integers(0, 9, (2, *shape)).astype(np.uint16))
+    return ArrayReader(layer, rng.integers(0, 9, (2, *shape)).astype(np.uint16))
 
 
 def scene(**options):
@@ -63,7 +63,7 @@ PLACE = st.tuples(*[st.integers(-4, 14)] * 2, *[st.integers(1, 12)] * 2)
 @given(PLACE, st.sampled_from([0, 1500, 1 << 20]), st.lists(PLACE, min_size=1, max_size=12))
 def test_pooled_reads_are_direct_reads_outside_included(chunk, limit, places):
     direct = scene()
-    through = pooled(scene(), Pool(limit), Window(*(4 * edge for edge in chunk)), 0)
+    through = with_chunk(scene(), Pool(limit), Window(*(4 * edge for edge in chunk)), 0)
     assert through.layers == direct.layers and through.grid == direct.grid
     for place in places:
         window = Window(*(4 * edge for edge in place))
@@ -77,12 +77,12 @@ def test_pooled_reads_are_direct_reads_outside_included(chunk, limit, places):
 def test_the_windows_of_a_chunk_are_decoded_once():
     counting, pool = Counting(source((200, 200))), Pool(1 << 24)
     through = Scene("a", Grid(200, 200), {"image": counting})
-    draws = NeighbourhoodSampler(
+    draws = ChunkedSampler(
         [(200, 200)], 16, 80, seed=0, batch_size=4, cells_px=[(32, 32)], each=8, open_at_once=4
     ).epoch(0)
     for draw in draws:
         assert draw.chunk.intersection(draw.window) == draw.window
-        pooled(through, pool, draw.chunk, 0).read(draw.window)
+        with_chunk(through, pool, draw.chunk, 0).read(draw.window)
     assert len(counting.reads) == len(set(counting.reads)) <= 80 / 8 + 4, (
         "some are cut short at the ends of the sequence"
     )
@@ -91,15 +91,15 @@ def test_the_windows_of_a_chunk_are_decoded_once():
 
 def test_chunks_of_layers_of_several_pixel_sizes_are_those_of_the_sampler():
     inner, pool = scene(), Pool(1 << 24)
-    draws = NeighbourhoodSampler([(40, 30)], 8, 60, seed=0, batch_size=4, cells_px=[(10, 10)], each=4, align=4).epoch(0)
+    draws = ChunkedSampler([(40, 30)], 8, 60, seed=0, batch_size=4, cells_px=[(10, 10)], each=4, align=4).epoch(0)
     for draw in draws:
-        pooled(inner, pool, draw.chunk, 0).read(draw.window)
+        with_chunk(inner, pool, draw.chunk, 0).read(draw.window)
     for counting in inner.sources.values():
-        assert len(counting.reads) <= 15, "as many as there are neighbourhoods"
+        assert len(counting.reads) <= 15, "as many as there are chunks"
 
 
 def test_a_window_that_is_drawn_alone_has_no_chunk():
-    drawn = NeighbourhoodSampler([(40, 30)], 8, 20, seed=0, batch_size=4, cells_px=[(10, 10)], each=1).epoch(0)
+    drawn = ChunkedSampler([(40, 30)], 8, 20, seed=0, batch_size=4, cells_px=[(10, 10)], each=1).epoch(0)
     assert {draw.chunk for draw in drawn} == {None}
 
 
@@ -108,9 +108,9 @@ def test_scenes_share_a_pool_under_keys_of_their_own():
     first, second = source(seed=0), source(seed=5)
     window, chunk = Window(3, 3, 8, 8), Window(0, 0, 20, 20)
     for key, inner in enumerate((first, second)):
-        equal(PooledSource(inner, pool, chunk, key).read(window), inner.read(window))
+        equal(ChunkReader(inner, pool, chunk, key).read(window), inner.read(window))
     again = Counting(first)
-    equal(PooledSource(again, pool, chunk, 0).read(window), first.read(window))
+    equal(ChunkReader(again, pool, chunk, 0).read(window), first.read(window))
     assert not again.reads, "opened again under its key, a source finds what was decoded"
 
 
@@ -120,7 +120,7 @@ def test_a_pool_forgets_the_least_recently_used_beyond_its_bytes():
     pool = Pool(2 * each)
 
     def read(cell, pool=pool):
-        PooledSource(counting, pool, Window(0, 8 * cell, 8, 8), 0).read(Window(0, 8 * cell, 1, 1))
+        ChunkReader(counting, pool, Window(0, 8 * cell, 8, 8), 0).read(Window(0, 8 * cell, 1, 1))
 
     for cell in (0, 1, 0, 2):
         read(cell)
@@ -155,7 +155,7 @@ def test_what_is_let_go_of_while_it_is_made_reaches_those_who_asked_and_is_not_k
 
 def test_threads_wait_for_what_another_one_decodes():
     counting = Counting(source(), delay_s=0.05)
-    through = PooledSource(counting, Pool(1 << 20), Window(0, 0, 16, 16), 0)
+    through = ChunkReader(counting, Pool(1 << 20), Window(0, 0, 16, 16), 0)
     found: list[Patch] = []
     threads = [threading.Thread(target=lambda: found.append(through.read(Window(0, 0, 8, 8)))) for _ in range(4)]
     for thread in threads:
@@ -169,7 +169,7 @@ def test_threads_wait_for_what_another_one_decodes():
 
 def test_a_failed_read_is_raised_and_tried_again():
     counting = Counting(source(), fails=1)
-    through = PooledSource(counting, Pool(1 << 20), Window(0, 0, 16, 16), 0)
+    through = ChunkReader(counting, Pool(1 << 20), Window(0, 0, 16, 16), 0)
     with pytest.raises(SceneError, match="damaged"):
         through.read(Window(0, 0, 8, 8))
     equal(through.read(Window(0, 0, 8, 8)), counting.source.read(Window(0, 0, 8, 8)))
@@ -177,7 +177,7 @@ def test_a_failed_read_is_raised_and_tried_again():
 
 def test_closing_closes_the_files():
     inner = scene()
-    with pooled(inner, Pool(0), Window(0, 0, 8, 8), 0):
+    with with_chunk(inner, Pool(0), Window(0, 0, 8, 8), 0):
         pass
     assert all(counting.closed for counting in inner.sources.values())
 
@@ -202,7 +202,7 @@ class Blocks:
     ],
 )
 def test_cells_lie_along_blocks(shape, block, size, cell):
-    assert cell_of(Blocks(shape, block), size) == cell
+    assert chunk_for(Blocks(shape, block), size) == cell
 
 
 def test_a_file_is_read_the_same_through_a_pool(tmp_path: Path):
@@ -210,7 +210,7 @@ def test_a_file_is_read_the_same_through_a_pool(tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 1000, (2, 300, 280)).astype(np.uint16)
     write_raster(path, values, grid=Grid(300, 280))
     with open_raster(path) as direct, open_raster(path) as inner:
-        cell, pool = cell_of(inner.sources["image"], 32), Pool(1 << 22)
-        for draw in NeighbourhoodSampler([(300, 280)], 32, 40, seed=0, batch_size=4, cells_px=[cell], each=8).epoch(0):
-            through = pooled(inner, pool, draw.chunk, 0)
+        cell, pool = chunk_for(inner.sources["image"], 32), Pool(1 << 22)
+        for draw in ChunkedSampler([(300, 280)], 32, 40, seed=0, batch_size=4, cells_px=[cell], each=8).epoch(0):
+            through = with_chunk(inner, pool, draw.chunk, 0)
             equal(through.read(draw.window)["image"], direct.read(draw.window)["image"])

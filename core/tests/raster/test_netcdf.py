@@ -14,7 +14,7 @@ import pytest
 
 from geocore.errors import SceneError
 from geocore.raster.grid import Grid, Window
-from geocore.raster.netcdf import NetcdfSource, new_netcdf, open_netcdf
+from geocore.raster.netcdf import NetcdfReader, new_netcdf, open_netcdf
 from geocore.raster.scene import Scene
 
 SHAPE = (30, 40)
@@ -49,7 +49,7 @@ def test_a_file_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_bands_come_in_the_order_asked_for(tmp_path: Path) -> None:
     planes = _planes()
-    source = NetcdfSource(_write(tmp_path / "a.nc", planes), ["hv", "hh"], layer="sar")
+    source = NetcdfReader(_write(tmp_path / "a.nc", planes), ["hv", "hh"], layer="sar")
     assert source.layer.bands.names == ("hv", "hh")
     patch = source.read(Window(3, 5, 7, 11))
     np.testing.assert_array_equal(patch.values, np.stack([planes["hv"], planes["hh"]])[:, 3:10, 5:16])
@@ -61,7 +61,7 @@ def test_each_band_has_its_own_mask(tmp_path: Path) -> None:
     planes["hh"][2, 3] = 0
     planes["hv"][4, 5] = np.nan
     planes["hv"][6, 7] = 0
-    source = NetcdfSource(_write(tmp_path / "a.nc", planes), ["hh", "hv"], layer="sar", nodata={"hh": 0})
+    source = NetcdfReader(_write(tmp_path / "a.nc", planes), ["hh", "hv"], layer="sar", nodata={"hh": 0})
     patch = source.read(Window(0, 0, *SHAPE))
     assert np.argwhere(~patch.valid).tolist() == [[0, 2, 3], [1, 4, 5]]
     assert [band.nodata for band in source.layer.bands] == [0, None]
@@ -70,7 +70,7 @@ def test_each_band_has_its_own_mask(tmp_path: Path) -> None:
 def test_fill_values_of_the_file_are_invalid(tmp_path: Path) -> None:
     planes = _planes()
     planes["hh"][2, 3] = -999
-    source = NetcdfSource(_write(tmp_path / "a.nc", planes, hh={"missing_value": -999.0}), ["hh"], layer="sar")
+    source = NetcdfReader(_write(tmp_path / "a.nc", planes, hh={"missing_value": -999.0}), ["hh"], layer="sar")
     assert source.layer.bands["hh"].nodata == -999
     assert np.argwhere(~source.read(Window(0, 0, *SHAPE)).valid).tolist() == [[0, 2, 3]]
 
@@ -78,7 +78,7 @@ def test_fill_values_of_the_file_are_invalid(tmp_path: Path) -> None:
 def test_types_are_joined_and_byte_orders_made_native(tmp_path: Path) -> None:
     planes = {"a": np.arange(1200, dtype=">i2").reshape(SHAPE), "b": np.full(SHAPE, 0.1)}
     attributes = {"a": {"scale_factor": 0.5, "add_offset": 2.0}}
-    source = NetcdfSource(_write(tmp_path / "a.nc", planes, **attributes), ["a", "b"], layer="x")
+    source = NetcdfReader(_write(tmp_path / "a.nc", planes, **attributes), ["a", "b"], layer="x")
     patch = source.read(Window(0, 0, 2, 3))
     assert source.layer.dtype == "float64" and patch.values.dtype == np.dtype("=f8")
     assert patch.values[:, 1, 2].tolist() == [42.0, 0.1]
@@ -92,7 +92,7 @@ def test_a_window_reads_only_its_part(tmp_path: Path) -> None:
         # Never written, so that the file stays small: 64 MiB once they are read.
         file.create_variable("hh", ("row", "col"), "f4", chunks=(256, 256), fillvalue=1.0)
     tracemalloc.start()
-    with Scene("s", Grid(4096, 4096), {"sar": NetcdfSource(path, ["hh"], layer="sar")}) as scene:
+    with Scene("s", Grid(4096, 4096), {"sar": NetcdfReader(path, ["hh"], layer="sar")}) as scene:
         patch = scene.read(Window(1000, 1000, 256, 256))["sar"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -103,7 +103,7 @@ def test_a_window_reads_only_its_part(tmp_path: Path) -> None:
 
 def test_several_threads_may_read(tmp_path: Path) -> None:
     planes = _planes()
-    source = NetcdfSource(_write(tmp_path / "a.nc", planes), ["hh", "hv"], layer="sar")
+    source = NetcdfReader(_write(tmp_path / "a.nc", planes), ["hh", "hv"], layer="sar")
     windows = [Window(row, col, 5, 5) for row in range(0, 25, 5) for col in range(0, 35, 5)]
     with ThreadPoolExecutor(4) as pool:
         for window, patch in zip(windows, pool.map(source.read, windows), strict=True):
@@ -131,7 +131,7 @@ def _one_line(error: pytest.ExceptionInfo[SceneError], path: Path) -> None:
 def test_a_missing_variable_is_named_with_those_there_are(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", _planes())
     with pytest.raises(SceneError, match="no variable 'vv': the file holds hh, hv") as error:
-        NetcdfSource(path, ["hh", "vv"], layer="sar")
+        NetcdfReader(path, ["hh", "vv"], layer="sar")
     _one_line(error, path)
 
 
@@ -146,7 +146,7 @@ def test_a_missing_variable_is_named_with_those_there_are(tmp_path: Path) -> Non
 def test_bands_of_another_shape_are_refused(tmp_path: Path, planes: dict[str, np.ndarray], rule: str) -> None:
     path = _write(tmp_path / "a.nc", planes)
     with pytest.raises(SceneError, match=rule) as error:
-        NetcdfSource(path, ["hh", "hv"], layer="sar")
+        NetcdfReader(path, ["hh", "hv"], layer="sar")
     _one_line(error, path)
 
 
@@ -154,7 +154,7 @@ def test_a_file_cut_short_is_said_to_be(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.nc", _planes())
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(SceneError, match="incomplete") as error:
-        NetcdfSource(path, ["hh"], layer="sar")
+        NetcdfReader(path, ["hh"], layer="sar")
     _one_line(error, path)
 
 
@@ -169,7 +169,7 @@ def test_damaged_content_is_said_when_it_is_read(tmp_path: Path) -> None:
     middle = len(content) // 2
     content[middle : middle + 4096] = bytes(4096)
     path.write_bytes(bytes(content))
-    source = NetcdfSource(path, ["hh"], layer="sar")
+    source = NetcdfReader(path, ["hh"], layer="sar")
     with pytest.raises(SceneError, match="variable 'hh' cannot be read .* damaged") as error:
         source.read(Window(0, 0, 64, 64))
     _one_line(error, path)
@@ -188,7 +188,7 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, content: bytes, rul
     path = tmp_path / "a.nc"
     path.write_bytes(content)
     with pytest.raises(SceneError, match=rule) as error:
-        NetcdfSource(path, ["hh"], layer="sar")
+        NetcdfReader(path, ["hh"], layer="sar")
     _one_line(error, path)
 
 
@@ -246,7 +246,7 @@ def test_plain_hdf5_tells_what_it_holds(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["image"] = np.zeros((3, 4))
     with pytest.raises(SceneError, match="no variable 'hh': the file holds image"):
-        NetcdfSource(path, ["hh"], layer="sar")
+        NetcdfReader(path, ["hh"], layer="sar")
 
 
 def test_the_module_loads_neither_torch_nor_h5netcdf() -> None:

@@ -23,22 +23,22 @@ from rasterio.crs import CRS
 from rasterio.rpc import RPC
 
 from geocore.datasets.batch import VALID
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.errors import SceneError
-from geocore.inference.blend import DenseBlend
-from geocore.inference.tiled import map_region
-from geocore.raster.geotiff import RasterSource, open_raster
+from geocore.inference.blend import OverlapBlender
+from geocore.inference.tiled import predict_tiles
+from geocore.raster.geotiff import RasterReader, open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import PixelAreas
-from geocore.raster.products import open_image
+from geocore.raster.products import open_scene
 from geocore.raster.scene import Scene
 from geocore.raster.stack import open_stack
 from geocore.raster.write import write_raster
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 NORTH_UP = Affine(10, 0, 500000, 0, -10, 8000000)
-TILING = Tiling(size=32, overlap=8)
+TILING = TileGrid(size=32, overlap=8)
 
 
 def numbers(shape: tuple[int, ...], dtype: str = "uint8") -> np.ndarray[Any, Any]:
@@ -75,9 +75,9 @@ def mapped(scene: Scene, channels: int) -> tuple[np.ndarray[Any, Any], np.ndarra
     def identity(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"out": batch["values"].float(), VALID: batch[VALID]}
 
-    region = Region("all", scene.grid.window)
-    blend = DenseBlend(region, TILING, scene.grid.shape, {"out": channels}, emit=emit)
-    map_region(identity, scene, region, TILING, blend, read=read, place=Place(torch.device("cpu")))
+    region = Chunk("all", scene.grid.window)
+    blend = OverlapBlender(region, TILING, scene.grid.shape, {"out": channels}, emit=emit)
+    predict_tiles(identity, scene, region, TILING, blend, read=read, place=DeviceContext(torch.device("cpu")))
     return values, valid
 
 
@@ -165,7 +165,7 @@ def test_sparse_blocks_are_nodata_or_zero(tmp_path: Path) -> None:
         np.testing.assert_allclose(values[0], np.where(written, 9, 0), rtol=1e-6)
 
 
-def refused(path: Path, words: str, opener: Callable[[Path], Any] = open_image) -> None:
+def refused(path: Path, words: str, opener: Callable[[Path], Any] = open_scene) -> None:
     """Opening or reading a corner of the file fails in one line that names it."""
     with pytest.raises(SceneError, match=words) as caught:
         source = opener(path)
@@ -203,7 +203,7 @@ def test_a_transform_that_leads_nowhere_is_refused(tmp_path: Path, numbers_of: t
 def test_control_points_without_a_crs_are_kept_and_told(tmp_path: Path) -> None:
     points = [GroundControlPoint(row, col, 10.0 * col, 20.0 * row) for row in (0, 8) for col in (0, 8)]
     path = save(tmp_path / "a.tif", numbers((1, 8, 8)), gcps=points, crs=CRS(), transform=None)
-    with closing(open_image(path)) as source:
+    with closing(open_scene(path)) as source:
         write_raster(tmp_path / "map.tif", numbers((1, 8, 8)), grid=source.grid)
         assert any("control points without a CRS" in note for note in source.notes)
     with rasterio.open(tmp_path / "map.tif") as file:
@@ -224,7 +224,7 @@ def test_rational_polynomials_alone_are_told(tmp_path: Path) -> None:
         crs=None,
         transform=None,
     )
-    with closing(open_image(path)) as source:
+    with closing(open_scene(path)) as source:
         assert source.grid.transform is None
         assert [note for note in source.notes if "rational polynomials (RPC) alone, which are not kept" in note]
 
@@ -276,7 +276,7 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str, share: float) ->
     path = save(tmp_path / name, numbers((1, 600, 600)), **options)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(SceneError) as caught:
-        source = RasterSource(path)
+        source = RasterReader(path)
         try:
             source.read(Window(0, 0, 600, 600))
         finally:
@@ -319,7 +319,7 @@ def test_several_threads_decode_a_damaged_file_without_a_word_on_the_terminal(
     data = bytearray(path.read_bytes())
     data[len(data) // 4 : len(data) // 2] = bytes(len(data) // 2 - len(data) // 4)
     path.write_bytes(data)
-    source = RasterSource(path)
+    source = RasterReader(path)
     with pytest.raises(SceneError, match="damaged or incomplete"):
         source.read(Window(0, 0, 1024, 1024))
     source.close()

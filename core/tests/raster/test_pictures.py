@@ -18,12 +18,12 @@ from PIL import Image, ImageOps
 from geocore.datasets.pairing import pair_by_suffix
 from geocore.errors import DataError, SceneError
 from geocore.raster.align import Warp
-from geocore.raster.geotiff import RasterSource, open_raster
+from geocore.raster.geotiff import RasterReader, open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.headers import Header, header_of
 from geocore.raster.masks import MaskRule
 from geocore.raster.pictures import Picture, picture_of
-from geocore.raster.products import find_images, image_bands, open_image
+from geocore.raster.products import find_scenes, open_scene, scene_bands
 from geocore.raster.scene import Patch
 from geocore.raster.write import write_raster
 
@@ -87,7 +87,7 @@ def tagged(path: Path, tag: int, value: int) -> Path:
 
 def refused(path: Path, words: str, **options: Any) -> None:
     with pytest.raises(SceneError, match=words) as caught:
-        RasterSource(path, **options).close()
+        RasterReader(path, **options).close()
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300 + len(str(path))
@@ -133,7 +133,7 @@ def test_a_turned_picture_is_decoded_into_parts_of_larger_arrays(tmp_path: Path)
     path = turned(tmp_path / "a.tif", RGB, 6)
     expected = viewed(path)
     values, valid = np.zeros((3, 100, 80), np.uint8), np.zeros((1, 100, 80), np.bool_)
-    with closing(RasterSource(path)) as source:
+    with closing(RasterReader(path)) as source:
         source.decode(Window(10, 5, 70, 50), Patch(values[:, 20:90, 20:70], valid[:, 20:90, 20:70]))
     np.testing.assert_array_equal(values[:, 20:90, 20:70], expected[:, 10:80, 5:55])
     assert values.sum() == values[:, 20:90, 20:70].sum()
@@ -239,7 +239,7 @@ def test_a_palette_is_resampled_by_its_colours_and_not_by_its_numbers(tmp_path: 
         file.write(GREY, 1)
         file.write_colormap(1, colours)
     moved = Grid(20, 20, (10.0, 0.0, 500104.0, 0.0, -10.0, 7999896.0), "EPSG:32652", length_unit="m")
-    with closing(RasterSource(path, warp=Warp(moved))) as source:
+    with closing(RasterReader(path, warp=Warp(moved))) as source:
         patch = source.read(Window(0, 0, 20, 20))
     assert patch.valid.all()
     np.testing.assert_array_equal(
@@ -255,17 +255,17 @@ def test_in_a_list_of_bands_a_palette_is_classes_or_all_of_its_colours(tmp_path:
     save(tmp_path / "red.tif", GREY[np.newaxis], **PLACE)
     scene, bands = tmp_path / "scene.yaml", "bands: {red: red.tif, cover: {file: cover.tif, interpolation: nearest}}"
     scene.write_text(bands)
-    with closing(open_image(scene, bands=["cover"])) as source:
+    with closing(open_scene(scene, bands=["cover"])) as source:
         np.testing.assert_array_equal(source.read(Window(0, 0, 60, 90)).values[0], GREY % 7)
-    with closing(open_image(scene, mask=MaskRule.parse("cover:3,5"))) as source:
+    with closing(open_scene(scene, mask=MaskRule.parse("cover:3,5"))) as source:
         np.testing.assert_array_equal(source.read(Window(0, 0, 60, 90)).valid[0], ~np.isin(GREY % 7, (3, 5)))
     scene.write_text("bands: {r: {file: cover.tif, band: 1}, g: {file: cover.tif, band: 2}}")
-    with closing(open_image(scene)) as source:
+    with closing(open_scene(scene)) as source:
         expected = np.stack([GREY % 7 * 10, GREY % 7 * 20])
         np.testing.assert_array_equal(source.read(Window(0, 0, 60, 90)).values, expected)
     scene.write_text("bands: {red: red.tif, cover: cover.tif}")
     with pytest.raises(SceneError, match="cover.tif: has a palette of colours.*`interpolation: nearest`"):
-        open_image(scene)
+        open_scene(scene)
 
 
 def test_what_gdal_tells_of_a_remote_picture(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_measurements_that_count_from_white_stay_as_they_are_stored(tmp_path: Pa
     for name, values in (("a.tif", heights), ("b.tif", heights.astype("float32")), ("c.tif", three)):
         path = save(tmp_path / name, values, photometric="MINISWHITE", **PLACE)
         np.testing.assert_array_equal(whole(path).values, values)
-        with closing(RasterSource(path)) as source:
+        with closing(RasterReader(path)) as source:
             assert source.notes == (
                 f"{name}: counts from white (MinIsWhite), which means nothing for its bands: they are stored",
             )
@@ -324,7 +324,7 @@ def test_missing_pixels_of_what_counts_from_white_are_resampled_as_missing(tmp_p
         tmp_path / "a.tif", np.where(stored == 7, 7, 200).astype(np.uint8), photometric="MINISWHITE", nodata=7, **PLACE
     )
     moved = Grid(20, 80, (10.0, 0.0, 500025.0, 0.0, -10.0, 7999895.0), "EPSG:32652", length_unit="m")
-    with closing(RasterSource(path, warp=Warp(moved))) as source:
+    with closing(RasterReader(path, warp=Warp(moved))) as source:
         patch = source.read(Window(0, 0, 20, 80))
     assert patch.valid[0, :, :35].any() and not patch.valid[0, :, 45:].any()
     assert set(np.unique(patch.values[patch.valid])) == {55}
@@ -364,7 +364,7 @@ def test_numbers_that_are_brightness_already_stay_as_they_are(tmp_path: Path) ->
         ("rgb.png", RGB.transpose(2, 0, 1)),
         ("nbits.tif", wide[np.newaxis] % 4096),
     ):
-        with closing(RasterSource(tmp_path / name)) as source:
+        with closing(RasterReader(tmp_path / name)) as source:
             patch = source.read(Window(0, 0, 60, 90))
             assert source.picture == Picture()
             assert source.notes == ()
@@ -441,7 +441,7 @@ def test_a_folder_says_which_of_its_files_are_not_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=why):
         pair_by_suffix(tmp_path)
     with pytest.raises(DataError, match=why):
-        find_images([tmp_path], extensions=(".tif",))
+        find_scenes([tmp_path], extensions=(".tif",))
     for name in ("a_mask.png", "b_mask.png", "b.jpg"):
         (tmp_path / name).touch()
     with pytest.raises(
@@ -454,7 +454,7 @@ def test_a_folder_says_which_of_its_files_are_not_read(tmp_path: Path) -> None:
 def test_transparency_that_is_near_infrared_is_told_and_a_band_by_number(tmp_path: Path) -> None:
     four = np.stack([RGB[..., 0], RGB[..., 1], RGB[..., 2], np.where(GREY < 40, 0, GREY)])
     path = save(tmp_path / "naip.tif", four, photometric="RGB", alpha="YES", **PLACE)
-    with closing(RasterSource(path)) as source:
+    with closing(RasterReader(path)) as source:
         assert source.names == ("1", "2", "3", "4")
         assert source.layer.bands.names == ("1", "2", "3")
         patch = source.read(Window(0, 0, 60, 90))
@@ -463,24 +463,24 @@ def test_transparency_that_is_near_infrared_is_told_and_a_band_by_number(tmp_pat
             "naip.tif: band 4 is flagged alpha and taken for transparency, though it holds "
             f"{len(set(np.unique(four[3])) - {0, 255})} values between: ask for it by number if it is near infrared",
         )
-    with closing(RasterSource(path, bands=["1", "2", "3", "4"])) as source:
+    with closing(RasterReader(path, bands=["1", "2", "3", "4"])) as source:
         patch = source.read(Window(0, 0, 60, 90))
         assert source.notes == ()
     np.testing.assert_array_equal(patch.values, four)
     assert patch.valid.all()
-    assert image_bands(path) == ("1", "2", "3")
-    assert image_bands(path, alpha=True) == ("1", "2", "3", "4")
+    assert scene_bands(path) == ("1", "2", "3")
+    assert scene_bands(path, alpha=True) == ("1", "2", "3", "4")
     np.testing.assert_array_equal(whole(path, bands=["4"]).values, four[3:])
     with pytest.raises(SceneError, match="has no band '5': its bands are 1, 2, 3, 4"):
-        RasterSource(path, bands=["5"])
+        RasterReader(path, bands=["5"])
 
 
 def test_true_transparency_that_is_read_as_a_band_is_told(tmp_path: Path) -> None:
     four = np.stack([GREY, GREY, GREY, np.where(GREY < 40, 0, 255).astype(np.uint8)])
     path = save(tmp_path / "a.tif", four, photometric="RGB", alpha="YES", **PLACE)
-    with closing(RasterSource(path)) as source:
+    with closing(RasterReader(path)) as source:
         assert source.notes == ()
-    with closing(RasterSource(path, bands=["4"])) as source:
+    with closing(RasterReader(path, bands=["4"])) as source:
         assert source.notes == ("a.tif: band 4 is flagged alpha and read as a band, though it holds 0 and 255 alone",)
     moved = Grid(20, 20, (20.0, 0.0, 500005.0, 0.0, -20.0, 7999995.0), "EPSG:32652", length_unit="m")
     refused(path, "band 4 is flagged alpha.*gdal_edit.py -colorinterp_4 undefined", bands=["4"], warp=Warp(moved))
@@ -494,7 +494,7 @@ def test_of_colours_multiplied_by_alpha_only_opaque_pixels_count(tmp_path: Path)
     for name, kind, valid in (("a.tif", "PREMULTIPLIED", alpha == 255), ("b.tif", "YES", alpha > 0)):
         path = save(tmp_path / name, four, photometric="RGB", alpha=kind)
         np.testing.assert_array_equal(whole(path).valid[0], valid)
-        with closing(RasterSource(path)) as source:
+        with closing(RasterReader(path)) as source:
             multiplied = f"{name}: its colours are multiplied by alpha (band 4): only pixels that are opaque count"
             assert (multiplied in source.notes) == (kind == "PREMULTIPLIED")
         np.testing.assert_array_equal(whole(path, bands=["1", "4"]).valid, True)

@@ -18,11 +18,11 @@ from rasterio.transform import from_origin
 from rasterio.vrt import WarpedVRT
 
 from geocore.errors import SceneError, SettingsError
-from geocore.raster.gdal import open_handle
+from geocore.raster.gdal import open_dataset
 from geocore.raster.geotiff import open_raster
 from geocore.raster.mosaic import write_mosaics
 from geocore.raster.paths import check_named
-from geocore.raster.products import content_hash, granule_of, open_image
+from geocore.raster.products import granule_of, open_scene, scene_hash
 from geocore.storage.files import sha256_file
 
 SIDE = 64
@@ -265,10 +265,10 @@ def test_it_reads_nothing_elsewhere_but_below_a_stated_root(given, secret, place
         f"FILE: names {named}, not in the folder of the file that names it: if you trust it, set "
         f"GEOCORE_ROOTS={secret.parent} to let files name it"
     )
-    assert content_hash(path) == sha256_file(path)
+    assert scene_hash(path) == sha256_file(path)
     monkeypatch.setenv("GEOCORE_ROOTS", f"/nowhere{os.pathsep}{secret.parent}")
     assert values(path) == [SECRET]
-    assert content_hash(path) != sha256_file(path)
+    assert scene_hash(path) != sha256_file(path)
 
 
 def test_the_folder_next_to_a_root_is_none(given, secret, monkeypatch):
@@ -467,7 +467,7 @@ def test_roots_are_whole_paths_and_addresses(monkeypatch, tmp_path):
 def test_a_list_of_bands_names_files_in_its_folder(given, secret, monkeypatch):
     path = given / "scene.yaml"
     path.write_text("bands: {red: own.tif, height: ../given/own.tif}")
-    with closing(open_image(path)) as image:
+    with closing(open_scene(path)) as image:
         assert image.layer.bands.names == ("red", "height")
     os.symlink(secret, given / "link.tif")
     for name in ("../home/secret.tif", str(secret), "link.tif", "https://example.org/a.tif"):
@@ -478,7 +478,7 @@ def test_a_list_of_bands_names_files_in_its_folder(given, secret, monkeypatch):
             granule_of(path)
     path.write_text("bands: {height: ../home/secret.tif}")
     monkeypatch.setenv("GEOCORE_ROOTS", str(secret.parent))
-    with closing(open_image(path)) as image:
+    with closing(open_scene(path)) as image:
         assert image.layer.bands.names == ("height",)
 
 
@@ -510,5 +510,5 @@ def test_a_pipe_is_no_raster_and_nothing_waits_for_it(given):
 
 def test_opening_a_dataset_keeps_no_other_open(given):
     write(given / "own.tif.msk")
-    with closing(open_handle(given / "own.tif")) as dataset:
+    with closing(open_dataset(given / "own.tif")) as dataset:
         assert dataset.driver == "GTiff" and {Path(file).name for file in dataset.files} == {"own.tif", "own.tif.msk"}

@@ -8,8 +8,8 @@ import pytest
 from geocore.errors import SceneError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.rescale import matched
-from geocore.raster.scene import ArraySource, BlockSource, DecodingSource, Layer, Patch
+from geocore.raster.rescale import match_scale
+from geocore.raster.scene import ArrayReader, Layer, Patch, ReadIntoReader, TiledReader
 
 GRID = Grid(20, 30)
 DN = np.random.default_rng(0).integers(0, 60000, (2, 20, 30)).astype("uint16")
@@ -20,9 +20,9 @@ def bands(scale: float = 1.0, offset: float = 0.0, unit: str | None = None) -> B
 
 
 def read(values: np.ndarray, held: Bands, wanted: Bands, **options: Any) -> tuple[Any, Layer]:
-    source = ArraySource(Layer("image", held, values.dtype.name), values)
+    source = ArrayReader(Layer("image", held, values.dtype.name), values)
     layer = Layer("image", wanted, "uint16")
-    result = matched(source, layer, GRID, "scene", **options)
+    result = match_scale(source, layer, GRID, "scene", **options)
     return result.read(Window(2, 3, 10, 20)), result.layer
 
 
@@ -37,7 +37,7 @@ def test_numbers_that_mean_the_same_stay_as_they_are() -> None:
 
 
 def test_what_only_changes_its_names_is_decoded_as_its_source_is() -> None:
-    class Decoding(ArraySource):
+    class Decoding(ArrayReader):
         block = (8, 8)
 
         def decode(self, window: Window, into: Patch) -> None:
@@ -46,9 +46,9 @@ def test_what_only_changes_its_names_is_decoded_as_its_source_is() -> None:
     layer = Layer("image", bands(1e-4), "uint16")
     for held, passed in ((bands(), True), (bands(1e-4, -0.1), False)):
         source = Decoding(Layer("image", held, "uint16"), DN)
-        found = matched(source, layer, GRID, "scene")
-        assert isinstance(found, DecodingSource) == passed
-        assert isinstance(found, BlockSource)
+        found = match_scale(source, layer, GRID, "scene")
+        assert isinstance(found, ReadIntoReader) == passed
+        assert isinstance(found, TiledReader)
 
 
 def test_another_offset_gives_exactly_the_numbers_without_one() -> None:

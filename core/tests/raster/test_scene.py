@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from geocore.errors import SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene, valid_mask
+from geocore.raster.scene import ArrayReader, Layer, Scene, valid_mask
 
 SAR = np.arange(1, 2 * 13 * 11 + 1, dtype=np.float32).reshape(2, 13, 11)
 ICE = np.arange(3 * 1 * 4 * 3, dtype=np.int16).reshape(3, 1, 4, 3)
@@ -18,7 +18,7 @@ def two_layers() -> Scene:
     """13 x 11 pixels of radar and, four times coarser, 4 x 3 of three dates; both borders reach beyond the grid."""
     sar = Layer("sar", Bands.named("HH", "HV"), "float32")
     ice = Layer("ice", Bands.named("sic", nodata=0), "int16", ratio=4, times=("2020-01-01", "2020-01-02", "2020-01-03"))
-    return Scene("s1", Grid(13, 11), {"sar": ArraySource(sar, SAR), "ice": ArraySource(ice, ICE)})
+    return Scene("s1", Grid(13, 11), {"sar": ArrayReader(sar, SAR), "ice": ArrayReader(ice, ICE)})
 
 
 def test_layers_and_alignment() -> None:
@@ -28,7 +28,7 @@ def test_layers_and_alignment() -> None:
         assert scene.layers["ice"].ratio == 4
     six = Layer("b", Bands.named("b"), "uint8", ratio=6)
     four = Layer("a", Bands.named("a"), "uint8", ratio=4)
-    arrays = {"a": ArraySource(four, np.zeros((3, 3), "u1")), "b": ArraySource(six, np.zeros((2, 2), "u1"))}
+    arrays = {"a": ArrayReader(four, np.zeros((3, 3), "u1")), "b": ArrayReader(six, np.zeros((2, 2), "u1"))}
     assert Scene("x", Grid(12, 12), arrays).alignment == 12
 
 
@@ -74,10 +74,10 @@ def test_unknown_layer_and_misfit_are_clear() -> None:
         two_layers().read(Window(0, 0, 4, 4), ["dem"])
     layer = Layer("a", Bands.named("a"), "uint8", ratio=2)
     with pytest.raises(SceneError, match="needs 7 x 6") as caught:
-        Scene("x", Grid(13, 11), {"a": ArraySource(layer, np.zeros((6, 6), "u1"))})
+        Scene("x", Grid(13, 11), {"a": ArrayReader(layer, np.zeros((6, 6), "u1"))})
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="filed under"):
-        Scene("x", Grid(6, 6), {"b": ArraySource(Layer("a", Bands.named("a"), "uint8"), np.zeros((6, 6), "u1"))})
+        Scene("x", Grid(6, 6), {"b": ArrayReader(Layer("a", Bands.named("a"), "uint8"), np.zeros((6, 6), "u1"))})
 
 
 def test_result_belongs_to_the_caller() -> None:
@@ -92,7 +92,7 @@ def test_result_belongs_to_the_caller() -> None:
 
 def test_big_endian_array_is_read_in_native_order() -> None:
     layer = Layer("a", Bands.named("a"), "int16")
-    patch = ArraySource(layer, np.array([[1, 256]], ">i2")).read(Window(0, 0, 1, 2))
+    patch = ArrayReader(layer, np.array([[1, 256]], ">i2")).read(Window(0, 0, 1, 2))
     assert patch.values.dtype == np.dtype("int16")
     assert patch.values.dtype.isnative
     assert patch.values.tolist() == [[[1, 256]]]
@@ -101,18 +101,18 @@ def test_big_endian_array_is_read_in_native_order() -> None:
 def test_explicit_mask_keeps_its_one_band() -> None:
     layer = Layer("a", Bands.named("a", "b", nodata=7), "uint8")
     mask = np.eye(3, dtype=bool)
-    patch = ArraySource(layer, np.full((2, 3, 3), 7, "u1"), mask).read(Window(0, 0, 2, 3))
+    patch = ArrayReader(layer, np.full((2, 3, 3), 7, "u1"), mask).read(Window(0, 0, 2, 3))
     np.testing.assert_array_equal(patch.valid, mask[np.newaxis, :2])
 
 
 def test_array_must_be_what_the_layer_says() -> None:
     layer = Layer("a", Bands.named("a", "b"), "uint8", times=("2020-01-01",))
     with pytest.raises(ValueError, match=r"needs \(1, 2\)"):
-        ArraySource(layer, np.zeros((2, 3, 3), "u1"))
+        ArrayReader(layer, np.zeros((2, 3, 3), "u1"))
     with pytest.raises(ValueError, match="declared uint8"):
-        ArraySource(layer, np.zeros((1, 2, 3, 3), "u2"))
+        ArrayReader(layer, np.zeros((1, 2, 3, 3), "u2"))
     with pytest.raises(ValueError, match="mask"):
-        ArraySource(layer, np.zeros((1, 2, 3, 3), "u1"), np.ones((1, 3, 3, 3), bool))
+        ArrayReader(layer, np.zeros((1, 2, 3, 3), "u1"), np.ones((1, 3, 3, 3), bool))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pyproj import Transformer
 from geocore.errors import SceneError
 from geocore.raster.declarations import Declaration
 from geocore.raster.grid import Grid, Window
-from geocore.raster.stack import BandFile, StackSource, open_stack
+from geocore.raster.stack import BandRef, BandStack, open_stack
 from geocore.raster.write import write_raster
 
 UTM = Grid(100, 130, (10.0, 0.0, 500000.0, 0.0, -10.0, 8000000.0), "EPSG:32652", length_unit="m")
@@ -26,13 +26,13 @@ def image(shape: tuple[int, ...], dtype: str = "uint16", seed: int = 0) -> np.nd
     return np.random.default_rng(seed).integers(1, 200, shape).astype(dtype)
 
 
-def sentinel(folder: Path) -> dict[str, BandFile]:
+def sentinel(folder: Path) -> dict[str, BandRef]:
     """Bands of 10, 20 and 60 m; 100 x 130 pixels are no multiple of 6."""
     files = {}
     for band, ratio in (("B01", 6), ("B02", 1), ("B8A", 2)):
         grid = UTM.coarser(ratio)
         write_raster(folder / f"{band}.tif", image(grid.shape, seed=ratio), grid=grid, nodata=0)
-        files[band] = BandFile(folder / f"{band}.tif", given=Declaration(scale=1e-4, offset=-0.1))
+        files[band] = BandRef(folder / f"{band}.tif", given=Declaration(scale=1e-4, offset=-0.1))
     return files
 
 
@@ -72,11 +72,11 @@ def test_bands_of_one_file_are_read_at_once_and_put_in_the_order_asked_for(tmp_p
     other = image((100, 130), "float32", 5)
     write_raster(tmp_path / "b.tif", other, grid=UTM)
     files = {
-        "green": BandFile(tmp_path / "a.tif", "green"),
-        "height": BandFile(tmp_path / "b.tif"),
-        "red": BandFile(tmp_path / "a.tif", "1"),
+        "green": BandRef(tmp_path / "a.tif", "green"),
+        "height": BandRef(tmp_path / "b.tif"),
+        "red": BandRef(tmp_path / "a.tif", "1"),
     }
-    with closing(StackSource(files)) as source:
+    with closing(BandStack(files)) as source:
         assert len(source._members) == 2
         assert source.layer.dtype == "float32"
         patch = source.read(Window(3, 4, 50, 60))
@@ -89,7 +89,7 @@ def positions(place: Affine, x: Any, y: Any) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def warped(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, BandFile], Grid, Any]:
+def warped(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, BandRef], Grid, Any]:
     """A stack of all three kinds, on a grid larger than a block that is warped, and all of it."""
     folder = tmp_path_factory.mktemp("warped")
     grid = dataclasses.replace(UTM, height=600, width=700)
@@ -111,11 +111,11 @@ def warped(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, BandFile
     ) as file:  # fmt: skip
         file.write(image((1, 900, 900), "uint8", 4))
     files = {
-        "B02": BandFile(folder / "B02.tif"),
-        "B8A": BandFile(folder / "B8A.tif"),
-        "turned": BandFile(folder / "turned.tif"),
-        "mean": BandFile(folder / "classes.tif"),
-        "classes": BandFile(folder / "classes.tif", interpolation="nearest"),
+        "B02": BandRef(folder / "B02.tif"),
+        "B8A": BandRef(folder / "B8A.tif"),
+        "turned": BandRef(folder / "turned.tif"),
+        "mean": BandRef(folder / "classes.tif"),
+        "classes": BandRef(folder / "classes.tif", interpolation="nearest"),
     }
     with open_stack("s", files, reference="B02") as scene:
         return files, grid, scene.read(scene.grid.window)["image"]
@@ -124,7 +124,7 @@ def warped(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, BandFile
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 599), st.integers(0, 699), st.integers(1, 400), st.integers(1, 400))
 def test_a_window_equals_the_crop_of_a_whole_read(
-    warped: tuple[dict[str, BandFile], Grid, Any], row: int, col: int, height: int, width: int
+    warped: tuple[dict[str, BandRef], Grid, Any], row: int, col: int, height: int, width: int
 ) -> None:
     files, grid, whole = warped
     window = Window(row, col, height, width).intersection(grid.window)
@@ -136,7 +136,7 @@ def test_a_window_equals_the_crop_of_a_whole_read(
     np.testing.assert_array_equal(patch.valid, whole.valid[place])
 
 
-def test_what_is_warped_lies_where_it_should(warped: tuple[dict[str, BandFile], Grid, Any]) -> None:
+def test_what_is_warped_lies_where_it_should(warped: tuple[dict[str, BandRef], Grid, Any]) -> None:
     """Compared with nearest and bilinear interpolation at the exact place of every pixel's centre."""
     files, grid, whole = warped
     a, _, c, _, e, f = grid.transform or ()
@@ -176,7 +176,7 @@ def test_a_finer_file_is_averaged_and_not_sampled(tmp_path: Path) -> None:
     write_raster(tmp_path / "B02.tif", image((100, 130)), grid=UTM)
     finer = Grid(1000, 1300, (1.0, 0.0, 500000.5, 0.0, -1.0, 8000000.0), UTM.crs, length_unit="m")
     write_raster(tmp_path / "fine.tif", fine, grid=finer)
-    files = {"B02": BandFile(tmp_path / "B02.tif"), "fine": BandFile(tmp_path / "fine.tif")}
+    files = {"B02": BandRef(tmp_path / "B02.tif"), "fine": BandRef(tmp_path / "fine.tif")}
     with open_stack("s", files, reference="B02") as scene:
         patch = scene.read(scene.grid.window)["image"]
     assert np.abs(patch.values[1][1:-1, 1:-1] - 50).max() < 1
@@ -231,8 +231,8 @@ def test_a_block_is_that_of_the_files_on_the_grid_itself(tmp_path: Path) -> None
             transform=Affine(*(grid.transform or ())), tiled=True, blockxsize=block, blockysize=32,
         ) as file:  # fmt: skip
             file.write(image((1, *grid.shape), "uint8"))
-        files[band] = BandFile(path)
-    with closing(StackSource(files)) as source:
+        files[band] = BandRef(path)
+    with closing(BandStack(files)) as source:
         assert source.block == (32, 64)
-    with closing(StackSource({"b": files["b"]}, grid=UTM)) as source:
+    with closing(BandStack({"b": files["b"]}, grid=UTM)) as source:
         assert source.block == (64, 128)

@@ -7,7 +7,7 @@ import pytest
 
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.report.preview import (
     CLASS_COLOURS,
     OUTSIDE,
@@ -118,7 +118,7 @@ def test_reduced_images_are_means_of_blocks_and_labels_their_middles(shape: tupl
     values[:, 1::3, : shape[1] // 2] = 0
     values[:, 2::3, : shape[1] // 4] = 0
     layer = Layer("image", Bands.named("a", "b", "c", nodata=0), "uint16")
-    scene = Scene("s", Grid(*shape), {"image": ArraySource(layer, values)})
+    scene = Scene("s", Grid(*shape), {"image": ArrayReader(layer, values)})
     means, valid = read_reduced(scene, "image", [2, 0], side_px=48)
     label = thinned(np.arange(shape[0] * shape[1]).reshape(shape), 48)
     assert means.shape[1:] == valid.shape == label.shape and max(valid.shape) == min(48, max(shape))
@@ -139,7 +139,7 @@ def test_reduced_images_are_means_of_blocks_and_labels_their_middles(shape: tupl
 def test_a_window_and_a_period_are_read_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.arange(2 * 1 * 3000 * 2000, dtype=np.float32).reshape(2, 1, 3000, 2000)
     layer = Layer("image", Bands.named("a"), "float32", times=("1", "2"))
-    source = ArraySource(layer, values)
+    source = ArrayReader(layer, values)
     read, pixels = source.read, []
     monkeypatch.setattr(source, "read", lambda window: (pixels.append(window.height * window.width), read(window))[1])
     scene = Scene("s", Grid(3000, 2000), {"image": source})

@@ -16,7 +16,7 @@ from shapely.geometry import box
 
 from geocore.raster.grid import Grid
 from geocore.raster.mosaic import write_mosaics
-from geocore.raster.products import find_images, open_image
+from geocore.raster.products import find_scenes, open_scene
 from geocore.raster.write import write_raster
 from geocore.storage.names import plain_path
 from geocore.vector.features import write_polygons
@@ -65,9 +65,9 @@ def test_rasters_are_written_and_read_again(tmp_path: Path, name: str) -> None:
     values = np.random.default_rng(0).integers(0, 255, (1, 8, 8), "uint8")
     write_raster(folder / f"{name}.tif", values, grid=GRID, nodata=0, class_names={1: "water"})
     assert sorted(os.listdir(folder)) == sorted([f"{name}.tif", f"{name}.tif.aux.xml"])
-    ((called, path),) = find_images([folder / f"{name}.tif"], extensions=()).items()
+    ((called, path),) = find_scenes([folder / f"{name}.tif"], extensions=()).items()
     assert called == Path(f"{name}.tif").stem
-    with closing(open_image(path)) as source:
+    with closing(open_scene(path)) as source:
         assert source.grid == GRID and np.array_equal(source.read(GRID.window).values, values)
 
 
@@ -86,7 +86,7 @@ def test_what_lies_beside_a_file_is_found_under_its_plain_name(tmp_path: Path) -
         file.write(np.full((1, 8, 8), 3, "uint8"))
     for path in tmp_path.glob("a.*"):
         path.rename(tmp_path / f"{name}{path.name[1:]}")
-    with closing(open_image(tmp_path / f"{name}.png")) as source:
+    with closing(open_scene(tmp_path / f"{name}.png")) as source:
         assert source.grid.transform == (2.0, 0.0, 7.0, 0.0, -2.0, 9.0)
     with plain_path(tmp_path / "b.tif") as plain:
         assert plain == tmp_path / "b.tif"

@@ -17,10 +17,10 @@ from geocore.datasets.dataset import Dataset
 from geocore.datasets.pairing import pair_by_suffix
 from geocore.datasets.schema import Sample
 from geocore.errors import CheckpointError, DataError, RunError, SceneError, SettingsError, WeightsError
-from geocore.inference.batch import scene_tasks
+from geocore.inference.batch import scene_jobs
 from geocore.raster.bands import Band, Bands
 from geocore.raster.netcdf import NetcdfFile
-from geocore.raster.products import content_hash, find_images, open_image
+from geocore.raster.products import find_scenes, open_scene, scene_hash
 from geocore.raster.scene import Layer
 from geocore.raster.write import read_legend
 from geocore.storage.files import sha256_file
@@ -124,19 +124,19 @@ def test_a_pipe_among_scenes_fails_alone(pipe, folder):
     pipe("scenes/b.tif")
     os.symlink("nowhere", folder / "scenes" / "c.tif")
     os.symlink("d.tif", folder / "scenes" / "d.tif")
-    found = find_images([folder / "scenes"], extensions=[".tif"])
+    found = find_scenes([folder / "scenes"], extensions=[".tif"])
     assert list(found) == ["a", "b", "c", "d"]
-    tasks = {task.key: task.arguments for task in scene_tasks(found, content_hash)}
+    tasks = {task.key: task.arguments for task in scene_jobs(found, scene_hash)}
     assert len(tasks["a"]["sha256"]) == 64
     for name, reason in (("b", "is a named pipe"), ("c", "No such file"), ("d", "Too many levels of symbolic links")):
         assert reason in tasks[name]["unread"]
         with pytest.raises(SceneError, match="there is no such file" if name == "c" else reason):
-            open_image(found[name])
+            open_scene(found[name])
 
 
 def test_a_pipe_that_is_given_is_refused_at_once(pipe, folder):
     path = pipe("a.tif")
-    assert find_images([path], extensions=[".tif"]) == {"a": path}
+    assert find_scenes([path], extensions=[".tif"]) == {"a": path}
     with pytest.raises(DataError, match=r"a.tif: is a named pipe: must be a readable scene or a folder"):
         check_inputs([path], folder / "out")
     with pytest.raises(RunError, match=r"a.tif: is a file: --run takes the folder"):

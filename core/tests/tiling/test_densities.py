@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from geocore.errors import DataError
 from geocore.raster.bands import Band, Bands
-from geocore.raster.scene import ArraySource, Layer
-from geocore.tiling.samplers import ClassCounts, Density, NeighbourhoodSampler, class_densities, count_classes
+from geocore.raster.scene import ArrayReader, Layer
+from geocore.tiling.samplers import ChunkedSampler, ClassCounts, Density, class_densities, count_classes
 
 
 def labels(values, valid=None, dtype="uint8"):
     layer = Layer("mask", Bands((Band("1"),)), dtype)
-    return ArraySource(layer, np.asarray(values, dtype), valid)
+    return ArrayReader(layer, np.asarray(values, dtype), valid)
 
 
 @given(
@@ -80,7 +80,7 @@ def test_classes_are_drawn_by_their_shares_however_rare():
 
     def drawn(weights):
         densities = class_densities([counts], 64, weights)
-        sampler = NeighbourhoodSampler(
+        sampler = ChunkedSampler(
             [(512, 512)], 64, 4000, seed=0, batch_size=8, cells_px=[(128, 128)], each=1, densities=densities
         )
         return [draw.window for draw in sampler.epoch(0)]
@@ -88,7 +88,7 @@ def test_classes_are_drawn_by_their_shares_however_rare():
     def positive(window):
         return values[window.slices].any()
 
-    uniform = NeighbourhoodSampler([(512, 512)], 64, 4000, seed=0, batch_size=8, cells_px=[(128, 128)], each=1).epoch(0)
+    uniform = ChunkedSampler([(512, 512)], 64, 4000, seed=0, batch_size=8, cells_px=[(128, 128)], each=1).epoch(0)
     assert np.mean([positive(draw.window) for draw in uniform]) < 0.1
     # Of the windows drawn for class 1, those that start in a cell some of whose windows see it: 30/36 of them see it.
     assert np.mean([positive(window) for window in drawn({1: 1})]) > 0.9

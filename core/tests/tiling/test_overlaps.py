@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from geocore.errors import DataError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.tiling.overlaps import Footprint, Signature, View, kept_together, refuse_leaks, shared_by_splits, view_of
 
 NOTHING = Signature(np.zeros(0, np.uint64), None, (1, 1))
@@ -135,7 +135,7 @@ def test_copies_without_georeference_are_found_by_their_pixels() -> None:
     def seen(name: str, values: np.ndarray, place: Grid | None = None) -> View:
         layer = Layer("image", Bands.named("1", "2"), values.dtype.name)
         place = place or Grid(*values.shape[1:])
-        return view_of(name, Scene(name, place, {"image": ArraySource(layer, values)}), "image", samples=4)
+        return view_of(name, Scene(name, place, {"image": ArrayReader(layer, values)}), "image", samples=4)
 
     image = rng.integers(0, 4000, (2, 200, 200), np.uint16)
     views = [

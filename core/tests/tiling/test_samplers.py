@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from geocore.errors import SettingsError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.settings import ClassSamplingSettings, SamplingSettings
 from geocore.tiling.samplers import (
+    ChunkedSampler,
     Density,
-    Draw,
     GridSampler,
-    NeighbourhoodSampler,
+    PatchIndex,
     RandomWindowSampler,
     count_classes,
     window_sampler,
 )
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.tiles import TileGrid
 
 WINDOWS = [[Window(0, col, 4, 4) for col in range(3)], [None], [Window(8, col, 4, 4) for col in range(6)]]
 
@@ -42,7 +42,7 @@ def test_grid_sampler_draws_each_window_once_in_an_order_of_seed_and_epoch():
     assert [draw.window for draw in first] != [draw.window for draw in second]
     assert [draw.window for draw in first] != [draw.window for draw in GridSampler(WINDOWS, seed=4).epoch(0)]
     unshuffled = GridSampler(WINDOWS, seed=3, shuffle=False).epoch(5)
-    assert unshuffled[3] == Draw(1, None, 5, 3)
+    assert unshuffled[3] == PatchIndex(1, None, 5, 3)
 
 
 def test_random_windows_depend_on_seed_epoch_and_index_alone():
@@ -79,7 +79,7 @@ def test_random_windows_follow_area_or_weights_and_alignment():
     st.integers(1, 80),
 )
 def test_neighbourhood_draws_are_legal_and_repeat(shapes, size, align, cell, each, places, draws):
-    sampler = NeighbourhoodSampler(
+    sampler = ChunkedSampler(
         shapes,
         size,
         draws,
@@ -101,7 +101,7 @@ def test_neighbourhood_draws_are_legal_and_repeat(shapes, size, align, cell, eac
 @pytest.mark.parametrize("opened", [1, 2, 4, 8, 24])
 def test_neighbourhoods_give_their_windows_to_places_of_their_own(opened):
     batch_size, each = 8, 6
-    sampler = NeighbourhoodSampler(
+    sampler = ChunkedSampler(
         [(40_000, 40_000)],
         64,
         160,
@@ -117,7 +117,7 @@ def test_neighbourhoods_give_their_windows_to_places_of_their_own(opened):
     for at, (draw, cell) in enumerate(zip(draws, cells(draws, (128, 128)), strict=True)):
         places.setdefault(cell, []).append((at // batch_size, draw.index % batch_size))
     whole = [its for its in places.values() if len(its) == each]
-    # Of each slot, the first neighbourhood and the last are cut short at most.
+    # Of each slot, the first chunk and the last are cut short at most.
     assert len(places) - len(whole) <= 2 * opened and max(map(len, places.values())) == each
     sharing, turns = max(1, batch_size // opened), max(1, opened // batch_size)
     for its in places.values():
@@ -132,7 +132,7 @@ def test_neighbourhoods_give_their_windows_to_places_of_their_own(opened):
 
 
 def test_every_legal_position_is_equally_likely_with_borders_and_seams():
-    sampler = NeighbourhoodSampler([(21, 14)], 6, 40_000, seed=0, batch_size=8, cells_px=[(4, 5)], each=4)
+    sampler = ChunkedSampler([(21, 14)], 6, 40_000, seed=0, batch_size=8, cells_px=[(4, 5)], each=4)
     counts = np.zeros((16, 9))
     for draw in sampler.epoch(0):
         counts[draw.window.row, draw.window.col] += 1
@@ -143,21 +143,19 @@ def test_every_legal_position_is_equally_likely_with_borders_and_seams():
 
 def test_a_samples_chance_is_its_share_of_the_area_unless_densities_say_otherwise():
     shapes = [(300, 100), (100, 100), (16, 16)]
-    drawn = NeighbourhoodSampler(shapes, 16, 8000, seed=0, batch_size=8, cells_px=[(32, 32)] * 3, each=4).epoch(0)
+    drawn = ChunkedSampler(shapes, 16, 8000, seed=0, batch_size=8, cells_px=[(32, 32)] * 3, each=4).epoch(0)
     counts = np.bincount([draw.sample for draw in drawn], minlength=3)
-    # Neighbourhoods are spread evenly, so shares hold to a few of them.
+    # Chunks are spread evenly, so shares hold to a few of them.
     assert counts == pytest.approx(8000 * np.array([30000, 10000, 256]) / 40256, abs=2 * 4)
     densities = [Density(np.array([[weight]]), 1000) for weight in (0.0, 1.0, 0.0)]
-    only = NeighbourhoodSampler(
-        shapes, 16, 50, seed=0, batch_size=8, cells_px=[(32, 32)] * 3, densities=densities
-    ).epoch(0)
+    only = ChunkedSampler(shapes, 16, 50, seed=0, batch_size=8, cells_px=[(32, 32)] * 3, densities=densities).epoch(0)
     assert {draw.sample for draw in only} == {1}
 
 
 def test_draws_follow_a_density_cell_by_cell_within_neighbourhoods():
     values = np.random.default_rng(1).random((5, 5)) ** 4
     values[2, 3] = 0
-    sampler = NeighbourhoodSampler(
+    sampler = ChunkedSampler(
         [(60, 60)], 12, 50_000, seed=0, batch_size=8, cells_px=[(20, 30)], each=3, densities=[Density(values, 10)]
     )
     counts = np.zeros((5, 5))
@@ -173,7 +171,7 @@ def test_draws_follow_a_density_cell_by_cell_within_neighbourhoods():
 
 def test_seeds_and_epochs_differ():
     def epoch(seed, number):
-        return NeighbourhoodSampler([(500, 500)], 64, 64, seed=seed, batch_size=8, cells_px=[(128, 128)]).epoch(number)
+        return ChunkedSampler([(500, 500)], 64, 64, seed=seed, batch_size=8, cells_px=[(128, 128)]).epoch(number)
 
     windows = [[draw.window for draw in epoch(*key)] for key in ((0, 0), (0, 1), (1, 0))]
     assert windows[0] != windows[1] != windows[2] != windows[0]
@@ -181,7 +179,7 @@ def test_seeds_and_epochs_differ():
 
 def test_neighbourhoods_that_cannot_be_are_refused():
     def sampler(**options):
-        return NeighbourhoodSampler([(50, 50)], 16, 10, seed=0, **({"batch_size": 8, "cells_px": [(16, 16)]} | options))
+        return ChunkedSampler([(50, 50)], 16, 10, seed=0, **({"batch_size": 8, "cells_px": [(16, 16)]} | options))
 
     with pytest.raises(ValueError, match="must be >= 1"):
         sampler(each=0)
@@ -203,7 +201,7 @@ def test_neighbourhoods_that_cannot_be_are_refused():
 
 
 def stored_of(shape, block, *, bands=6):
-    class Blocks(ArraySource):
+    class Blocks(ArrayReader):
         pass
 
     source = Blocks(
@@ -228,7 +226,7 @@ def test_random_windows_are_what_is_drawn_unless_settings_say_otherwise():
 def test_a_grid_holds_the_tiles_of_prediction_once():
     shapes = [(40, 16), (8, 8)]
     drawn = chosen(SamplingSettings(kind="grid"), shapes, overlap=4).epoch(0)
-    tiles = [(i, window) for i, shape in enumerate(shapes) for window in Tiling(16, 4).windows(shape)]
+    tiles = [(i, window) for i, shape in enumerate(shapes) for window in TileGrid(16, 4).windows(shape)]
     assert len(tiles) == 4 and Counter((draw.sample, draw.window) for draw in drawn) == Counter(tiles)
 
 
@@ -236,7 +234,7 @@ def test_chunks_lie_along_the_blocks_of_each_file():
     shapes, blocks = [(100, 100), (100, 90)], [(32, 32), (8, 90)]
     settings = SamplingSettings(kind="chunked", windows_per_chunk=5)
     drawn = [draw for epoch in range(10) for draw in chosen(settings, shapes, blocks).epoch(epoch)]
-    expected = NeighbourhoodSampler(
+    expected = ChunkedSampler(
         shapes, 16, 40, seed=3, batch_size=8, cells_px=[(32, 32), (16, 90)], each=5, open_at_once=16
     )
     assert drawn == [draw for epoch in range(10) for draw in expected.epoch(epoch)]
@@ -256,7 +254,7 @@ def wide(width):
 @pytest.mark.parametrize("width, opened", [(1000, 16), (100_000, 8), (200_000, 4), (900_000, 1)])
 def test_fewer_chunks_are_open_where_they_are_large(monkeypatch, width, opened):
     given = []
-    monkeypatch.setattr("geocore.tiling.samplers.NeighbourhoodSampler", lambda *_, **options: given.append(options))
+    monkeypatch.setattr("geocore.tiling.samplers.ChunkedSampler", lambda *_, **options: given.append(options))
     settings, scene = SamplingSettings(kind="chunked"), wide(width)
     window_sampler(settings, [(1000, width)], 16, 40, seed=0, batch_size=8, stored=lambda _: scene)
     assert given[0]["cells_px"] == [(16, width)] and given[0]["open_at_once"] == opened
@@ -276,7 +274,7 @@ def test_balanced_windows_meet_every_class_that_is_there_equally_often(kind):
     # Class 1 has one pixel of forty, in a corner; class 2 is nowhere.
     labels = np.zeros((1, 200, 200), np.uint8)
     labels[0, :32, :32] = 1
-    source = ArraySource(Layer("mask", Bands.named("1"), "uint8"), labels)
+    source = ArrayReader(Layer("mask", Bands.named("1"), "uint8"), labels)
     asked = []
 
     def counts(cell_px):

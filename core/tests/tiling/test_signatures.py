@@ -12,7 +12,7 @@ from PIL import Image
 from geocore.raster.bands import Bands
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.tiling import overlaps
 from geocore.tiling.overlaps import Signature, alike, signature_of
 
@@ -25,7 +25,7 @@ def signed(
     values: np.ndarray, window: Window | None = None, valid: np.ndarray | None = None, **options: int
 ) -> Signature:
     layer = Layer("image", Bands.named("1"), values.dtype.name)
-    scene = Scene("a", Grid(*values.shape), {"image": ArraySource(layer, values, valid)})
+    scene = Scene("a", Grid(*values.shape), {"image": ArrayReader(layer, values, valid)})
     return signature_of(scene, "image", window or scene.grid.window, **options)
 
 

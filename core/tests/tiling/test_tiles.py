@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from geocore.errors import SettingsError
 from geocore.raster.grid import Window
-from geocore.tiling.tiles import Region, Tiling, regions, tiles_of
+from geocore.tiling.tiles import Chunk, TileGrid, chunks, tiles_in
 
 
 @st.composite
-def tilings(draw: st.DrawFn) -> Tiling:
+def tilings(draw: st.DrawFn) -> TileGrid:
     align = draw(st.sampled_from([1, 1, 2, 3, 6]))
     units = draw(st.integers(1, 24))
-    return Tiling(units * align, draw(st.integers(0, units - 1)) * align, align)
+    return TileGrid(units * align, draw(st.integers(0, units - 1)) * align, align)
 
 
 lengths = st.one_of(st.integers(1, 12), st.integers(1, 400))
@@ -24,7 +24,7 @@ lengths = st.one_of(st.integers(1, 12), st.integers(1, 400))
 
 @given(tilings(), lengths)
 @settings(deadline=None)
-def test_starts_are_aligned_and_leave_no_gap(tiling: Tiling, length: int) -> None:
+def test_starts_are_aligned_and_leave_no_gap(tiling: TileGrid, length: int) -> None:
     starts = tiling.starts(length)
     assert starts[0] == 0
     assert all(0 < b - a <= tiling.stride for a, b in zip(starts, starts[1:], strict=False))
@@ -41,7 +41,7 @@ def test_starts_are_aligned_and_leave_no_gap(tiling: Tiling, length: int) -> Non
 
 @given(tilings(), lengths, lengths)
 @settings(max_examples=50, deadline=None)
-def test_windows_cover_every_pixel_of_thin_and_small_scenes(tiling: Tiling, height: int, width: int) -> None:
+def test_windows_cover_every_pixel_of_thin_and_small_scenes(tiling: TileGrid, height: int, width: int) -> None:
     shape = (height, min(width, 60))
     positions = tiling.grid_positions(shape)
     assert [window for _, _, window in positions] == tiling.windows(shape)
@@ -55,7 +55,7 @@ def test_windows_cover_every_pixel_of_thin_and_small_scenes(tiling: Tiling, heig
 
 @given(tilings(), lengths)
 @settings(deadline=None)
-def test_weights_sum_to_one_and_are_never_zero(tiling: Tiling, length: int) -> None:
+def test_weights_sum_to_one_and_are_never_zero(tiling: TileGrid, length: int) -> None:
     starts, weights = tiling.starts(length), tiling.weights(length)
     total = np.zeros(starts[-1] + tiling.size)
     for start, weight in zip(starts, weights, strict=True):
@@ -68,7 +68,7 @@ def test_weights_sum_to_one_and_are_never_zero(tiling: Tiling, length: int) -> N
 
 @given(tilings(), lengths)
 @settings(deadline=None)
-def test_weights_change_gradually_where_tiles_overlap(tiling: Tiling, length: int) -> None:
+def test_weights_change_gradually_where_tiles_overlap(tiling: TileGrid, length: int) -> None:
     # A Hann ramp of n pixels is nowhere steeper than pi / 2 / n a pixel, and the steepest ramp spans the overlap.
     # Dividing by the sum steepens it where many tiles meet: by up to 1.77 in 6,000 random tilings of these sizes.
     if tiling.overlap == 0:
@@ -82,7 +82,7 @@ def test_weights_change_gradually_where_tiles_overlap(tiling: Tiling, length: in
 
 
 def test_weights_of_regular_tiles_are_plain_hann_ramps() -> None:
-    first, second, third = Tiling(8, 4).weights(16)
+    first, second, third = TileGrid(8, 4).weights(16)
     rise = np.sin(np.pi / 2 * np.array([0.125, 0.375, 0.625, 0.875])) ** 2
     np.testing.assert_allclose(first, [1, 1, 1, 1, *rise[::-1]], rtol=1e-6)
     np.testing.assert_allclose(second, [*rise, *rise[::-1]], rtol=1e-6)
@@ -91,14 +91,14 @@ def test_weights_of_regular_tiles_are_plain_hann_ramps() -> None:
 
 def test_the_border_of_the_scene_does_not_fade() -> None:
     for length in (5, 64, 65, 100, 1000):
-        weights = Tiling(64, 16).weights(length)
+        weights = TileGrid(64, 16).weights(length)
         assert weights[0][0] == 1
         assert weights[-1][-1] == 1
 
 
 def test_a_shared_last_tile_blends_over_all_that_it_shares() -> None:
     # Stride 8 without overlap; the last tile is moved back by 5 pixels and must not meet its neighbour in a hard edge.
-    weights = Tiling(8).weights(19)
+    weights = TileGrid(8).weights(19)
     np.testing.assert_array_equal(weights[0], np.ones(8))
     assert (np.diff(weights[1][3:]) < 0).all()
     assert (np.diff(weights[2][:5]) > 0).all()
@@ -117,24 +117,24 @@ def test_a_shared_last_tile_blends_over_all_that_it_shares() -> None:
 )
 def test_impossible_settings_are_refused_in_one_line(size: int, overlap: int, align: int, words: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        Tiling(size, overlap, align)
+        TileGrid(size, overlap, align)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_axis_without_pixels_is_a_bug() -> None:
     with pytest.raises(ValueError, match="at least one pixel"):
-        Tiling(8).starts(0)
+        TileGrid(8).starts(0)
 
 
 @given(lengths, lengths, st.integers(1, 120), st.sampled_from([1, 2, 3, 25]))
 @settings(max_examples=40, deadline=None)
-def test_regions_own_every_pixel_once(height: int, width: int, size: int, align: int) -> None:
+def test_chunks_own_every_pixel_once(height: int, width: int, size: int, align: int) -> None:
     size = max(size, align)
-    plan = regions((height, width), size, align)
+    plan = chunks((height, width), size, align)
     owned = np.zeros((height, width), int)
-    for region in plan:
-        window = region.window
+    for chunk in plan:
+        window = chunk.window
         assert window.row_stop <= height
         assert window.col_stop <= width
         assert window.height <= size
@@ -142,21 +142,21 @@ def test_regions_own_every_pixel_once(height: int, width: int, size: int, align:
         assert window.row % align == window.col % align == 0
         owned[window.slices] += 1
     assert (owned == 1).all()
-    assert [region.key for region in plan] == sorted({region.key for region in plan})
+    assert [chunk.key for chunk in plan] == sorted({chunk.key for chunk in plan})
 
 
-def test_regions_share_the_scene_equally() -> None:
-    assert [region.window.height for region in regions((1030, 100), 1024)] == [515, 515]
-    assert regions((300, 200), 1024) == [Region("r000000-c000000", Window(0, 0, 300, 200))]
-    with pytest.raises(SettingsError, match="region size = 10: must be at least 25"):
-        regions((300, 200), 10, 25)
+def test_chunks_share_the_scene_equally() -> None:
+    assert [chunk.window.height for chunk in chunks((1030, 100), 1024)] == [515, 515]
+    assert chunks((300, 200), 1024) == [Chunk("r000000-c000000", Window(0, 0, 300, 200))]
+    with pytest.raises(SettingsError, match="chunk size = 10: must be at least 25"):
+        chunks((300, 200), 10, 25)
 
 
 @given(tilings(), lengths, lengths, st.integers(20, 100))
 @settings(max_examples=40, deadline=None)
-def test_tiles_of_a_region_are_those_that_touch_it(tiling: Tiling, height: int, width: int, size: int) -> None:
+def test_tiles_of_a_chunk_are_those_that_touch_it(tiling: TileGrid, height: int, width: int, size: int) -> None:
     shape = (height, width % 40 + 1)
     everything = tiling.grid_positions(shape)
-    for region in regions(shape, size, tiling.align):
-        expected = [tile for tile in everything if tile[2].intersection(region.window) is not None]
-        assert tiles_of(region, tiling, shape) == expected
+    for chunk in chunks(shape, size, tiling.align):
+        expected = [tile for tile in everything if tile[2].intersection(chunk.window) is not None]
+        assert tiles_in(chunk, tiling, shape) == expected

@@ -19,18 +19,18 @@ from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
 from geocore.datasets.dataset import Dataset
-from geocore.device import Place, seed_everything
-from geocore.inference.blend import DenseBlend, Head, output_window
-from geocore.inference.outputs import PERCENT_NODATA, labels_of, percent_of
-from geocore.inference.tiled import map_region, predict_scene
+from geocore.device import DeviceContext, seed_everything
+from geocore.inference.blend import OutputHead, OverlapBlender, output_window
+from geocore.inference.outputs import PERCENT_NODATA, argmax_labels, to_percent
+from geocore.inference.tiled import predict_tiles, run_chunks
 from geocore.metrics.confusion import Confusion
 from geocore.metrics.evaluation import Evaluation, bootstrap_interval
 from geocore.raster.grid import Window
-from geocore.raster.npy_store import Plane, PlaneWriter, join_planes
+from geocore.raster.npy_store import OutputBand, StripWriter, merge_chunks
 from geocore.raster.scene import Scene
 from geocore.raster.write import RasterWriter
-from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrackingSettings, TrainingSettings
-from geocore.tiling.tiles import Region, Tiling, regions
+from geocore.settings import OptimizerSettings, ScheduleSettings, Settings, TrackingSettings, TrainingSettings
+from geocore.tiling.tiles import Chunk, TileGrid, chunks
 from geocore.training.checkpoint import load_checkpoint
 from geocore.training.fit import FitResult, fit
 from geocore.training.pretrained import load_strictly
@@ -43,7 +43,7 @@ class ToySettings(Settings):
     """What decides a toy's run."""
 
     training: TrainingSettings
-    optimiser: OptimiserSettings
+    optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
     tracking: TrackingSettings = TrackingSettings(tensorboard=False)
 
@@ -52,7 +52,7 @@ class ToySettings(Settings):
 class DenseMap:
     """How a toy's scenes are mapped: everything but model and scene."""
 
-    tiling: Tiling
+    tiling: TileGrid
     read: Callable[[Scene, Window], Any]
     classes: int
     ratio: int = 1
@@ -62,9 +62,9 @@ class DenseMap:
     def working_shape(self, scene: Scene) -> tuple[int, int]:
         return scene.grid.coarser(self.ratio).shape
 
-    def blend(self, region: Region, scene: Scene, emit: Callable[[int, dict[str, Tensor]], None]) -> DenseBlend:
-        return DenseBlend(
-            region,
+    def blend(self, chunk: Chunk, scene: Scene, emit: Callable[[int, dict[str, Tensor]], None]) -> OverlapBlender:
+        return OverlapBlender(
+            chunk,
             self.tiling,
             self.working_shape(scene),
             {"out": self.classes},
@@ -73,16 +73,18 @@ class DenseMap:
             output_shape=scene.grid.shape,
         )
 
-    def map_region(self, model: nn.Module, scene: Scene, region: Region, blend: DenseBlend, place: Place) -> None:
-        head = Head(self.classes, "classes")
+    def predict_tiles(
+        self, model: nn.Module, scene: Scene, chunk: Chunk, blend: OverlapBlender, place: DeviceContext
+    ) -> None:
+        head = OutputHead(self.classes, "classes")
 
         def forward(batch: dict[str, Any]) -> dict[str, Tensor]:
             return {"out": head.activate(model(batch["inputs"])), VALID: batch[VALID]}
 
-        map_region(
+        predict_tiles(
             forward,
             scene,
-            region,
+            chunk,
             self.tiling,
             blend,
             read=self.read,
@@ -97,7 +99,7 @@ class Workbench:
     """A folder and a device for one toy."""
 
     folder: Path
-    place: Place
+    place: DeviceContext
 
     def train(
         self,
@@ -125,7 +127,7 @@ class Workbench:
                 validate_every=max(1, steps // 2),
                 checkpoint_every=checkpoint_every,
             ),
-            optimiser=OptimiserSettings(learning_rate=learning_rate),
+            optimizer=OptimizerSettings(learning_rate=learning_rate),
         )
         seed_everything(settings.training.seed)
         with Run.open(self.folder / run_folder, settings=settings, data_hash=dataset.hash, task=dataset.task) as run:
@@ -135,7 +137,7 @@ class Workbench:
                 step,
                 validate,
                 training=settings.training,
-                optimiser=settings.optimiser,
+                optimizer=settings.optimizer,
                 schedule=settings.schedule,
                 place=self.place,
                 run=run,
@@ -153,44 +155,44 @@ class Workbench:
         labels = np.zeros(scene.grid.shape, np.uint8)
 
         def emit(row: int, out: dict[str, Tensor]) -> None:
-            masked = labels_of(out["out"]).masked_fill(~out[VALID][0], NODATA)
+            masked = argmax_labels(out["out"]).masked_fill(~out[VALID][0], NODATA)
             labels[row : row + len(masked)] = masked.numpy()
 
-        region = regions(dense.working_shape(scene), 10**6)[0]
-        dense.map_region(model, scene, region, dense.blend(region, scene, emit), self.place)
+        chunk = chunks(dense.working_shape(scene), 10**6)[0]
+        dense.map_chunk(model, scene, chunk, dense.blend(chunk, scene, emit), self.place)
         return labels
 
-    def predict_to_file(self, model: nn.Module, scene: Scene, dense: DenseMap, path: Path, *, region_px: int) -> None:
-        """Map region by region as jobs and write classes and percentages, as predict commands do."""
+    def predict_to_file(self, model: nn.Module, scene: Scene, dense: DenseMap, path: Path, *, chunk_px: int) -> None:
+        """Map chunk by chunk as jobs and write classes and percentages, as predict commands do."""
         model.eval()
 
-        def map_one(region: Region, part: Path) -> None:
+        def map_one(chunk: Chunk, part: Path) -> None:
             def emit(row: int, out: dict[str, Tensor]) -> None:
-                masked = labels_of(out["out"]).masked_fill(~out[VALID][0], NODATA)
-                percent = percent_of(out["out"], out[VALID])
+                masked = argmax_labels(out["out"]).masked_fill(~out[VALID][0], NODATA)
+                percent = to_percent(out["out"], out[VALID])
                 writer.write(row, {"classes": masked.numpy(), "percent": percent.numpy()})
 
-            blend = dense.blend(region, scene, emit)
-            planes = [Plane("classes", "uint8"), Plane("percent", "uint8", dense.classes)]
-            with PlaneWriter(part, blend.window, planes) as writer:
-                dense.map_region(model, scene, region, blend, self.place)
+            blend = dense.blend(chunk, scene, emit)
+            planes = [OutputBand("classes", "uint8"), OutputBand("percent", "uint8", dense.classes)]
+            with StripWriter(part, blend.window, planes) as writer:
+                dense.map_chunk(model, scene, chunk, blend, self.place)
 
-        parts = predict_scene(
+        parts = run_chunks(
             map_one,
             dense.working_shape(scene),
             path.with_suffix(".parts"),
-            region_px=region_px,
+            chunk_px=chunk_px,
             align=dense.tiling.align,
             context={"scene": scene.name},
         )
-        windows = [(output_window(region, dense.ratio, scene.grid.shape), part) for region, part in parts]
+        windows = [(output_window(chunk, dense.ratio, scene.grid.shape), part) for chunk, part in parts]
         with RasterWriter(path, grid=scene.grid, count=1, dtype="uint8", nodata=NODATA, overviews="nearest") as product:
-            join_planes(windows, "classes", product.write)
+            merge_chunks(windows, "classes", product.write)
         percent = path.with_name(path.name.replace("_pred", "_prob"))
         with RasterWriter(
             percent, grid=scene.grid, count=dense.classes, dtype="uint8", nodata=PERCENT_NODATA
         ) as product:
-            join_planes(windows, "percent", product.write)
+            merge_chunks(windows, "percent", product.write)
 
     def evaluate(
         self,
@@ -266,5 +268,5 @@ def toys() -> type[Toys]:
 def bench(tmp_path: Path) -> Iterator[Workbench]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Workbench(tmp_path, Place(torch.device("cpu")))
+    yield Workbench(tmp_path, DeviceContext(torch.device("cpu")))
     torch.set_num_threads(threads)

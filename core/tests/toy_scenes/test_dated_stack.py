@@ -13,16 +13,16 @@ from torch.nn import functional
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.storage.files import atomic_path
-from geocore.tiling.samplers import Draw, GridSampler
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.samplers import GridSampler, PatchIndex
+from geocore.tiling.tiles import TileGrid
 from geocore.training.losses import masked_cross_entropy
 from geocore.transforms.augment import Flip, Rot90, compose
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 DATES = ("2024-03-01", "2024-05-01", "2024-07-01", "2024-09-01")
 CLASSES = {0: "grass", 1: "spring crop", 2: "summer crop", 3: "irrigated summer crop"}
@@ -56,7 +56,7 @@ def make_patch(folder: Path, index: int) -> None:
 
 def open_patch(root: Path, sample: Sample) -> Scene:
     arrays = {name: np.load(root / path, mmap_mode="r") for name, path in sample.inputs.items()}
-    return Scene(sample.id, GRID, {name: ArraySource(LAYERS[name], values) for name, values in arrays.items()})
+    return Scene(sample.id, GRID, {name: ArrayReader(LAYERS[name], values) for name, values in arrays.items()})
 
 
 def prepare(folder: Path) -> Path:
@@ -74,18 +74,18 @@ def prepare(folder: Path) -> Path:
         samples=samples,
         layers=LAYERS,
         labels={"crop": LabelSpec("crop", CLASSES, ignore=255)},
-        statistics=measure((open_patch(folder, sample) for sample in samples[:4]), list(LAYERS)),
+        statistics=compute_statistics((open_patch(folder, sample) for sample in samples[:4]), list(LAYERS)),
     ).save()
 
 
 class Net(nn.Module):
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, normalize: Normalize) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layers = nn.Sequential(nn.Conv2d(12, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1))
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        ready = self.preprocessing(inputs)
+        ready = self.normalize(inputs)
         fine = ready["s2_10m"]
         coarse = functional.interpolate(ready["s2_20m"], scale_factor=2)
         return self.layers(torch.cat([fine, coarse[..., : fine.shape[-2], : fine.shape[-1]]], 1))
@@ -109,15 +109,15 @@ def test_dated_stack(bench: Any, toys: Any) -> None:
     assert dataset.statistics is not None and dataset.layers == LAYERS
     torch.manual_seed(0)
     bands = {name: layer.bands for name, layer in dataset.layers.items()}
-    model = Net(Preprocessing(dataset.statistics, bands))
-    tiling = Tiling(16, 4, align=2)
+    model = Net(Normalize(dataset.statistics, bands))
+    tiling = TileGrid(16, 4, align=2)
     dense = toys.DenseMap(tiling, read_tile, classes=4)
 
     scenes = {sample.id: open_patch(dataset.root, sample) for sample in dataset.samples}
     truth = {sample.id: np.load(dataset.path(sample.labels["crop"])) for sample in dataset.samples}
     train = dataset.split("train")
 
-    def read(draw: Draw) -> dict[str, Any]:
+    def read(draw: PatchIndex) -> dict[str, Any]:
         name, window = train[draw.sample].id, draw.window
         assert window is not None
         item = read_tile(scenes[name], window)
@@ -140,13 +140,13 @@ def test_dated_stack(bench: Any, toys: Any) -> None:
         primary="iou",
         steps=50,
         batch_size=8,
-        card={"preprocessing": model.preprocessing.card(), "dates": list(DATES)},
+        card={"normalize": model.normalize.card(), "dates": list(DATES)},
     )
 
     test = dataset.split("test")
     for sample in test:
         path = bench.folder / f"{sample.id}_pred.tif"
-        bench.predict_to_file(model, scenes[sample.id], dense, path, region_px=20)
+        bench.predict_to_file(model, scenes[sample.id], dense, path, chunk_px=20)
         mapped = bench.predict(model, scenes[sample.id], dense)
         # A pixel without any valid date has no class; a cloud at one date takes nothing away.
         invalid = mapped == toys.NODATA

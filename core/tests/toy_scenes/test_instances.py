@@ -1,8 +1,8 @@
-"""Ragged instances: boxes and masks in, objects out, each once although tiles and regions cut through it.
+"""Ragged instances: boxes and masks in, objects out, each once although tiles and chunks cut through it.
 
 Ownership rule of the collector: tiles overlap by more than the largest object, so each object is seen whole by a tile,
-and sightings cut by a tile's border are dropped. Of sightings that overlap the one furthest from its tile's border
-stays (the first tile where equal). An object belongs to the region that holds the centre of its box.
+and detections cut by a tile's border are dropped. Of detections that overlap the one furthest from its tile's border
+stays (the first tile where equal). An object belongs to the chunk that holds the centre of its box.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch import Tensor, nn
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches, stack
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import measure
-from geocore.inference.tiled import map_region, predict_scene
+from geocore.datasets.statistics import compute_statistics
+from geocore.inference.tiled import predict_tiles, run_chunks
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import Scene
 from geocore.raster.write import write_raster
-from geocore.tiling.samplers import Draw, RandomWindowSampler
-from geocore.tiling.tiles import Region, Tiling, regions
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
+from geocore.tiling.tiles import Chunk, TileGrid, chunks
 from geocore.training.losses import masked_bce_with_logits
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 SPLITS = ("train", "train", "val", "test", "test")
 TILE, LARGEST, SMALLEST = 48, 17, 20
-TILING = Tiling(TILE, LARGEST + 3)
+TILING = TileGrid(TILE, LARGEST + 3)
 ROWS, COLS = 110, 128
 
 
@@ -71,16 +71,16 @@ def prepare(folder: Path) -> Path:
             samples=samples,
             layers=train[0].layers,
             labels={"objects": LabelSpec("objects")},
-            statistics=measure(train, ["image"]),
+            statistics=compute_statistics(train, ["image"]),
         ).save()
 
 
 class Net(nn.Module):
     """Two logits per pixel: object, and centre of an object's box."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, normalize: Normalize) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layers = nn.Sequential(
             nn.Conv2d(1, 8, 5, padding=2),
             nn.ReLU(),
@@ -90,7 +90,7 @@ class Net(nn.Module):
         )
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        return self.layers(self.preprocessing(inputs)["image"])
+        return self.layers(self.normalize(inputs)["image"])
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Found:
 class ObjectCollector:
     """Reducer with the ownership rule of the module's head."""
 
-    def __init__(self, region: Region, shape: tuple[int, int]) -> None:
-        self._region, self._scene = region.window, Window(0, 0, *shape)
+    def __init__(self, chunk: Chunk, shape: tuple[int, int]) -> None:
+        self._chunk, self._scene = chunk.window, Window(0, 0, *shape)
         self._seen: list[Found] = []
 
     def add(self, row_index: int, col_index: int, window: Window, output: list[Found]) -> None:
@@ -142,7 +142,7 @@ class ObjectCollector:
         return [
             found
             for found in kept
-            if self._region.intersection(
+            if self._chunk.intersection(
                 Window(found.box.row + found.box.height // 2, found.box.col + found.box.width // 2, 1, 1)
             )
         ]
@@ -165,12 +165,12 @@ def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
     return {"inputs": scene.read(window)}
 
 
-def find(model: Net, scene: Scene, region: Region, place: Any) -> list[Found]:
+def find(model: Net, scene: Scene, chunk: Chunk, place: Any) -> list[Found]:
     def forward(batch: dict[str, Any]) -> list[list[Found]]:
         return [objects_of(logits) for logits in model(batch["inputs"]).cpu().numpy()]
 
-    collector = ObjectCollector(region, scene.grid.shape)
-    return map_region(forward, scene, region, TILING, collector, read=read_tile, place=place, batch_size=4)
+    collector = ObjectCollector(chunk, scene.grid.shape)
+    return predict_tiles(forward, scene, chunk, TILING, collector, read=read_tile, place=place, batch_size=4)
 
 
 def match(truth: np.ndarray, objects: list[Found]) -> np.ndarray:
@@ -254,7 +254,7 @@ def test_instances(bench: Any, toys: Any) -> None:
     dataset = Dataset.load(prepare(bench.folder / "data"))
     assert dataset.statistics is not None
     torch.manual_seed(0)
-    model = Net(Preprocessing(dataset.statistics, {"image": dataset.layers["image"].bands}))
+    model = Net(Normalize(dataset.statistics, {"image": dataset.layers["image"].bands}))
 
     with ExitStack() as files:
         scenes, ids = {}, {}
@@ -264,7 +264,7 @@ def test_instances(bench: Any, toys: Any) -> None:
         truth = {name: scene.read(scene.grid.window)["image"].values[0] for name, scene in ids.items()}
         train = dataset.split("train")
 
-        def read(draw: Draw) -> dict[str, Any]:
+        def read(draw: PatchIndex) -> dict[str, Any]:
             name, window = train[draw.sample].id, draw.window
             assert window is not None
             return {
@@ -276,7 +276,7 @@ def test_instances(bench: Any, toys: Any) -> None:
         def counts(split: str) -> list[np.ndarray]:
             model.eval()
             names = [sample.id for sample in dataset.split(split)]
-            whole = regions((ROWS, COLS), 10**6)[0]
+            whole = chunks((ROWS, COLS), 10**6)[0]
             return [match(truth[name], find(model, scenes[name], whole, bench.place)) for name in names]
 
         untrained = counts("test")
@@ -291,7 +291,7 @@ def test_instances(bench: Any, toys: Any) -> None:
             steps=40,
             batch_size=2,
             accumulate=2,
-            card={"preprocessing": model.preprocessing.card()},
+            card={"normalize": model.normalize.card()},
         )
 
         model.eval()
@@ -299,15 +299,15 @@ def test_instances(bench: Any, toys: Any) -> None:
         for sample in test:
             scene = scenes[sample.id]
 
-            def map_one(region: Region, part: Path, scene: Scene = scene) -> None:
-                write_part(part, find(model, scene, region, bench.place))
+            def map_one(chunk: Chunk, part: Path, scene: Scene = scene) -> None:
+                write_part(part, find(model, scene, chunk, bench.place))
 
             folder = bench.folder / f"{sample.id}.parts"
-            parts = predict_scene(map_one, (ROWS, COLS), folder, region_px=40, align=1, context={})
+            parts = run_chunks(map_one, (ROWS, COLS), folder, chunk_px=40, align=1, context={})
             assert len(parts) == 12
             objects = [found for _, part in parts for found in read_part(part)]
-            # Seams between regions neither double nor lose an object, and one region finds the same ones.
-            whole = find(model, scene, regions((ROWS, COLS), 10**6)[0], bench.place)
+            # Seams between chunks neither double nor lose an object, and one chunk finds the same ones.
+            whole = find(model, scene, chunks((ROWS, COLS), 10**6)[0], bench.place)
             assert sorted(str(found.box) for found in objects) == sorted(str(found.box) for found in whole)
             assert all(a.overlap(b) < 0.3 for a in objects for b in objects if a is not b)
             labels = np.zeros((ROWS, COLS), np.uint16)

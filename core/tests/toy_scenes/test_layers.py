@@ -16,15 +16,15 @@ from torch.nn import functional
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.geotiff import open_raster, open_rasters
 from geocore.raster.grid import ControlPoint, Grid, Window
 from geocore.raster.scene import Scene
 from geocore.raster.write import write_raster
-from geocore.tiling.samplers import Draw, RandomWindowSampler
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
+from geocore.tiling.tiles import TileGrid
 from geocore.training.losses import masked_cross_entropy
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 COARSE, WORKING = 25, 5
 SPLITS = ("train", "train", "train", "val", "test", "test")
@@ -76,7 +76,7 @@ def prepare(folder: Path) -> Path:
             samples=samples,
             layers=train[0].layers,
             labels={"ice": LabelSpec("ice", CLASSES, ignore=255)},
-            statistics=measure(train, ["sar", "amsr"]),
+            statistics=compute_statistics(train, ["sar", "amsr"]),
             protocol={"working_ratio": WORKING},
         ).save()
 
@@ -84,13 +84,13 @@ def prepare(folder: Path) -> Path:
 class Net(nn.Module):
     """Works at 5 reference pixels per pixel and answers on the reference grid."""
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, normalize: Normalize) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layers = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 3, 1))
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        ready = self.preprocessing(inputs)
+        ready = self.normalize(inputs)
         sar = functional.avg_pool2d(ready["sar"], WORKING)
         amsr = functional.interpolate(ready["amsr"], scale_factor=COARSE // WORKING)
         working = self.layers(torch.cat([sar, amsr[..., : sar.shape[-2], : sar.shape[-1]]], 1))
@@ -115,8 +115,8 @@ def test_layers(bench: Any, toys: Any) -> None:
     assert dataset.statistics is not None and dataset.layers["amsr"].ratio == COARSE
     torch.manual_seed(0)
     bands = {name: layer.bands for name, layer in dataset.layers.items()}
-    model = Net(Preprocessing(dataset.statistics, bands))
-    dense = toys.DenseMap(Tiling(20, 10, align=COARSE // WORKING), read_working, classes=3, ratio=WORKING)
+    model = Net(Normalize(dataset.statistics, bands))
+    dense = toys.DenseMap(TileGrid(20, 10, align=COARSE // WORKING), read_working, classes=3, ratio=WORKING)
 
     with ExitStack() as stack:
         scenes = {sample.id: stack.enter_context(open_scene(dataset.root, sample)) for sample in dataset.samples}
@@ -125,7 +125,7 @@ def test_layers(bench: Any, toys: Any) -> None:
         truth = {name: scene.read(scene.grid.window)["image"].values[0] for name, scene in labels.items()}
         train = dataset.split("train")
 
-        def read(draw: Draw) -> dict[str, Any]:
+        def read(draw: PatchIndex) -> dict[str, Any]:
             name, window = train[draw.sample].id, draw.window
             assert window is not None
             item = read_reference(scenes[name], window)
@@ -154,13 +154,13 @@ def test_layers(bench: Any, toys: Any) -> None:
             primary="iou",
             steps=40,
             batch_size=4,
-            card={"preprocessing": model.preprocessing.card(), "ratio": WORKING},
+            card={"normalize": model.normalize.card(), "ratio": WORKING},
         )
 
         test = dataset.split("test")
         for sample in test:
             scene, path = scenes[sample.id], bench.folder / f"{sample.id}_pred.tif"
-            bench.predict_to_file(model, scene, dense, path, region_px=30)
+            bench.predict_to_file(model, scene, dense, path, chunk_px=30)
             with open_raster(path) as product:
                 assert product.grid.shape == scene.grid.shape and len(product.grid.gcps) == 4
                 patch = product.read(product.grid.window)["image"]

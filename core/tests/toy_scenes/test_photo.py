@@ -1,4 +1,4 @@
-"""A photograph without a CRS: pairs by file name, tile normalisation, a map that has no CRS either."""
+"""A photograph without a CRS: pairs by file name, tile normalization, a map that has no CRS either."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches
 from geocore.datasets.pairing import pair_by_suffix
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Window
 from geocore.raster.scene import Scene
-from geocore.tiling.samplers import Draw, RandomWindowSampler
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
+from geocore.tiling.tiles import TileGrid
 from geocore.training.losses import masked_cross_entropy
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 SPLITS = ("train", "train", "train", "val", "test", "test")
 
@@ -76,19 +76,19 @@ def prepare(folder: Path) -> Path:
         samples=samples,
         layers=train[0].layers,
         labels={"snow": LabelSpec("snow", {0: "rock", 1: "snow"}, ignore=255)},
-        statistics=measure(train, ["image"]),
-        protocol={"normalisation": "tile"},
+        statistics=compute_statistics(train, ["image"]),
+        protocol={"normalization": "tile"},
     ).save()
 
 
 class Net(nn.Module):
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, normalize: Normalize) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1))
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        return self.layers(self.preprocessing(inputs)["image"])
+        return self.layers(self.normalize(inputs)["image"])
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
@@ -106,8 +106,8 @@ def test_photo(bench: Any, toys: Any) -> None:
     assert dataset.statistics is not None
     torch.manual_seed(0)
     bands = {name: layer.bands for name, layer in dataset.layers.items()}
-    model = Net(Preprocessing(dataset.statistics, bands, mode="tile"))
-    dense = toys.DenseMap(Tiling(32, 8), read_tile, classes=2)
+    model = Net(Normalize(dataset.statistics, bands, mode="tile"))
+    dense = toys.DenseMap(TileGrid(32, 8), read_tile, classes=2)
 
     with ExitStack() as stack:
         scenes = {
@@ -118,7 +118,7 @@ def test_photo(bench: Any, toys: Any) -> None:
         truth = {name: scene.read(scene.grid.window)["image"].values[0] for name, scene in labels.items()}
         train = dataset.split("train")
 
-        def read(draw: Draw) -> dict[str, Any]:
+        def read(draw: PatchIndex) -> dict[str, Any]:
             name, window = train[draw.sample].id, draw.window
             assert window is not None
             label = labels[name].read(window)["image"]
@@ -143,13 +143,13 @@ def test_photo(bench: Any, toys: Any) -> None:
             primary="iou",
             steps=40,
             batch_size=8,
-            card={"preprocessing": model.preprocessing.card()},
+            card={"normalize": model.normalize.card()},
         )
 
         test = dataset.split("test")
         for sample in test:
             path = bench.folder / f"{sample.id}_pred.tif"
-            bench.predict_to_file(model, scenes[sample.id], dense, path, region_px=50)
+            bench.predict_to_file(model, scenes[sample.id], dense, path, chunk_px=50)
             with open_raster(path) as product:
                 assert product.grid.crs is None and product.grid.transform is None
                 mapped = product.read(product.grid.window)["image"].values[0]
@@ -158,7 +158,7 @@ def test_photo(bench: Any, toys: Any) -> None:
             assert percent.valid.all() and (np.abs(percent.values.sum(0, dtype=int) - 100) <= 1).all()
             rock, snow = percent.values
             assert (mapped[snow > rock] == 1).all() and (mapped[snow < rock] == 0).all()
-            # Regions and a whole scene need not batch alike: only rounding may differ.
+            # Chunks and a whole scene need not batch alike: only rounding may differ.
             assert (mapped != bench.predict(model, scenes[sample.id], dense)).mean() < 0.001
             assert json.loads((bench.folder / f"{sample.id}_pred.parts/.done/r000000-c000000.json").read_text())
 

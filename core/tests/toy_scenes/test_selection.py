@@ -20,15 +20,15 @@ from torch.nn import functional
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import Scene
 from geocore.raster.write import write_raster
-from geocore.tiling.samplers import Draw, RandomWindowSampler
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
+from geocore.tiling.tiles import TileGrid
 from geocore.training.losses import masked_cross_entropy
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 SPLITS = ("train", "train", "val", "test", "test")
 CHIP, READ, SHOWN = 16, 16, 4
@@ -63,18 +63,18 @@ def prepare(folder: Path) -> Path:
             samples=samples,
             layers=train[0].layers,
             labels={"rare": LabelSpec("rare", {0: "common", 1: "rare"}, ignore=255)},
-            statistics=measure(train, ["image"]),
+            statistics=compute_statistics(train, ["image"]),
         ).save()
 
 
 class Net(nn.Module):
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, normalize: Normalize) -> None:
         super().__init__()
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layers = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1))
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        return self.layers(self.preprocessing(inputs)["image"])
+        return self.layers(self.normalize(inputs)["image"])
 
 
 class HardestFirst:
@@ -130,7 +130,7 @@ def test_selection(bench: Any, toys: Any) -> None:
     dataset = Dataset.load(prepare(bench.folder / "data"))
     assert dataset.statistics is not None
     statistics, bands = dataset.statistics, {"image": dataset.layers["image"].bands}
-    dense = toys.DenseMap(Tiling(32, 8), read_tile, classes=2)
+    dense = toys.DenseMap(TileGrid(32, 8), read_tile, classes=2)
 
     with ExitStack() as files:
         scenes, truth = {}, {}
@@ -140,7 +140,7 @@ def test_selection(bench: Any, toys: Any) -> None:
                 truth[sample.id] = label.read(label.grid.window)["image"].values[0]
         train = dataset.split("train")
 
-        def read(draw: Draw) -> dict[str, Any]:
+        def read(draw: PatchIndex) -> dict[str, Any]:
             name, window = train[draw.sample].id, draw.window
             assert window is not None
             return {
@@ -158,7 +158,7 @@ def test_selection(bench: Any, toys: Any) -> None:
 
         def run(run_folder: str, cut: bool = False) -> tuple[Net, HardestFirst, Any]:
             torch.manual_seed(0)
-            model = Net(Preprocessing(statistics, bands))
+            model = Net(Normalize(statistics, bands))
             sampler = RandomWindowSampler([scenes[sample.id].grid.shape for sample in train], CHIP, 80, seed=0)
             source = HardestFirst(Batches(sampler, read, batch_size=READ, threads=2), model, SHOWN)
 
@@ -176,14 +176,14 @@ def test_selection(bench: Any, toys: Any) -> None:
                 primary="iou",
                 steps=30,
                 batch_size=SHOWN,
-                card={"preprocessing": model.preprocessing.card()},
+                card={"normalize": model.normalize.card()},
                 checkpoint_every=4,
                 run_folder=run_folder,
             )
             return model, source, result
 
         torch.manual_seed(0)
-        untrained = counts(Net(Preprocessing(statistics, bands)), "test")
+        untrained = counts(Net(Normalize(statistics, bands)), "test")
         model, source, result = run("run")
 
         with pytest.raises(PowerCut):

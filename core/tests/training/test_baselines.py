@@ -10,7 +10,7 @@ import torch
 from geocore.errors import CheckpointError, RunError, StorageError
 from geocore.settings import Settings, deciding
 from geocore.storage.files import FolderLock
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 from geocore.training.run import baseline_run
 
 
@@ -31,7 +31,7 @@ def trained(folder: Path, rate: float = 0.5, data_hash: str = "d") -> tuple[list
                 steps += 1
                 run.log(step, {"loss": 1 / step})
                 weights = {"w": torch.tensor([rate, float(step)])}
-                contents = Contents(step, weights, None, {}, {}, [], {}, {})
+                contents = CheckpointState(step, weights, None, {}, {}, [], {}, {})
                 save_checkpoint(run.checkpoints, contents, best=step == 3, keep=3)
             run.mark_finished({"steps": 3})
         return load_checkpoint(run.checkpoints, "best").model()["w"].tolist(), steps

@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.training.batchnorm import SharedBatchNorm, share_batch_norms
 
-ALONE = Place(torch.device("cpu"))
-TWO = Place(torch.device("cpu"), rank=0, world_size=2)
+ALONE = DeviceContext(torch.device("cpu"))
+TWO = DeviceContext(torch.device("cpu"), rank=0, world_size=2)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_shared_batch_norm_of_one_process_is_that_of_torch(alone, options, dty
     torch.testing.assert_close(shared(given), own(given), **tolerance)
 
 
-def test_half_precision_is_normalised_in_float32(alone):
+def test_half_precision_is_normalized_in_float32(alone):
     shared = share_batch_norms(nn.Sequential(nn.BatchNorm2d(2)), TWO)
     given = (torch.randn(8, 2, 16, 16) + 200).bfloat16()
     result = shared(given)

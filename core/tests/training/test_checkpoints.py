@@ -15,7 +15,7 @@ import torch
 
 from geocore.errors import CheckpointError, StorageError, WeightsError
 from geocore.training.checkpoint import (
-    Contents,
+    CheckpointState,
     checkpoint_paths,
     has_checkpoints,
     load_checkpoint,
@@ -28,11 +28,11 @@ from geocore.training.pretrained import load_foreign, load_strictly
 def contents(step, *, ema=False, size=4):
     generator = torch.Generator().manual_seed(step)
     weight = torch.rand(2, 3, 4, size, generator=generator)
-    return Contents(
+    return CheckpointState(
         step=step,
         model={"weight": weight, "count": torch.tensor(step), "half": weight.bfloat16()},
         ema={"weight": weight / 2} if ema else None,
-        optimiser={
+        optimizer={
             "state": {0: {"step": torch.tensor(float(step)), "exp_avg": weight * 3}},
             "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999), "params": [0], "fused": True, "foreach": None}],
         },
@@ -72,8 +72,8 @@ def test_everything_comes_back_bit_for_bit(tmp_path, ema):
     same(loaded.model(ema=False), dict(saved.model))
     same(loaded.model(), dict(saved.ema if ema else saved.model))
     assert loaded.averaged is ema
-    optimiser, source = loaded.training_state()
-    same(optimiser, dict(saved.optimiser))
+    optimizer, source = loaded.training_state()
+    same(optimizer, dict(saved.optimizer))
     same(source, dict(saved.source))
     assert (loaded.progress, loaded.card, loaded.random) == (saved.progress, saved.card, saved.random)
     assert names(tmp_path) == ["best", "last", "step-000012"]
@@ -102,7 +102,7 @@ def test_tied_sliced_and_channels_last_weights_are_saved_whole(tmp_path):
         "empty": torch.zeros(0, 3),
         "channels_last": torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last),
     }
-    save_checkpoint(tmp_path, Contents(1, weights, None, {}, {}, [], {}, {}), best=False, keep=1)
+    save_checkpoint(tmp_path, CheckpointState(1, weights, None, {}, {}, [], {}, {}), best=False, keep=1)
     same(load_checkpoint(tmp_path).model(), weights)
 
 
@@ -135,7 +135,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, os.remove])
-@pytest.mark.parametrize("file", ["model.safetensors", "optimiser.safetensors", "card.json", "state.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "card.json", "state.json"])
 def test_damage_is_named_and_training_goes_on_from_the_newest_whole_one(tmp_path, caplog, damage, file):
     for step in (1, 2, 3):
         save_checkpoint(tmp_path, contents(step), best=step == 3, keep=3)
@@ -147,8 +147,8 @@ def test_damage_is_named_and_training_goes_on_from_the_newest_whole_one(tmp_path
     with pytest.raises(CheckpointError, match=rule) as caught:
         load_checkpoint(tmp_path, "best", for_training=True)
     assert "\n" not in str(caught.value)
-    if file == "optimiser.safetensors":
-        assert load_checkpoint(tmp_path, "best").step == 3, "prediction does not need the optimiser"
+    if file == "optimizer.safetensors":
+        assert load_checkpoint(tmp_path, "best").step == 3, "prediction does not need the optimizer"
 
 
 def test_what_validation_chose_is_known_from_the_first_validation_on(tmp_path):
@@ -441,7 +441,7 @@ def test_strict_loading_counts_and_names_what_does_not_fit(tmp_path):
 def test_state_is_json_that_others_can_read(tmp_path):
     path = save_checkpoint(tmp_path, contents(5), best=False, keep=1)
     content = json.loads((path / "state.json").read_text())["content"]
-    assert content["step"] == 5 and set(content["files"]) == {"card.json", "model.safetensors", "optimiser.safetensors"}
+    assert content["step"] == 5 and set(content["files"]) == {"card.json", "model.safetensors", "optimizer.safetensors"}
     assert json.loads((path / "card.json").read_text())["bands"] == ["B02"]
     with pytest.raises(TypeError, match=r"source\.bad is a set"):
-        save_checkpoint(tmp_path, Contents(6, {}, None, {}, {"bad": {1}}, [], {}, {}), best=False, keep=1)
+        save_checkpoint(tmp_path, CheckpointState(6, {}, None, {}, {"bad": {1}}, [], {}, {}), best=False, keep=1)

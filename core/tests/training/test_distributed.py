@@ -15,22 +15,22 @@ import torch
 from torch import nn
 
 from geocore.datasets.loader import Batches, stack
-from geocore.device import Place, open_place
+from geocore.device import DeviceContext, device_context
 from geocore.errors import TrainingError
 from geocore.interruptions import Stopped
-from geocore.settings import DeviceSettings, OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
+from geocore.settings import DeviceSettings, OptimizerSettings, ScheduleSettings, Settings, TrainingSettings
 from geocore.tiling.samplers import GridSampler
 from geocore.training.checkpoint import load_checkpoint
 from geocore.training.fit import fit
 from geocore.training.losses import masked_cross_entropy
 from geocore.training.run import Run
 
-CPU = Place(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"))
 
 
 class Example(Settings):
     training: TrainingSettings = TrainingSettings(steps=12, batch_size=4, validate_every=6, log_every=1)
-    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=0.01)
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=0.01)
     schedule: ScheduleSettings = ScheduleSettings()
 
 
@@ -40,11 +40,11 @@ class Network(nn.Module):
     def __init__(self, norm="group", dropout=0.0, extra=False):
         super().__init__()
         torch.manual_seed(0)
-        normalised = {"group": nn.GroupNorm(2, 8), "batch": nn.BatchNorm2d(8), "plain": nn.BatchNorm2d(
+        normalized = {"group": nn.GroupNorm(2, 8), "batch": nn.BatchNorm2d(8), "plain": nn.BatchNorm2d(
             8, affine=False, momentum=None)}[norm]  # fmt: skip
         # A bias in front of a batch norm has no gradient but rounding, which AdamW scales up to whole steps.
         first = nn.Conv2d(2, 8, 3, padding=1, bias=norm == "group")
-        self.body = nn.Sequential(first, normalised, nn.ReLU(), nn.Dropout(dropout))
+        self.body = nn.Sequential(first, normalized, nn.ReLU(), nn.Dropout(dropout))
         self.head = nn.Conv2d(8, 3, 1)
         if extra:
             self.extra = nn.Conv2d(8, 3, 1)
@@ -119,7 +119,7 @@ def train(
             noted,
             accuracy,
             training=settings.training,
-            optimiser=settings.optimiser,
+            optimizer=settings.optimizer,
             schedule=settings.schedule,
             place=place,
             run=run,
@@ -269,7 +269,7 @@ def listening():
 def main(folder):
     """What each process does; rank by rank its findings go to a file."""
     found = {}
-    with open_place(DeviceSettings(device="cpu", threads=1)) as place:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as place:
         assert place.world_size == 2
         for case, options in CASES.items():
             train(folder / folder_of(case), place, **options)

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.training.gradients import backward
 
 torch.set_num_threads(1)
-CPU = Place(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"))
 
 
 def network():

@@ -11,15 +11,15 @@ from torch import nn
 
 from geocore.errors import CheckpointError
 from geocore.settings import TilingSettings
-from geocore.training.checkpoint import Checkpoint, Contents, save_checkpoint
+from geocore.training.checkpoint import Checkpoint, CheckpointState, save_checkpoint
 from geocore.training.run import chosen_network, same_network
 
 
 def save_run(run: Path, *weights: float, best: int) -> None:
     """Checkpoints of one weight each, of steps 1, 2, ..., of which one scored best."""
     for step, weight in enumerate(weights, 1):
-        contents = Contents(
-            step=step, model={"weight": torch.tensor([[weight]])}, ema=None, optimiser={}, source={}, random=[],
+        contents = CheckpointState(
+            step=step, model={"weight": torch.tensor([[weight]])}, ema=None, optimizer={}, source={}, random=[],
             progress={}, card={"config": {"tiling": {"size": 64, "overlap": 16}}},
         )  # fmt: skip
         save_checkpoint(run / "checkpoints", contents, best=step == best, keep=3)

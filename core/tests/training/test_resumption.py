@@ -30,13 +30,14 @@ import numpy as np
 import torch
 
 from geocore.cli.main import command
-from geocore.inference.blend import VALID, DenseBlend
-from geocore.device import Place
+from geocore.datasets.batch import VALID
+from geocore.inference.blend import OverlapBlender
+from geocore.device import DeviceContext
 from geocore.storage.files import atomic_write_bytes
-from geocore.inference.tiled import map_region, predict_scene
+from geocore.inference.tiled import predict_tiles, run_chunks
 from geocore.settings import WorkerSettings, operational
-from geocore.jobs.runner import in_shares, joining
-from geocore.tiling.tiles import Tiling
+from geocore.jobs.runner import run_sharded, merging
+from geocore.tiling.tiles import TileGrid
 
 SHAPE = (30, 40)
 
@@ -45,28 +46,28 @@ class MapSettings(WorkerSettings):
     """Map a scene."""
 
     output: Path = operational(..., "folder")
-    pause: float = operational(0.0, "time that a region takes at least, s")
+    pause: float = operational(0.0, "time that a chunk takes at least, s")
 
 
 @dataclass(frozen=True)
-class MapRegion:
+class MapChunk:
     settings: MapSettings
 
-    def __call__(self, region, part):
+    def __call__(self, chunk, part):
         from geocore.raster.bands import Bands
         from geocore.raster.grid import Grid
-        from geocore.raster.scene import ArraySource, Layer, Scene
+        from geocore.raster.scene import ArrayReader, Layer, Scene
 
         part.mkdir()
         with open(self.settings.output / "calls.txt", "a") as calls:
-            calls.write(f"{region.key} {os.getpid()}\\n")
+            calls.write(f"{chunk.key} {os.getpid()}\\n")
         time.sleep(self.settings.pause)
         torch.manual_seed(0)
         network = torch.nn.Conv2d(3, 4, 3, padding=1)
         image = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype("float32")
-        source = ArraySource(Layer("image", Bands.named("r", "g", "b"), "float32"), image)
+        source = ArrayReader(Layer("image", Bands.named("r", "g", "b"), "float32"), image)
         scene = Scene("s", Grid(*SHAPE), {"image": source})
-        tiles = Tiling(16, 6)
+        tiles = TileGrid(16, 6)
         rows = {}
 
         def emit(row, values):
@@ -78,22 +79,22 @@ class MapRegion:
         def forward(batch):
             return {"out": network(batch).softmax(1), VALID: torch.ones(len(batch), 1, 16, 16, dtype=torch.bool)}
 
-        map_region(
-            forward, scene, region, tiles, DenseBlend(region, tiles, SHAPE, {"out": 4}, emit=emit),
+        predict_tiles(
+            forward, scene, chunk, tiles, OverlapBlender(chunk, tiles, SHAPE, {"out": 4}, emit=emit),
             read=lambda scene, window: scene.read(window)["image"].values,
-            place=Place(torch.device("cpu")), batch_size=2,
+            place=DeviceContext(torch.device("cpu")), batch_size=2,
         )
         np.save(part / "out.npy", np.concatenate([rows[row] for row in sorted(rows)], axis=1))
 
 
-@in_shares
+@run_sharded
 def map_scene(settings):
     settings.output.mkdir(parents=True, exist_ok=True)
-    parts = predict_scene(
-        MapRegion(settings), SHAPE, settings.output / "parts", region_px=16, align=1, context={"weights": "w"},
+    parts = run_chunks(
+        MapChunk(settings), SHAPE, settings.output / "parts", chunk_px=16, align=1, context={"weights": "w"},
         workers=settings,
     )
-    with joining(settings.output / "parts", [path for _, path in parts]):
+    with merging(settings.output / "parts", [path for _, path in parts]):
         joined = b"".join((path / "out.npy").read_bytes() for _, path in parts)
         atomic_write_bytes(settings.output / "product.bin", joined)
 
@@ -182,7 +183,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from geocore.jobs.runner import Task, run_tasks
+from geocore.jobs.runner import Job, run_jobs
 
 COUNT = 150
 
@@ -202,8 +203,8 @@ if __name__ == "__main__":
 
     folder, workers, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     work = partial(part_writer.write, log=str(folder) + ".calls", pause=pause)
-    tasks = [Task(f"t{i:03d}", {"value": i}) for i in range(COUNT)]
-    run_tasks(tasks, work, folder, context={"weights": "w"}, workers=workers)
+    tasks = [Job(f"t{i:03d}", {"value": i}) for i in range(COUNT)]
+    run_jobs(tasks, work, folder, context={"weights": "w"}, workers=workers)
 """
 
 

@@ -14,7 +14,7 @@ def test_warmup_rises_linearly_to_one():
 
 
 def test_cosine_passes_its_known_points():
-    schedule = ScheduleSettings(kind="cosine", warmup_steps=10, final_share=0.1)
+    schedule = ScheduleSettings(kind="cosine", warmup_steps=10, final_fraction=0.1)
     assert learning_rate_factor(10, 110, schedule) == 1.0
     assert learning_rate_factor(60, 110, schedule) == pytest.approx(0.55)
     assert learning_rate_factor(85, 110, schedule) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(0.75 * math.pi)))
@@ -23,8 +23,8 @@ def test_cosine_passes_its_known_points():
 
 
 def test_cosine_starts_anew_after_so_many_steps():
-    schedule = ScheduleSettings(kind="cosine", warmup_steps=2, restart_every=20, final_share=0.1)
-    once = ScheduleSettings(kind="cosine", final_share=0.1)
+    schedule = ScheduleSettings(kind="cosine", warmup_steps=2, restart_every=20, final_fraction=0.1)
+    once = ScheduleSettings(kind="cosine", final_fraction=0.1)
     for step in range(2, 70):
         assert learning_rate_factor(step, 70, schedule) == pytest.approx(
             learning_rate_factor((step - 2) % 20, 20, once)
@@ -43,7 +43,7 @@ def test_poly_follows_its_power():
 
 @pytest.mark.parametrize("kind", ["cosine", "poly"])
 def test_never_rises_after_the_warmup(kind):
-    schedule = ScheduleSettings(kind=kind, warmup_steps=5, final_share=0.01)
+    schedule = ScheduleSettings(kind=kind, warmup_steps=5, final_fraction=0.01)
     factors = [learning_rate_factor(step, 50, schedule) for step in range(5, 60)]
     assert all(later <= earlier for earlier, later in itertools.pairwise(factors))
     assert min(factors) == pytest.approx(0.01)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from geocore.training.checkpoint import packed, save_tensors, unpacked
+from geocore.training.checkpoint import flatten_state, save_tensors, unflatten_state
 
 
 def there_and_back(value: Any, folder: Path) -> Any:
     tensors: dict[str, torch.Tensor] = {}
-    plain = packed(value, "source", tensors)
+    plain = flatten_state(value, "source", tensors)
     save_tensors(folder / "x.safetensors", tensors)
-    return unpacked(plain, load_file(folder / "x.safetensors"))
+    return unflatten_state(plain, load_file(folder / "x.safetensors"))
 
 
 def test_names_that_would_meet_in_the_file_stay_apart(tmp_path: Path) -> None:
@@ -43,4 +43,4 @@ def test_files_have_the_permissions_of_other_new_files(tmp_path: Path) -> None:
 
 def test_what_is_no_state_is_named() -> None:
     with pytest.raises(TypeError, match="source.x is a set"):
-        packed({"x": {1}}, "source", {})
+        flatten_state({"x": {1}}, "source", {})

@@ -17,10 +17,10 @@ from torch import nn
 
 from geocore.cli.main import command
 from geocore.datasets.loader import Batches, stack
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.errors import CheckpointError, RunError, SettingsError, TrainingError
 from geocore.interruptions import Stopped
-from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
+from geocore.settings import OptimizerSettings, ScheduleSettings, Settings, TrainingSettings
 from geocore.storage import files
 from geocore.tiling.samplers import GridSampler
 from geocore.training import checkpoint, gradients
@@ -30,7 +30,7 @@ from geocore.training.gradients import backward
 from geocore.training.losses import masked_cross_entropy
 from geocore.training.run import Run
 
-CPU = Place(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"))
 STEPS = 12
 
 
@@ -45,7 +45,7 @@ class Example(Settings):
         ema_decay=0.9,
         patience=None,
     )
-    optimiser: OptimiserSettings = OptimiserSettings(learning_rate=0.01)
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=0.01)
     schedule: ScheduleSettings = ScheduleSettings(warmup_steps=2)
 
 
@@ -99,7 +99,7 @@ def train(folder, settings=None, *, model=None, batches=None, step=one_loss, val
             step,
             validate,
             training=settings.training,
-            optimiser=settings.optimiser,
+            optimizer=settings.optimizer,
             schedule=settings.schedule,
             place=place,
             run=run,
@@ -111,8 +111,8 @@ def train(folder, settings=None, *, model=None, batches=None, step=one_loss, val
 
 
 def settings(**changes):
-    """Example with other training settings; `optimiser` and `schedule` replace those groups."""
-    groups = {key: changes.pop(key) for key in ("optimiser", "schedule") if key in changes}
+    """Example with other training settings; `optimizer` and `schedule` replace those groups."""
+    groups = {key: changes.pop(key) for key in ("optimizer", "schedule") if key in changes}
     base = Example()
     return Example(training={**base.training.model_dump(), **changes}, **groups)
 
@@ -253,7 +253,7 @@ def test_sgd_is_the_recurrence_of_its_definition(tmp_path):
     model = network()
     train(
         tmp_path,
-        settings(steps=steps, optimiser=chosen, schedule={"kind": "constant", "warmup_steps": 0}),
+        settings(steps=steps, optimizer=chosen, schedule={"kind": "constant", "warmup_steps": 0}),
         model=model,
         step=step,
     )
@@ -298,7 +298,7 @@ def test_bfloat16_runs(tmp_path):
         kinds.append(model(batch["image"]).dtype)
         return losses
 
-    train(tmp_path, settings(steps=3), step=step, place=Place(torch.device("cpu"), precision="bfloat16"))
+    train(tmp_path, settings(steps=3), step=step, place=DeviceContext(torch.device("cpu"), precision="bfloat16"))
     assert kinds[0] is torch.bfloat16
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path) if "loss" in line)
 
@@ -322,7 +322,7 @@ def test_images_and_weights_are_laid_out_together(tmp_path, channels_last):
             return self.image(self.dates(image[:, :, None])[:, :, 0])
 
     model = Dated()
-    place = Place(torch.device("cpu"), channels_last=channels_last)
+    place = DeviceContext(torch.device("cpu"), channels_last=channels_last)
     train(tmp_path, settings(steps=3), model=model, step=step, place=place)
     assert set(seen) == {channels_last}
     assert model.image[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
@@ -430,7 +430,7 @@ def poisoned(at, what):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path, monkeypatch, on_device, value):
     # The kernel's own check, meant for accelerators, also works on a CPU.
-    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimiser, place: on_device)
+    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimizer, place: on_device)
     model, calm = network(), network()
     with pytest.raises(TrainingError, match=r"loss 'height' is (nan|inf) at step 6: it must be finite") as caught:
         train(tmp_path / "a", settings(log_every=6), model=model, step=poisoned(6, value))
@@ -445,9 +445,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path,
     assert result.steps == STEPS
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tmp_path, monkeypatch, optimiser):
-    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimiser, place: True)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tmp_path, monkeypatch, optimizer):
+    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimizer, place: True)
     model = network()
     states = []
     bad = poisoned(4, math.nan)
@@ -457,7 +457,7 @@ def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tm
         return bad(model, batch)
 
     with pytest.raises(TrainingError, match="at step 4"):
-        chosen = settings(log_every=6, checkpoint_every=100, optimiser={"name": optimiser, "learning_rate": 0.01})
+        chosen = settings(log_every=6, checkpoint_every=100, optimizer={"name": optimizer, "learning_rate": 0.01})
         train(tmp_path, chosen, model=model, step=step)
     assert len(states) == 6, "the loop runs on until losses are read"
     assert not torch.equal(states[2], states[3])
@@ -494,13 +494,13 @@ def stopping(at, number=signal.SIGTERM):
     return step
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, number, channels_last, optimiser):
-    place = Place(torch.device("cpu"), channels_last=channels_last)
+def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, number, channels_last, optimizer):
+    place = DeviceContext(torch.device("cpu"), channels_last=channels_last)
     before = signal.getsignal(number)
-    chosen = settings(optimiser={"name": optimiser, "learning_rate": 0.01})
+    chosen = settings(optimizer={"name": optimizer, "learning_rate": 0.01})
     train(tmp_path / "whole", chosen, place=place)
     with pytest.raises(Stopped) as caught:
         train(tmp_path / "cut", chosen, step=stopping(5, number), place=place)
@@ -544,7 +544,7 @@ def test_resume_falls_back_when_last_is_damaged_and_refuses_when_all_are(tmp_pat
         train(tmp_path / "cut", step=stopping(6))
     folder = tmp_path / "cut" / "checkpoints"
     assert (folder / "best").read_text() == "step-000006"
-    (folder / "step-000006" / "optimiser.safetensors").write_bytes(b"")
+    (folder / "step-000006" / "optimizer.safetensors").write_bytes(b"")
     train(tmp_path / "cut")
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
     for path in folder.glob("step-*/state.json"):
@@ -662,7 +662,7 @@ def ended(pid):
 def main(folder):
     """Trains in processes that are killed at given moments and started again; writes how each of them ended."""
     torch.set_num_threads(1)
-    # The first use of an optimiser loads much of torch: once here instead of in each child.
+    # The first use of an optimizer loads much of torch: once here instead of in each child.
     train(folder / "warm", settings(steps=3), batches=source(threads=0))
     # Checkpoints are saved at steps 4, 6 (validation), 8 and 12; each has three tensor files.
     killers = {

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from geocore.raster.bands import Bands
-from geocore.transforms.augment import Bias, Draws, Flip, Gain, Noise, Rot90, compose
+from geocore.transforms.augment import Bias, CounterRNG, Flip, Gain, Noise, Rot90, compose
 
 torch.set_num_threads(1)
 
@@ -225,8 +225,8 @@ def test_noise_is_normal_and_independent():
 
 def test_draws_are_uniform_and_independent():
     keys = torch.cat([_keys(2000, epoch) for epoch in range(5)])
-    draws = [Draws.of(keys, 0, position).uniform(number) for position in range(3) for number in range(3)]
-    draws.append(Draws.of(keys, 1, 0).uniform(0))
+    draws = [CounterRNG.of(keys, 0, position).uniform(number) for position in range(3) for number in range(3)]
+    draws.append(CounterRNG.of(keys, 1, 0).uniform(0))
     rows = torch.stack(draws)
     assert rows.min() >= 0 and rows.max() < 1
     assert (torch.corrcoef(rows) - torch.eye(len(rows))).abs().max() < 0.05
@@ -245,6 +245,6 @@ def test_hashes_equal_splitmix64():
 
     for seed, position, epoch, index in ((0, 0, 0, 0), (42, 3, 7, 123456), (2**32 - 1, 1, 10**6, 2**40)):
         state = mixed(mixed(mixed(mixed(seed) + position) + epoch) + index)
-        draws = Draws.of(torch.tensor([[epoch, index]]), seed, position)
+        draws = CounterRNG.of(torch.tensor([[epoch, index]]), seed, position)
         assert draws.state.item() % 2**64 == state
         assert draws.uniform(2).item() == ((mixed(mixed(state) + 2) >> 40) & 0xFFFFFF) / 2**24

@@ -8,7 +8,7 @@ import torch
 from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import CheckpointError, DataError, SettingsError
 from geocore.raster.bands import Band, Bands
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 torch.set_num_threads(1)
 
@@ -46,7 +46,7 @@ STATISTICS = Statistics({"image": _statistics(IMAGE.swapaxes(0, 1))})
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
 def test_every_stored_type_comes_out_with_mean_0_and_std_1(mode, dtype):
     image = _random((2, 3, 16, 16), dtype, high=250)
-    module = Preprocessing(Statistics({"image": _statistics(image.swapaxes(0, 1))}), BANDS, mode=mode)
+    module = Normalize(Statistics({"image": _statistics(image.swapaxes(0, 1))}), BANDS, mode=mode)
     x = module(_batch(image))["image"]
     assert x.dtype == torch.float32 and x.shape == (2, 3, 16, 16)
     axes = (0, 2, 3) if mode == "dataset" else (2, 3)
@@ -57,7 +57,7 @@ def test_every_stored_type_comes_out_with_mean_0_and_std_1(mode, dtype):
 @pytest.mark.parametrize("mode", ["dataset", "tile"])
 def test_uint16_above_the_range_of_int16_keeps_its_contrast(mode):
     image = _random((1, 1, 64, 64), np.uint16, 41343, 65472)
-    module = Preprocessing(Statistics({"image": _statistics(image[0])}), {"image": Bands.named("VV")}, mode=mode)
+    module = Normalize(Statistics({"image": _statistics(image[0])}), {"image": Bands.named("VV")}, mode=mode)
     x = module(_batch(image))["image"]
     assert x.std().item() == pytest.approx(1, abs=1e-3)
     order = x.flatten().argsort(stable=True).numpy()
@@ -72,7 +72,7 @@ def test_invalid_pixels_never_leak(mode, poison, clip, mask_bands):
     valid = torch.from_numpy(_random((2, mask_bands, 16, 16), high=4) > 0)
     valid[1, 0] = False
     dirty = np.where(valid.expand(2, 3, 16, 16).numpy(), IMAGE, np.float32(poison))
-    module = Preprocessing(STATISTICS, BANDS, mode=mode, clip=clip)
+    module = Normalize(STATISTICS, BANDS, mode=mode, clip=clip)
     clean_batch, dirty_batch = _batch(IMAGE, valid), _batch(dirty, valid)
     dirty_batch["image"]["values"].requires_grad_()
     x = module(dirty_batch)["image"]
@@ -87,12 +87,12 @@ def _of_two(clip=None):
     """A model that was trained on B04 and B02 alone."""
     measured = STATISTICS.layers["image"]
     statistics = Statistics({"image": (measured[2], measured[0])})
-    return Preprocessing(statistics, {"image": Bands.named("B04", "B02")}, clip=clip)
+    return Normalize(statistics, {"image": Bands.named("B04", "B02")}, clip=clip)
 
 
 def test_bands_are_selected_by_name_in_the_models_order():
-    module = Preprocessing.from_card(_of_two().card(), BANDS)
-    everything = Preprocessing(STATISTICS, BANDS)(_batch(IMAGE))["image"]
+    module = Normalize.from_card(_of_two().card(), BANDS)
+    everything = Normalize(STATISTICS, BANDS)(_batch(IMAGE))["image"]
     valid = torch.from_numpy(_random((2, 3, 16, 16), high=4) > 0)
     assert torch.equal(module(_batch(IMAGE))["image"], everything[:, [2, 0]])
     batch = _batch(IMAGE, valid)
@@ -107,36 +107,36 @@ def test_a_card_survives_json_and_finds_bands_in_another_order():
     module = _of_two(clip=(1.0, 99.0))
     card = json.loads(json.dumps(module.card()))
     stored = {"image": Bands.named("B02", "QA", "B03", "B04")}
-    again = Preprocessing.from_card(card, stored)
+    again = Normalize.from_card(card, stored)
     reordered = np.stack([IMAGE[:, 0], np.full_like(IMAGE[:, 0], -1), IMAGE[:, 1], IMAGE[:, 2]], axis=1)
     assert torch.equal(again(_batch(reordered))["image"], module(_batch(IMAGE[:, [2, 0]]))["image"])
     assert again.card() == card
     with pytest.raises(DataError, match="B04"):
-        Preprocessing.from_card(card, {"image": Bands.named("B02")})
+        Normalize.from_card(card, {"image": Bands.named("B02")})
     with pytest.raises(DataError, match="layer image is what the model takes"):
-        Preprocessing.from_card(card, {"photo": stored["image"]})
+        Normalize.from_card(card, {"photo": stored["image"]})
     for broken in ({}, {"mode": "dataset", "layers": {"image": {"bands": ["B02"]}}}):
-        with pytest.raises(CheckpointError, match="does not describe the normalisation"):
-            Preprocessing.from_card(broken, stored)
+        with pytest.raises(CheckpointError, match="does not describe the normalization"):
+            Normalize.from_card(broken, stored)
 
 
 def test_figures_travel_in_the_state_dict():
-    module = Preprocessing(STATISTICS, BANDS, clip=(1.0, 99.0))
-    other = Preprocessing(Statistics({"image": _statistics(_random((3, 50), high=9))}), BANDS, clip=(1.0, 99.0))
+    module = Normalize(STATISTICS, BANDS, clip=(1.0, 99.0))
+    other = Normalize(Statistics({"image": _statistics(_random((3, 50), high=9))}), BANDS, clip=(1.0, 99.0))
     other.load_state_dict(module.state_dict())
     assert torch.equal(other(_batch(IMAGE))["image"], module(_batch(IMAGE))["image"])
     assert not list(module.parameters())
 
 
 def test_clipping_cuts_at_the_percentiles():
-    x = Preprocessing(STATISTICS, BANDS, clip=(1.0, 99.0))(_batch(IMAGE))["image"]
+    x = Normalize(STATISTICS, BANDS, clip=(1.0, 99.0))(_batch(IMAGE))["image"]
     for band, figure in enumerate(STATISTICS.layers["image"]):
         limits = [(figure.percentiles[p] - figure.mean) / figure.std for p in (1.0, 99.0)]
         assert [x[:, band].min().item(), x[:, band].max().item()] == pytest.approx(limits, abs=1e-5)
     with pytest.raises(SettingsError, match="clip percentile 3 was not measured: choose from 1, 50, 99"):
-        Preprocessing(STATISTICS, BANDS, clip=(3.0, 99.0))
+        Normalize(STATISTICS, BANDS, clip=(3.0, 99.0))
     with pytest.raises(SettingsError, match="the first percentile must be the lower one"):
-        Preprocessing(STATISTICS, BANDS, clip=(99.0, 1.0))
+        Normalize(STATISTICS, BANDS, clip=(99.0, 1.0))
 
 
 @pytest.mark.parametrize("mode", ["dataset", "tile"])
@@ -144,13 +144,13 @@ def test_clipping_cuts_at_the_percentiles():
 def test_a_single_valued_tile_becomes_zeros(mode, value):
     image = np.full((1, 3, 16, 16), value, np.float32)
     statistics = Statistics({"image": _statistics(image[0])})
-    x = Preprocessing(statistics, BANDS, mode=mode)(_batch(image))["image"]
+    x = Normalize(statistics, BANDS, mode=mode)(_batch(image))["image"]
     # float32 figures of a constant band differ from it by their rounding at most.
     assert x.abs().max().item() <= (0 if mode == "tile" else np.spacing(np.float32(value)))
 
 
 def test_a_tile_without_valid_pixel_becomes_zeros():
-    x = Preprocessing(STATISTICS, BANDS, mode="tile")(_batch(IMAGE, torch.zeros(2, 1, 16, 16, dtype=torch.bool)))
+    x = Normalize(STATISTICS, BANDS, mode="tile")(_batch(IMAGE, torch.zeros(2, 1, 16, 16, dtype=torch.bool)))
     assert torch.equal(x["image"], torch.zeros(2, 3, 16, 16))
 
 
@@ -158,7 +158,7 @@ def test_a_tile_without_valid_pixel_becomes_zeros():
 def test_dates_become_channels_with_all_bands_of_a_date_together(mode):
     series = _random((2, 4, 3, 8, 8))
     valid = torch.from_numpy(_random((2, 4, 1, 8, 8), high=4) > 0)
-    module = Preprocessing(STATISTICS, BANDS, mode=mode)
+    module = Normalize(STATISTICS, BANDS, mode=mode)
     x = module(_batch(series, valid))["image"]
     assert x.shape == (2, 12, 8, 8)
     assert module.masks(_batch(series, valid))["image"].shape == x.shape
@@ -182,7 +182,7 @@ def test_a_vector_pair_keeps_its_zero_and_its_direction(mode):
     results = []
     for bands, values in ((physical, wind), (packed_bands, packed)):
         paired = {"wind": Bands(bands["wind"].bands, vector_pairs=(("u", "v"),))}
-        module = Preprocessing(Statistics({"wind": _statistics(values[0])}), paired, mode=mode, clip=(1.0, 99.0))
+        module = Normalize(Statistics({"wind": _statistics(values[0])}), paired, mode=mode, clip=(1.0, 99.0))
         values = torch.from_numpy(values)
         results.append(module({"wind": {"values": values, "valid": torch.ones_like(values, dtype=torch.bool)}})["wind"])
     scale = math.sqrt((wind.astype(np.float64) ** 2).mean())
@@ -192,21 +192,21 @@ def test_a_vector_pair_keeps_its_zero_and_its_direction(mode):
 
 def test_statistics_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="layer dem has no statistics"):
-        Preprocessing(STATISTICS, {"dem": Bands.named("z")})
+        Normalize(STATISTICS, {"dem": Bands.named("z")})
     with pytest.raises(DataError, match="has 1 bands, its statistics 3"):
-        Preprocessing(STATISTICS, {"image": Bands.named("B02")})
+        Normalize(STATISTICS, {"image": Bands.named("B02")})
     empty = BandStatistics(0, math.nan, math.nan, math.nan, math.nan, {})
     with pytest.raises(DataError, match="band z of layer dem has no valid pixel"):
-        Preprocessing(Statistics({"dem": (empty,)}), {"dem": Bands.named("z")})
+        Normalize(Statistics({"dem": (empty,)}), {"dem": Bands.named("z")})
 
 
 def test_an_array_with_other_bands_is_a_bug():
     with pytest.raises(ValueError, match="must have 3 bands on axis -3"):
-        Preprocessing(STATISTICS, BANDS)(_batch(IMAGE[:, :2]))
+        Normalize(STATISTICS, BANDS)(_batch(IMAGE[:, :2]))
 
 
 def test_layer_names_may_be_anything():
     names = ["a.b", "values", "training"]
     statistics = Statistics(dict.fromkeys(names, STATISTICS.layers["image"]))
-    module = Preprocessing(statistics, dict.fromkeys(names, BANDS["image"]))
+    module = Normalize(statistics, dict.fromkeys(names, BANDS["image"]))
     assert list(module({name: _batch(IMAGE)["image"] for name in names})) == names

@@ -24,7 +24,7 @@ from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid
 from geocore.vector import features
 from geocore.vector.attributes import parse_where
-from geocore.vector.features import rasterise
+from geocore.vector.features import rasterize
 from geocore.vector.outlines import read_outlines
 
 UTM = "EPSG:32652"
@@ -367,7 +367,7 @@ def test_outlines_of_experts_burn_as_published(expert: str) -> None:
         grid, burnt = scene.grid, scene.read(scene.grid.window)["image"].values[0]
     found = read_outlines(folder / f"labels/expert_{expert}/Bykovsky_digitized.shp", grid)
     largest_first = sorted(found.geometries, key=lambda shape: -shape.area)
-    assert np.array_equal(rasterise(largest_first, grid), burnt)
+    assert np.array_equal(rasterize(largest_first, grid), burnt)
 
 
 GRID_OF_SHIFTS = 'EXTENSION["PROJ4_GRIDS","/dev/stdin"]'

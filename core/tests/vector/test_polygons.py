@@ -17,7 +17,7 @@ from shapely.geometry import MultiPolygon, Polygon, box
 
 from geocore.errors import DataError, StorageError
 from geocore.raster.grid import Grid, Window
-from geocore.vector.features import measures, polygonise, rasterise, write_polygons
+from geocore.vector.features import measures, polygonize, rasterize, write_polygons
 
 UTM = "EPSG:32652"
 TRANSFORM = (10.0, 0.0, 500000.0, 0.0, -10.0, 7976930.0)
@@ -37,13 +37,13 @@ def write(path: Path, shapes: list[object], crs: str | None = UTM, **options: ob
 
 def test_pixels_whose_centre_is_inside_are_burnt_and_small_shapes_stay_on_top() -> None:
     large, small = box(500100, 7976700, 500200, 7976800), box(500126, 7976726, 500154, 7976754)
-    ids = rasterise([small, large], GRID)
+    ids = rasterize([small, large], GRID)
     assert ids.dtype == np.uint32
     assert (ids == 1).sum() == 4  # centres at 500125 and 500155 lie outside, 500135 and 500145 inside
     assert (ids > 0).sum() == 100
-    assert rasterise([], GRID).sum() == 0
+    assert rasterize([], GRID).sum() == 0
     with pytest.raises(DataError, match="georeference"):
-        rasterise([small], Grid(4, 4))
+        rasterize([small], Grid(4, 4))
 
 
 MASKS = st.integers(1, 9).flatmap(
@@ -59,20 +59,20 @@ MASKS = st.integers(1, 9).flatmap(
 @settings(deadline=None)
 def test_a_traced_mask_burns_to_itself(mask: np.ndarray, row: int, col: int) -> None:
     window = Window(row, col, *mask.shape)
-    shape = polygonise(mask, TRANSFORM, window)
+    shape = polygonize(mask, TRANSFORM, window)
     assert shape.is_valid
     assert shape.geom_type in ("Polygon", "MultiPolygon")
     assert shape.area == 100 * mask.sum()
     expected = np.zeros(GRID.shape, bool)
     expected[window.slices] = mask
-    assert np.array_equal(rasterise([shape], GRID) == 1, expected)
+    assert np.array_equal(rasterize([shape], GRID) == 1, expected)
 
 
 def test_ids_follow_the_order_given() -> None:
     many = [box(500000 + 10 * i, 7976920, 500010 + 10 * i, 7976930) for i in range(3)]
-    assert rasterise(many, GRID, "uint8")[0, :4].tolist() == [1, 2, 3, 0]
+    assert rasterize(many, GRID, "uint8")[0, :4].tolist() == [1, 2, 3, 0]
     with pytest.raises(ValueError, match="256 ids"):
-        rasterise(many[:1] * 256, GRID, "uint8")
+        rasterize(many[:1] * 256, GRID, "uint8")
 
 
 def test_measures_on_a_projected_crs() -> None:

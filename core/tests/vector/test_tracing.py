@@ -20,7 +20,7 @@ from shapely.geometry import shape
 
 from geocore.errors import SettingsError
 from geocore.vector import polygonize
-from geocore.vector.polygonize import polygonise_labels
+from geocore.vector.polygonize import polygonize_labels
 
 PIXELS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 UTM = (10.0, 0.0, 500000.0, 0.0, -10.0, 7976930.0)
@@ -61,7 +61,7 @@ def blobs(size: int) -> Labels:
 @given(small, st.sampled_from([(0,), (0, 2), (), (7,)]), st.lists(st.integers(0, 4), max_size=6))
 @settings(deadline=None, max_examples=400)
 def test_polygons_and_values_are_those_of_gdal(labels: Labels, background: tuple[int, ...], heights: list[int]) -> None:
-    polygons, values = polygonise_labels(cut(labels, heights), UTM, background)
+    polygons, values = polygonize_labels(cut(labels, heights), UTM, background)
     assert comparable(polygons, values) == by_gdal(labels, UTM, background)
     assert shapely.is_valid(polygons).all()
     assert shapely.is_ccw(shapely.get_exterior_ring(polygons)).all()
@@ -70,7 +70,7 @@ def test_polygons_and_values_are_those_of_gdal(labels: Labels, background: tuple
 @given(small)
 @settings(deadline=None)
 def test_burnt_again_they_give_the_raster(labels: Labels) -> None:
-    polygons, values = polygonise_labels(labels, PIXELS)
+    polygons, values = polygonize_labels(labels, PIXELS)
     pairs = list(zip(polygons, values.tolist(), strict=True))
     burnt = np.zeros_like(labels)
     if pairs:
@@ -82,18 +82,18 @@ def test_burnt_again_they_give_the_raster(labels: Labels) -> None:
 def test_neither_strips_nor_blocks_change_anything(monkeypatch: pytest.MonkeyPatch, block_px: int) -> None:
     monkeypatch.setattr(polygonize, "_BLOCK_PX", block_px)
     labels = blobs(230)
-    polygons, values = polygonise_labels(labels, UTM)
+    polygons, values = polygonize_labels(labels, UTM)
     assert comparable(polygons, values) == by_gdal(labels, UTM, (0,))
     assert sum(len(polygon.interiors) for polygon in polygons) > 50
     for heights in ([1] * 229, [64, 0, 100]):
-        again, same = polygonise_labels(cut(labels, heights), UTM)
+        again, same = polygonize_labels(cut(labels, heights), UTM)
         assert shapely.equals_exact(polygons, again).all()
         assert np.array_equal(values, same)
 
 
 def test_polygons_come_by_their_first_pixels() -> None:
     labels = np.array([[0, 5, 5, 0, 9], [3, 0, 5, 0, 9], [3, 3, 0, 7, 7]], np.uint16)
-    polygons, values = polygonise_labels(labels, PIXELS)
+    polygons, values = polygonize_labels(labels, PIXELS)
     assert values.tolist() == [5, 9, 3, 7]
     assert values.dtype == np.uint16
     assert shapely.area(polygons).tolist() == [3, 2, 3, 2]
@@ -109,7 +109,7 @@ def test_holes_belong_to_the_object_around_them() -> None:
     labels[4:9, 5:10] = 1
     labels[5:8, 6:9] = 0
     labels[6, 7] = 2
-    polygons, values = polygonise_labels(labels, PIXELS)
+    polygons, values = polygonize_labels(labels, PIXELS)
     assert values.tolist() == [1, 2, 1, 2]
     assert [len(polygon.interiors) for polygon in polygons] == [3, 2, 1, 0]
     assert shapely.area(polygons).tolist() == [13 * 15 - 81 - 2, 81 - 25 - 1, 25 - 9, 1]
@@ -126,7 +126,7 @@ def test_holes_belong_to_the_object_around_them() -> None:
 )
 def test_what_touches_at_corners_is_a_hole_of_its_own(rows: list[str]) -> None:
     labels = np.array([[int(value) for value in row] for row in rows], np.uint8)
-    polygons, values = polygonise_labels(labels, PIXELS)
+    polygons, values = polygonize_labels(labels, PIXELS)
     assert shapely.is_valid(polygons).all()
     assert sum(len(polygon.interiors) for polygon in polygons) > 0
     assert comparable(polygons, values) == by_gdal(labels, PIXELS, (0,))
@@ -144,32 +144,32 @@ def test_what_touches_at_corners_is_a_hole_of_its_own(rows: list[str]) -> None:
 )
 def test_values_of_any_type(dtype: str, low: int, high: int) -> None:
     labels = np.array([[low, high, high], [low, low, high]], dtype)
-    polygons, values = polygonise_labels(labels, PIXELS, background=(low,))
+    polygons, values = polygonize_labels(labels, PIXELS, background=(low,))
     assert (values.dtype, values.tolist()) == (labels.dtype.newbyteorder("="), [high])
     assert polygons[0].area == 3
     # A background that the type cannot hold is nowhere.
-    _, values = polygonise_labels(labels, PIXELS, background=(-10_000_000,))
+    _, values = polygonize_labels(labels, PIXELS, background=(-10_000_000,))
     assert values.tolist() == [low, high]
 
 
 def test_columns_beyond_16_bits() -> None:
     labels = np.zeros((2, 70_000), np.uint8)
     labels[:, ::2], labels[1, 4465:69_000] = 1, 1  # columns that differ by 65 536, among others
-    polygons, values = polygonise_labels(labels, PIXELS)
+    polygons, values = polygonize_labels(labels, PIXELS)
     assert comparable(polygons, values) == by_gdal(labels, PIXELS, (0,))
 
 
 def test_the_transform_may_turn_and_shear() -> None:
     labels, turned = blobs(40), (8.0, 2.0, 1000.0, -1.0, 4.0, 500.0)
-    plain, _ = polygonise_labels(labels, PIXELS)
-    moved, _ = polygonise_labels(labels, turned)
+    plain, _ = polygonize_labels(labels, PIXELS)
+    moved, _ = polygonize_labels(labels, turned)
     points = shapely.get_coordinates(plain) @ np.array([[8.0, -1.0], [2.0, 4.0]]) + (1000.0, 500.0)
     assert np.array_equal(shapely.get_coordinates(moved), points)
 
 
 def test_a_raster_of_background_has_no_polygons() -> None:
     for labels in (np.zeros((3, 4), np.int16), np.zeros((1, 1), np.int16)):
-        polygons, values = polygonise_labels(labels, PIXELS)
+        polygons, values = polygonize_labels(labels, PIXELS)
         assert (polygons.shape, values.shape, values.dtype) == ((0,), (0,), np.int16)
 
 
@@ -183,7 +183,7 @@ def test_memory_follows_the_outlines_and_not_the_raster() -> None:
 
     tracemalloc.start()
     try:
-        polygons, _ = polygonise_labels(strips(), PIXELS)
+        polygons, _ = polygonize_labels(strips(), PIXELS)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -206,10 +206,10 @@ def test_memory_follows_the_outlines_and_not_the_raster() -> None:
 )
 def test_rows_that_are_no_raster_are_refused(strips: list[Labels], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        polygonise_labels(strips, PIXELS)
+        polygonize_labels(strips, PIXELS)
 
 
 def test_shapely_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "shapely", None)
     with pytest.raises(SettingsError, match=r'pip install "geocore\[polygons\]"'):
-        polygonise_labels(np.ones((1, 1), int), PIXELS)
+        polygonize_labels(np.ones((1, 1), int), PIXELS)

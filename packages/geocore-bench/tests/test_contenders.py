@@ -158,7 +158,7 @@ def test_the_model_alone_has_a_rate(data: Path) -> None:
 @pytest.mark.parametrize(
     "contender",
     [GeocoreWindows(longer=1), GeocoreWindows(each=4), GeocoreWindows(cached=True), rasterio_kept_open],
-    ids=["independent", "neighbourhoods", "decoded", "rasterio"],
+    ids=["independent", "chunks", "decoded", "rasterio"],
 )
 def test_windows_come_as_the_loop_wants_them(contender: GeocoreWindows, name: str, data: Path) -> None:
     assert contender(sampling.Setting(name, 2), data).value > 0

@@ -13,7 +13,7 @@ from crops_activesampling.baselines import PixelClassifier, train_classifier
 from crops_activesampling.scores import confusion, weighted_f1
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 
 LAYER = Layer("medians", Bands.named("B04", "B08", nodata=0), "uint16", times=("1", "2", "3", "4"))
 SHAPE = (40, 37)
@@ -38,7 +38,7 @@ class ArrayPatches:
         values, _ = self._drawn(index)
         values[:, :, :3] = 0  # nothing was observed
         values[3, 0, 3:6] = 0  # a band of one period is missing
-        return Scene("patch", Grid(*SHAPE), {"medians": ArraySource(LAYER, values)})
+        return Scene("patch", Grid(*SHAPE), {"medians": ArrayReader(LAYER, values)})
 
     def labels(self, index: int) -> np.ndarray:
         _, labels = self._drawn(index)

@@ -26,11 +26,11 @@ import yaml
 from crops_activesampling import baselines, compare, evaluate, medians, predict, prepare, split, train
 from crops_activesampling.config import TrainSettings
 from crops_activesampling.data import Patches, load_dataset
-from crops_activesampling.layout import open_patch
 from crops_activesampling.products import mosaic_paths, product_paths
+from crops_activesampling.s4a_format import open_patch
 from crops_activesampling.sample import write_sample
 from geocore.datasets.dataset import Dataset
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 from geocore.errors import DataError
 from geocore.inference import tiled
 from geocore.metrics.evaluation import Evaluation
@@ -44,7 +44,7 @@ SMALL = [
     *("--training.checkpoint-every", "1"),
     *("--model.kind", "convstar", "--model.hidden", "8", "--model.layers", "1", "--model.months", "4..9"),
     *("--tiling.size", "32", "--tiling.overlap", "8", "--training.steps", "4", "--training.batch-size", "4"),
-    *("--training.validate-every", "4", "--optimiser.learning-rate", "0.02", *CPU),
+    *("--training.validate-every", "4", "--optimizer.learning-rate", "0.02", *CPU),
 ]
 
 CHANNELS_LAST = torch.channels_last
@@ -247,10 +247,10 @@ def test_predict_writes_all_products_and_joins_them(trained: Path, tmp_path: Pat
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[Place] = []
+    places: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: Place) -> Any:
+    def moved(batch: Any, place: DeviceContext) -> Any:
         places.append(place)
         return to_device(batch, place)
 
@@ -489,7 +489,7 @@ def test_finished_run_says_so_and_another_setting_is_refused(
     words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
     assert run_command(train, *words) == 0
     assert "crops-evaluate --run" in capsys.readouterr().out
-    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert run_command(train, *words, "--optimizer.learning-rate", "0.1") == 2
     assert "learning_rate" in capsys.readouterr().err
 
 

@@ -44,7 +44,7 @@ def write_run(
     settings = TrainSettings(
         training={"seed": seed, "steps": 10 * len(f1) or 1},  # type: ignore[arg-type]
         selection=selection or {},  # type: ignore[arg-type]
-        optimiser={"learning_rate": learning_rate},  # type: ignore[arg-type]
+        optimizer={"learning_rate": learning_rate},  # type: ignore[arg-type]
     )
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(
@@ -162,8 +162,8 @@ def test_only_the_seed_joins_runs_and_what_differs_is_named(tmp_path: Path) -> N
         ),
     ]
     assert [(strategy.name, len(strategy.runs)) for strategy in strategies_of(given)] == [
-        ("none (optimiser.learning_rate 0.001)", 2),
-        ("none (optimiser.learning_rate 0.01)", 1),
+        ("none (optimizer.learning_rate 0.001)", 2),
+        ("none (optimizer.learning_rate 0.01)", 1),
         ("rho-loss", 2),
         ("loss + 0.5 irreducible", 1),
     ]
@@ -216,7 +216,7 @@ def test_intervals_are_those_of_student() -> None:
         ({"data_hash": "other"}, "was trained on other data than"),
         ({"seed": 1}, "are the same run with seed 1: leave one out"),
         ({"f1": []}, "no validation has an F1 and its costs: train it again"),
-        ({"learning_rate": 0.5}, "2 strategies have no selection, among none (optimiser.learning_rate"),
+        ({"learning_rate": 0.5}, "2 strategies have no selection, among none (optimizer.learning_rate"),
     ],
 )
 def test_runs_that_cannot_be_compared_are_one_clear_line(

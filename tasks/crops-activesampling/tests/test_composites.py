@@ -16,8 +16,8 @@ from crops_activesampling.composites import (
     period_edges,
 )
 from crops_activesampling.config import CompositeSettings
-from crops_activesampling.layout import RATIOS, PatchName, open_patch
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import RATIOS, PatchName, open_patch
 from geocore.errors import DataError, SettingsError
 from geocore.raster.npy_store import map_array, write_cached
 

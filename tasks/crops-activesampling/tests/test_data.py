@@ -13,15 +13,15 @@ import pytest
 
 from crops_activesampling.config import CompositeSettings, PrepareSettings, SplitSettings
 from crops_activesampling.data import Patches, Windows, describe, leaks_of, load_dataset
-from crops_activesampling.layout import PatchName, true_labels, truth_path
 from crops_activesampling.loss import class_pixels
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import PatchName, true_labels, truth_path
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches
 from geocore.errors import DataError
 from geocore.raster.grid import Window
 from geocore.storage.files import read_sealed, write_sealed
-from geocore.tiling.samplers import Draw, GridSampler
+from geocore.tiling.samplers import GridSampler, PatchIndex
 
 SIZE = 36
 SUBPATCH = 16
@@ -78,8 +78,8 @@ def dataset(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return made
 
 
-def draw(sample: int, window: Window, index: int = 0) -> Draw:
-    return Draw(sample, window, epoch=2, index=index)
+def draw(sample: int, window: Window, index: int = 0) -> PatchIndex:
+    return PatchIndex(sample, window, epoch=2, index=index)
 
 
 def places(windows: Windows, sample: int = 0) -> list[tuple[int, int]]:

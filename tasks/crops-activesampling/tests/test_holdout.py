@@ -18,16 +18,16 @@ from crops_activesampling.model import build_model, restore_model
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import LabelSpec, Sample
 from geocore.datasets.statistics import BandStatistics, Statistics
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.errors import CheckpointError, DataError, RunError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Window
 from geocore.raster.scene import Layer
 from geocore.storage.files import write_sealed
-from geocore.tiling.samplers import Draw
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.tiling.samplers import PatchIndex
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
-CPU = Place(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"))
 WINDOWS = 21
 """More than a batch, and no multiple of it."""
 
@@ -79,7 +79,7 @@ class _Windows:
         self.windows = [[Window(0, 10 * (7 * patch + place), 6, 6) for place in range(7)] for patch in range(3)]
         self.reads = 0
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         self.reads += 1
         assert draw.window is not None
         index = WINDOWS - 1 - draw.window.col // 10
@@ -100,11 +100,11 @@ def _holdout_run(
     torch.manual_seed(0)
     network = build_model(dataset, settings)
     card = {"task": TASK, "config": settings.model_dump(mode="json"), "data_hash": dataset.hash, **network.card()}
-    contents = Contents(
+    contents = CheckpointState(
         step=1,
         model=network.state_dict(),
         ema=None,
-        optimiser={},
+        optimizer={},
         source={},
         random=[],
         progress={},

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from crops_activesampling.caching import FOLDER, cache_patches
 from crops_activesampling.config import CompositeSettings, ModelSettings
-from crops_activesampling.layout import PatchName
 from crops_activesampling.mapping import (
     MappedPatch,
     check_numbers,
@@ -25,18 +24,19 @@ from crops_activesampling.mapping import (
 )
 from crops_activesampling.model import CropNet
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import PatchName
 from crops_activesampling.scores import named, total
 from geocore.datasets.batch import VALID
 from geocore.datasets.statistics import BandStatistics, Statistics
-from geocore.device import Place, open_place
+from geocore.device import DeviceContext, device_context
 from geocore.errors import CheckpointError, DataError, SceneError
-from geocore.inference.blend import Head
+from geocore.inference.blend import OutputHead
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Grid
 from geocore.raster.npy_store import map_array
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 SHAPE = (37, 45)
 TILING = TilingSettings(size=16, overlap=6)
@@ -53,7 +53,7 @@ def layer_of(periods: int = 2, bands: tuple[str, ...] = ("B02", "B04", "B08"), d
 class Echo:
     """Stands for a network: the bands of the first period, in DN, are probabilities of the crops, in thousandths."""
 
-    head = Head(3, "classes")
+    head = OutputHead(3, "classes")
 
     def predict(self, inputs: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         values, valid = inputs["medians"]["values"], inputs["medians"]["valid"]
@@ -62,7 +62,7 @@ class Echo:
 
 @pytest.fixture
 def place() -> Any:
-    with open_place(DeviceSettings(device="cpu", threads=1)) as opened:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
 
@@ -77,14 +77,14 @@ def drawn(seed: int = 0) -> np.ndarray:
 
 
 def scene_of(values: np.ndarray) -> Scene:
-    return Scene("p", Grid(*values.shape[-2:]), {"medians": ArraySource(layer_of(), values)})
+    return Scene("p", Grid(*values.shape[-2:]), {"medians": ArrayReader(layer_of(), values)})
 
 
-def mapped(values: np.ndarray, place: Place) -> MappedPatch:
+def mapped(values: np.ndarray, place: DeviceContext) -> MappedPatch:
     return map_patch(Echo(), scene_of(values), tiling=TILING, place=place)  # type: ignore[arg-type]
 
 
-def test_crops_are_numbered_from_1_and_what_is_unseen_is_marked(place: Place) -> None:
+def test_crops_are_numbered_from_1_and_what_is_unseen_is_marked(place: DeviceContext) -> None:
     values = drawn()
     found, shares = mapped(values, place), values[0].astype(np.float32) / 2000
     assert (found.classes[:3] == 0).all() and (found.probability[:3] == 255).all() and (found.shares[:, :3] == 0).all()
@@ -96,7 +96,7 @@ def test_crops_are_numbered_from_1_and_what_is_unseen_is_marked(place: Place) ->
     assert (found.classes.dtype, found.probability.dtype, found.shares.dtype) == (np.uint8, np.uint8, np.float32)
 
 
-def test_a_patch_smaller_than_a_tile_is_mapped(place: Place) -> None:
+def test_a_patch_smaller_than_a_tile_is_mapped(place: DeviceContext) -> None:
     values = drawn()[..., 10:15, 20:31]
     found = mapped(values, place)
     assert np.array_equal(found.classes, values[0].argmax(axis=0) + 1)
@@ -121,7 +121,7 @@ class ArrayPatches:
         return np.full(SHAPE, 9, np.uint32)
 
 
-def test_counts_of_a_split(place: Place) -> None:
+def test_counts_of_a_split(place: DeviceContext) -> None:
     patches: Any = ArrayPatches([1, 2])
     maps = map_split(Echo(), patches, tiling=TILING, place=place)  # type: ignore[arg-type]
     counts = counts_of_maps(patches, maps, classes=3, border_px=6)
@@ -197,22 +197,20 @@ def test_the_band_that_lies_farthest_from_training(caplog: pytest.LogCaptureFixt
         for mean, std in ((2e3, 4e2), (5e3, 1e3))
     )
     model = ModelSettings(kind="convstar", hidden=4, layers=1, months="2..3")
-    network = CropNet(
-        Preprocessing(Statistics({"medians": statistics}), {"medians": layer.bands}), layer, CROPS, model, {}
-    )
+    network = CropNet(Normalize(Statistics({"medians": statistics}), {"medians": layer.bands}), layer, CROPS, model, {})
     values = np.empty((4, 2, 8, 8), np.uint16)
     values[:, 0], values[:, 1] = 2100, 3500  # 0.25 and -1.5 standard deviations
     values[0] = values[3] = 60_000
     values[1, 0, :4] = 0
     values[1, 1, :4] = 60_000
-    scene = Scene("p", Grid(8, 8), {"medians": ArraySource(layer, values)})
+    scene = Scene("p", Grid(8, 8), {"medians": ArrayReader(layer, values)})
     check_numbers(network, scene)
     assert len(caplog.messages) == 1 and "the mean of band B08 lies -1.5 standard deviations from" in caplog.messages[0]
-    empty = Scene("p", Grid(8, 8), {"medians": ArraySource(layer, np.zeros_like(values))})
+    empty = Scene("p", Grid(8, 8), {"medians": ArrayReader(layer, np.zeros_like(values))})
     check_numbers(network, empty)
     assert "no pixel of the windows looked at is valid" in caplog.messages[1]
     # As shares of 1 and not as DN.
     values = (np.random.default_rng(0).random((4, 2, 8, 8)) * 0.5).astype(np.float32)
-    shares = Scene("p", Grid(8, 8), {"medians": ArraySource(dataclasses.replace(layer, dtype="float32"), values)})
+    shares = Scene("p", Grid(8, 8), {"medians": ArrayReader(dataclasses.replace(layer, dtype="float32"), values)})
     with pytest.raises(SceneError, match="reflectance 0-1 and whole numbers up to 10000"):
         check_numbers(network, shares)

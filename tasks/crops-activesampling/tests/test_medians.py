@@ -17,8 +17,8 @@ from crops_activesampling.caching import FOLDER, cache_patches
 from crops_activesampling.composites import patch_composites
 from crops_activesampling.config import CompositeSettings, MediansSettings
 from crops_activesampling.encoders import Encoder
-from crops_activesampling.layout import PatchName, find_patches, open_patch
 from crops_activesampling.medians import medians
+from crops_activesampling.s4a_format import PatchName, find_patches, open_patch
 from crops_activesampling.sample import TEST_X, write_patch_of_sample
 from geocore.cli.main import command
 from geocore.errors import SettingsError

@@ -22,8 +22,8 @@ from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import CheckpointError, DataError, SettingsError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.raster.scene import ArrayReader, Layer, Scene
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 
 PERIODS = 5
 _CLASSES = {0: "unknown", 1: "wheat", 2: "maize", 3: "rye"}
@@ -70,7 +70,7 @@ def _inputs(rows: int = 16, cols: int = 24, *, periods: int = PERIODS) -> dict[s
     return {"medians": {"values": values, "valid": torch.ones(2, periods, 1, rows, cols, dtype=torch.bool)}}
 
 
-def test_images_are_normalised_dn_all_bands_of_the_first_period_first() -> None:
+def test_images_are_normalized_dn_all_bands_of_the_first_period_first() -> None:
     network, inputs = _network(), _inputs()
     images = network.images(inputs).unflatten(1, (PERIODS, 2))
     values = inputs["medians"]["values"]
@@ -90,7 +90,7 @@ def test_a_tile_of_a_scene_is_read_as_windows_are(dtype: str) -> None:
     """Stored numbers are 2 x DN, also where DN above 32767 make them float32."""
     layer = dataclasses.replace(_dataset().layers["medians"], dtype=dtype)
     stored = np.random.default_rng(0).integers(0, 3, (PERIODS, 2, 8, 8)).astype(dtype) * np.dtype(dtype).type(1001)
-    scene = Scene("a", Grid(8, 8), {"medians": ArraySource(layer, stored)})
+    scene = Scene("a", Grid(8, 8), {"medians": ArrayReader(layer, stored)})
     patch = read_window(scene, Window(2, 4, 4, 8))["medians"]
     assert patch.values.dtype == np.float32
     inside = (..., slice(2, 6), slice(4, 8))
@@ -171,7 +171,7 @@ def test_encoders_without_clean_stages_have_no_trainable_parameter_without_a_gra
 
 def test_one_window_of_one_deepest_pixel_is_refused_with_a_clear_line() -> None:
     network = _network()
-    with pytest.raises(SettingsError, match=r"training\.batch_size 1: batch normalisation needs 2 or more"):
+    with pytest.raises(SettingsError, match=r"training\.batch_size 1: batch normalization needs 2 or more"):
         network(network.images(_inputs(8, 8))[:1])
 
 
@@ -180,11 +180,11 @@ def test_a_checkpoint_brings_the_network_back(kind: str, tmp_path: Path) -> None
     network = _network(kind, "2..4")
     card = {"task": TASK, **network.card()}
     assert json.loads(json.dumps(card)) == card
-    contents = Contents(
+    contents = CheckpointState(
         step=1,
         model=network.state_dict(),
         ema=None,
-        optimiser={},
+        optimizer={},
         source={},
         random=[],
         progress={},
@@ -208,11 +208,11 @@ def test_a_checkpoint_brings_the_network_back(kind: str, tmp_path: Path) -> None
 )
 def test_a_foreign_or_damaged_card_is_one_clear_line(change: Any, message: str, tmp_path: Path) -> None:
     network = _network("convstar")
-    contents = Contents(
+    contents = CheckpointState(
         step=1,
         model=network.state_dict(),
         ema=None,
-        optimiser={},
+        optimizer={},
         source={},
         random=[],
         progress={},

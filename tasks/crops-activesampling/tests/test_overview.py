@@ -7,9 +7,9 @@ import pytest
 
 from crops_activesampling.config import CompositeSettings, PrepareSettings, SplitSettings
 from crops_activesampling.data import describe
-from crops_activesampling.layout import PatchName
 from crops_activesampling.overview import overview_of, parcels_of, preview_of
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import PatchName
 from geocore.datasets.dataset import Dataset
 from geocore.report.overview import lines, number
 from geocore.report.preview import UNLABELLED

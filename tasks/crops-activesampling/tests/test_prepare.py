@@ -13,9 +13,9 @@ import pytest
 
 from crops_activesampling.config import CompositeSettings, PrepareSettings, SplitSettings
 from crops_activesampling.data import load_dataset
-from crops_activesampling.layout import PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
 from crops_activesampling.prepare import main, prepare
+from crops_activesampling.s4a_format import PatchName
 from geocore.datasets.dataset import Dataset
 from geocore.errors import DataError, DiskError, SettingsError
 from geocore.raster.npy_store import CachedArray

@@ -22,7 +22,7 @@ from crops_activesampling.products import (
 from geocore.errors import DataError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.raster.write import Legend, read_legend
 
 SIZE = 300
@@ -138,7 +138,7 @@ def test_patches_that_do_not_fit_together_are_refused(tmp_path: Path, other: Gri
 def scene_of(values: np.ndarray, bands: tuple[str, ...]) -> Scene:
     times = tuple(f"2019-0{month}-01" for month in range(1, len(values) + 1))
     layer = Layer("medians", Bands.named(*bands, nodata=0), "uint16", times=times)
-    return Scene("p", Grid(*values.shape[-2:]), {"medians": ArraySource(layer, values)})
+    return Scene("p", Grid(*values.shape[-2:]), {"medians": ArrayReader(layer, values)})
 
 
 def test_the_picture_shows_the_composite_with_the_most_data() -> None:

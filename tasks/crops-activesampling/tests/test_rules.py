@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from crops_activesampling.definitions import packaged
-from crops_activesampling.layout import PatchName
 from crops_activesampling.rules import SplitRules, read_rules
+from crops_activesampling.s4a_format import PatchName
 from geocore.errors import DataError, SettingsError
 
 TILE = [PatchName(2019, "31TCJ", x, y) for x in range(30) for y in range(30)]
@@ -111,7 +111,7 @@ def test_draws_depend_on_names_and_seed_alone() -> None:
 def test_draws_are_the_same_in_every_process() -> None:
     # Python's own hash of a text differs between processes.
     code = (
-        "from crops_activesampling.layout import PatchName\n"
+        "from crops_activesampling.s4a_format import PatchName\n"
         "from crops_activesampling.rules import read_rules\n"
         "names = [PatchName(2019, '31TCJ', x, 0) for x in range(30)]\n"
         "splits = read_rules('s4a-naive').assign(names, 5)\n"

@@ -10,7 +10,7 @@ import pytest
 
 from crops_activesampling.composites import composite, patch_composites, period_edges
 from crops_activesampling.config import CompositeSettings
-from crops_activesampling.layout import RATIOS, PatchName, find_patches, open_patch, true_labels, truth_path
+from crops_activesampling.s4a_format import RATIOS, PatchName, find_patches, open_patch, true_labels, truth_path
 from crops_activesampling.sample import (
     TEST_X,
     TILES,
@@ -20,8 +20,8 @@ from crops_activesampling.sample import (
     write_patch_of_sample,
     write_sample,
 )
-from crops_activesampling.sample_fields import CROPS, OTHERS, Fields, draw_fields, shares
-from crops_activesampling.sample_series import CALENDARS
+from crops_activesampling.sample.fields import CROPS, OTHERS, Fields, draw_fields, shares
+from crops_activesampling.sample.series import CALENDARS
 
 ROOT = {
     "title", "authors", "patch_full_name", "patch_year", "patch_name", "patch_country_code", "patch_tile",

@@ -24,9 +24,9 @@ from crops_activesampling.scoring import (
     perturbed,
     sample_scores,
 )
-from geocore.device import Place
+from geocore.device import DeviceContext
 
-CPU = Place(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"))
 ALL: tuple[Score, ...] = (
     "random", "loss", "correct-class-margin", "margin", "entropy", "irreducible", "rho-loss",
 )  # fmt: skip
@@ -171,7 +171,7 @@ def test_temperature_leads_from_the_top_to_chance_and_equal_scores_are_drawn() -
 
 
 class _Network(nn.Module):
-    """Stands for `CropNet`: batch normalisation, dropout and a last layer."""
+    """Stands for `CropNet`: batch normalization, dropout and a last layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -23,21 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from crops_activesampling.config import SelectionSettings, TrainSettings
+from crops_activesampling.cost_meter import Metered
 from crops_activesampling.loss import crop_loss
-from crops_activesampling.metering import Metered
 from crops_activesampling.selection import Chooser, Selecting
 from crops_activesampling.train import selecting
 from geocore.datasets.loader import Batches
-from geocore.device import Place, open_place, seed_everything
+from geocore.device import DeviceContext, device_context, seed_everything
 from geocore.errors import RunError, TrainingError
 from geocore.interruptions import Stopped
-from geocore.settings import DeviceSettings, OptimiserSettings, TrainingSettings
-from geocore.tiling.samplers import Draw, GridSampler
+from geocore.settings import DeviceSettings, OptimizerSettings, TrainingSettings
+from geocore.tiling.samplers import GridSampler, PatchIndex
 from geocore.training.checkpoint import load_checkpoint
 from geocore.training.fit import fit
 from geocore.training.run import Run
 
-CPU = Place(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"))
 RESUMED = ("none", "random", "loss", "loss-train-mode", "entropy", "rho-loss")
 """One of each kind: without a selection, by chance, in either mode, by lot, with warm-up and hold-out losses."""
 CHIPS, STEPS, PER_BLOCK = 40, 12, 3
@@ -76,7 +76,7 @@ class Network(nn.Module):
         return logits
 
 
-def read(draw: Draw) -> dict[str, Any]:
+def read(draw: PatchIndex) -> dict[str, Any]:
     """A window of two bands and three crops; every fifth has no label, every fourth has wrong ones."""
     random = torch.Generator().manual_seed(draw.sample)
     image = torch.randn(2, 6, 6, generator=random)
@@ -96,7 +96,7 @@ def read(draw: Draw) -> dict[str, Any]:
     }
 
 
-def source(place: Place = CPU, *, threads: int = 0) -> Batches[Any]:
+def source(place: DeviceContext = CPU, *, threads: int = 0) -> Batches[Any]:
     return Batches(
         GridSampler([[None]] * CHIPS, seed=1),
         read,
@@ -121,14 +121,14 @@ def settings_of(
             keep_last=20,
             log_every=log_every,
         ),
-        optimiser=OptimiserSettings(learning_rate=0.01),
+        optimizer=OptimizerSettings(learning_rate=0.01),
     )
 
 
 def train(
     folder: Path,
     strategy: str,
-    place: Place = CPU,
+    place: DeviceContext = CPU,
     *,
     on_step: Callable[[int], None] = lambda number: None,
     seen: list[list[int]] | None = None,
@@ -153,7 +153,7 @@ def train(
             seen.append(batch["index"].tolist())
         return {"crops": crop_loss(model(batch["inputs"]["medians"]["values"]), batch["targets"]["crops"])}
 
-    def noted(draw: Draw) -> dict[str, Any]:
+    def noted(draw: PatchIndex) -> dict[str, Any]:
         if candidates is not None:
             candidates.append(draw.sample)
         return read(draw)
@@ -175,7 +175,7 @@ def train(
             step,
             validate,
             training=settings.training,
-            optimiser=settings.optimiser,
+            optimizer=settings.optimizer,
             schedule=settings.schedule,
             place=place,
             run=run,
@@ -186,7 +186,7 @@ def train(
 
 
 def bits(folder: Path) -> dict[str, bytes]:
-    """The bytes of weights and optimiser of the last checkpoint."""
+    """The bytes of weights and optimizer of the last checkpoint."""
     path = load_checkpoint(folder / "checkpoints", for_training=True).path
     return {file.name: file.read_bytes() for file in sorted(path.glob("*.safetensors"))}
 
@@ -242,7 +242,7 @@ def test_the_best_of_each_block_come_in_their_order_in_batches_of_the_usual_size
 def test_all_that_belongs_to_a_sample_moves_with_it() -> None:
     for batch, _ in zip(Selecting(source(), chooser(), place=CPU), range(4), strict=False):
         for row, index in enumerate(batch["index"].tolist()):
-            item = read(Draw(index, None, int(batch["keys"][row, 0]), int(batch["keys"][row, 1])))
+            item = read(PatchIndex(index, None, int(batch["keys"][row, 0]), int(batch["keys"][row, 1])))
             assert torch.equal(batch["inputs"]["medians"]["values"][row], item["inputs"]["medians"]["values"])
             assert torch.equal(batch["targets"]["crops"][row], item["targets"]["crops"])
             assert bool(batch["noisy"][row]) == item["noisy"]
@@ -322,7 +322,7 @@ def test_logged_shares_are_those_of_what_was_handed_out() -> None:
     found = taken(selection, 4 * PER_BLOCK)
 
     def wheat(indices: list[int]) -> int:
-        return sum(int((read(Draw(index, None, 0, 0))["targets"]["crops"] == 1).sum()) for index in indices)
+        return sum(int((read(PatchIndex(index, None, 0, 0))["targets"]["crops"] == 1).sum()) for index in indices)
 
     offered = blocks(4)
     expected = [
@@ -341,7 +341,7 @@ def test_forwards_are_three_a_trained_and_one_a_scored_sample(strategy: str, for
 
 def test_the_clock_stands_still_during_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("crops_activesampling.metering.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("crops_activesampling.cost_meter.time.monotonic", lambda: now[0])
     metered = Metered(source(), batch_size=4, forwards=10, seconds=5.0)
     batches = iter(metered)
     assert (metered.forwards, metered.seconds) == (10, 5.0)
@@ -496,7 +496,7 @@ def test_a_run_goes_on_with_another_number_of_processes(launched: tuple[Path, li
     assert load_checkpoint(folder / "alone" / "checkpoints").step == STEPS
 
 
-def stopping_at(at: int, rank: int, place: Place) -> Callable[[int], None]:
+def stopping_at(at: int, rank: int, place: DeviceContext) -> Callable[[int], None]:
     def on_step(number: int) -> None:
         if number == at and place.rank == rank:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -507,7 +507,7 @@ def stopping_at(at: int, rank: int, place: Place) -> Callable[[int], None]:
 def main_distributed(folder: Path) -> None:
     """What each process does; rank by rank its findings go to a file."""
     found: dict[str, Any] = {}
-    with open_place(DeviceSettings(device="cpu", threads=1)) as place:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as place:
         assert place.world_size == 2
         for strategy in STRATEGIES:
             seen: list[list[int]] = []

@@ -11,8 +11,8 @@ import pytest
 
 from crops_activesampling import splits
 from crops_activesampling.config import SplitCommandSettings, SplitSettings
-from crops_activesampling.layout import PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import PatchName
 from crops_activesampling.split import split
 from crops_activesampling.splits import (
     assign_splits,

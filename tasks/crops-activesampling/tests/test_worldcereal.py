@@ -13,7 +13,7 @@ import pytest
 
 from crops_activesampling.composites import patch_composites
 from crops_activesampling.config import CompositeSettings
-from crops_activesampling.layout import PatchName, find_patches, open_patch
+from crops_activesampling.s4a_format import PatchName, find_patches, open_patch
 from crops_activesampling.worldcereal import (
     WorldcerealSettings,
     connected_parcels,

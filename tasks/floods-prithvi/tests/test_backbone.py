@@ -13,7 +13,7 @@ from torch import Tensor
 
 from floods_prithvi.backbone import Prithvi, padded
 from floods_prithvi.config import Variant
-from floods_prithvi.positions import resized, sincos_1d, sincos_3d
+from floods_prithvi.positional_encoding import resized, sincos_1d, sincos_3d
 from floods_prithvi.variants import VARIANTS
 from geocore.errors import SettingsError
 

@@ -13,20 +13,20 @@ import torch
 from scipy import ndimage
 
 from floods_prithvi.baselines import UNet, index_counts, train_unet, unet_counts
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.config import SIX_BANDS, AugmentationSettings, BaselineSettings, TrainSettings
 from floods_prithvi.mapping import chip_counts
 from floods_prithvi.scores import named, total
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import measure
-from geocore.device import Place, open_place
+from geocore.datasets.statistics import compute_statistics
+from geocore.device import DeviceContext, device_context
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.tiling.samplers import Draw, RandomWindowSampler
-from geocore.transforms.normalize import Preprocessing
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
+from geocore.transforms.normalize import Normalize
 
 EDGE = 96
 SEEDS = {"train": range(8), "val": range(8, 11), "test": range(11, 15)}
@@ -35,7 +35,7 @@ FLOOD = {0: "land", 1: "water"}
 
 
 def drawn(seed: int, times: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Noise whose mean over the neighbourhood tells the class; a pixel alone tells little."""
+    """Noise whose mean over the chunk tells the class; a pixel alone tells little."""
     rng = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(rng.standard_normal((EDGE, EDGE)), 9)
     label = (field > np.quantile(field, 0.7)).astype(np.uint8)
@@ -57,7 +57,7 @@ class Chips:
 
     def scene(self, index: int) -> Scene:
         values, valid, _ = drawn(int(self.samples[index].id), len(self._layer.times))
-        return Scene("chip", Grid(EDGE, EDGE), {IMAGE: ArraySource(self._layer, values, valid)})
+        return Scene("chip", Grid(EDGE, EDGE), {IMAGE: ArrayReader(self._layer, values, valid)})
 
     def target(self, index: int) -> np.ndarray:
         return drawn(int(self.samples[index].id))[2]
@@ -74,7 +74,7 @@ class Windows(Chips):
         shapes = [(EDGE, EDGE)] * len(self.samples)
         return RandomWindowSampler(shapes, settings.tiling.size, draws, seed=settings.training.seed)
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         assert draw.window is not None
         target = np.full((EDGE, EDGE), 255, np.uint8)
         target[:] = self.target(draw.sample)
@@ -94,14 +94,14 @@ def dataset_of(root: Path, *, style: str = "sen1floods11", layer: Layer = LAYER)
     scenes = []
     for seed in SEEDS["train"]:
         values, valid, _ = drawn(seed, len(layer.times))
-        scenes.append(Scene("s", Grid(EDGE, EDGE), {IMAGE: ArraySource(layer, values, valid)}))
+        scenes.append(Scene("s", Grid(EDGE, EDGE), {IMAGE: ArrayReader(layer, values, valid)}))
     return Dataset(
         root=root,
         task="floods",
         samples=samples,
         layers={IMAGE: layer},
         labels={"mask": LabelSpec("mask", FLOOD, 255)},
-        statistics=measure(scenes, [IMAGE]),
+        statistics=compute_statistics(scenes, [IMAGE]),
         protocol={"format": style},
     )
 
@@ -109,7 +109,7 @@ def dataset_of(root: Path, *, style: str = "sen1floods11", layer: Layer = LAYER)
 def settings_of(steps: int = 20) -> TrainSettings:
     return TrainSettings(
         tiling=TilingSettings(size=64, overlap=16),
-        draws_per_epoch=3,
+        patches_per_epoch=3,
         augmentation=AugmentationSettings(flip=0.5, turn=True),
         baseline=BaselineSettings(steps=steps, batch_size=4, learning_rate=3e-3),
     )
@@ -117,7 +117,7 @@ def settings_of(steps: int = 20) -> TrainSettings:
 
 @pytest.fixture
 def place() -> Any:
-    with open_place(DeviceSettings(device="cpu", threads=1)) as opened:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
 
@@ -159,7 +159,7 @@ def test_indices_need_two_classes_and_one_date(tmp_path: Path) -> None:
 
 
 def test_unet_learns_more_than_a_threshold_and_is_trained_once(
-    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, place: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = dataset_of(tmp_path)
     chips: Any = Chips(home, "test")
@@ -184,12 +184,12 @@ def test_unet_learns_more_than_a_threshold_and_is_trained_once(
         train_unet(settings_of(21), home, folder, place)
 
 
-def test_unet_takes_dates_as_channels_and_tiles_of_any_size(tmp_path: Path, place: Place) -> None:
+def test_unet_takes_dates_as_channels_and_tiles_of_any_size(tmp_path: Path, place: DeviceContext) -> None:
     layer = dataclasses.replace(LAYER, times=("1", "2", "3"))
     home = dataset_of(tmp_path, style="frames", layer=layer)
     assert home.statistics is not None
     torch.manual_seed(0)
-    network = UNet(Preprocessing(home.statistics, {IMAGE: layer.bands}), layer, "resnet18", 4).eval()
+    network = UNet(Normalize(home.statistics, {IMAGE: layer.bands}), layer, "resnet18", 4).eval()
     assert network(torch.zeros(1, 18, 70, 50)).shape == (1, 4, 70, 50)
     patch = Chips(home, "test").scene(0).read(Window(0, 0, 50, 40))[IMAGE]
     valid = torch.from_numpy(patch.valid)[None].clone()

@@ -25,7 +25,7 @@ from floods_prithvi.config import TrainSettings
 from floods_prithvi.products import product_paths
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
 from geocore.datasets.dataset import Dataset
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 from geocore.inference import tiled
 from geocore.raster.gdal import grid_of
 from geocore.raster.grid import Window
@@ -37,7 +37,7 @@ SMALL = [
     *("--training.checkpoint-every", "1"),
     *("--model.variant", "v2-tiny", "--model.head", "unet", "--tiling.size", "48", "--tiling.overlap", "16"),
     *(
-        "--draws-per-epoch",
+        "--patches-per-epoch",
         "4",
         "--training.steps",
         "2",
@@ -171,10 +171,10 @@ def test_predict_writes_all_products(
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[Place] = []
+    places: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: Place) -> Any:
+    def moved(batch: Any, place: DeviceContext) -> Any:
         places.append(place)
         return to_device(batch, place)
 
@@ -202,7 +202,7 @@ def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
     """On a CPU with one thread, in regions of one size."""
     write_sample(tmp_path / "wide", seed=5, size=288, counts={"bolivia": 1})
     (scene,) = chips_of_folder(tmp_path / "wide")
-    words = ["--run", trained / "run", "--input", scene, "--region-px", "256", *CPU, "--output"]
+    words = ["--run", trained / "run", "--input", scene, "--chunk-px", "256", *CPU, "--output"]
     assert run_command(predict, *words, tmp_path / "a") == 0
     assert run_command(predict, *words, tmp_path / "b", "--workers", "2") == 0
     rasters = [path for path in product_paths(tmp_path / "a", scene.stem) if path.suffix == ".tif"]
@@ -238,7 +238,7 @@ def test_shards_give_the_products_of_one_run(
     scenes = [*chips_of(trained)[:2], *chips_of_folder(tmp_path / "wide")]
     shutil.move(scenes[2], tmp_path / "wide.tif")  # a name that no chip has
     scenes[2] = tmp_path / "wide.tif"
-    words = ["--run", trained / "run", "--input", *scenes, "--region-px", "256", *CPU, "--output"]
+    words = ["--run", trained / "run", "--input", *scenes, "--chunk-px", "256", *CPU, "--output"]
     assert run_command(predict, *words, tmp_path / "whole") == 0
     capsys.readouterr()
     out = tmp_path / "shards"
@@ -327,7 +327,7 @@ def test_finished_run_says_so_and_another_setting_is_refused(
     words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
     assert run_command(train, *words) == 0
     assert "floods-evaluate --run" in capsys.readouterr().out
-    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert run_command(train, *words, "--optimizer.learning-rate", "0.1") == 2
     assert "learning_rate" in capsys.readouterr().err
 
 

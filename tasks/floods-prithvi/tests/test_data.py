@@ -17,16 +17,16 @@ import pytest
 import rasterio
 import torch
 
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.config import PrepareSettings, TrainSettings
 from floods_prithvi.data import Chips, Windows, describe, load_dataset
 from floods_prithvi.sample import write_burn_sample, write_frames_sample, write_sample
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.loader import Batches, stack
 from geocore.errors import DataError, SceneError, UserError
-from geocore.raster.geotiff import RasterSource
+from geocore.raster.geotiff import RasterReader
 from geocore.raster.grid import Window
-from geocore.tiling.samplers import Draw, RandomWindowSampler
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
 
 SIX = [2, 3, 4, 9, 12, 13]
 SIZE = 64
@@ -237,7 +237,7 @@ def test_dates_are_unknown_without_metadata_or_for_an_event_that_they_lack(raw: 
 def test_windows_are_items_for_training(dataset: Dataset) -> None:
     windows = Windows(dataset, "train")
     assert windows.shapes == [(SIZE, SIZE)] * 9  # one of ten has no labelled pixel
-    item = windows.read(Draw(4, Window(8, 16, 32, 40), 2, 7))
+    item = windows.read(PatchIndex(4, Window(8, 16, 32, 40), 2, 7))
     values, valid = item["inputs"][IMAGE]["values"], item["inputs"][IMAGE]["valid"]
     assert (values.shape, values.dtype, valid.shape) == ((6, 32, 40), np.float32, (1, 32, 40))
     chips = Chips(dataset, "train")
@@ -248,13 +248,13 @@ def test_windows_are_items_for_training(dataset: Dataset) -> None:
     assert np.array_equal(item["targets"]["mask"], chips.target(place)[8:40, 16:56])
     assert item["keys"].tolist() == [2, 7]
     assert (item["dates"].shape, item["places"].shape) == ((1, 2), (2,))
-    batch = stack([item, windows.read(Draw(1, Window(0, 0, 32, 40), 2, 8))])
+    batch = stack([item, windows.read(PatchIndex(1, Window(0, 0, 32, 40), 2, 8))])
     assert batch["inputs"][IMAGE]["values"].shape == (2, 6, 32, 40)
     assert batch["dates"].shape == (2, 1, 2)
 
 
 def test_what_lies_outside_a_chip_does_not_count(dataset: Dataset) -> None:
-    item = Windows(dataset, "train").read(Draw(0, Window(-8, -8, 96, 96), 0, 0))
+    item = Windows(dataset, "train").read(PatchIndex(0, Window(-8, -8, 96, 96), 0, 0))
     inside = np.zeros((96, 96), bool)
     inside[8 : 8 + SIZE, 8 : 8 + SIZE] = True
     assert not item["inputs"][IMAGE]["valid"][0, ~inside].any()
@@ -264,7 +264,7 @@ def test_what_lies_outside_a_chip_does_not_count(dataset: Dataset) -> None:
 
 def test_threads_read_the_same(dataset: Dataset) -> None:
     windows = Windows(dataset, "train")
-    draws = [Draw(index % 9, Window(index, 3, 32, 32), 0, index) for index in range(24)]
+    draws = [PatchIndex(index % 9, Window(index, 3, 32, 32), 0, index) for index in range(24)]
     alone = [windows.read(draw) for draw in draws]
     with ThreadPoolExecutor(4) as pool:
         for one, other in zip(alone, pool.map(windows.read, draws), strict=True):
@@ -289,7 +289,7 @@ def test_batches_are_bit_equal_with_a_cache(dataset: Dataset, tmp_path: Path, th
                 assert arrays[0].dtype == arrays[1].dtype and arrays[0].tobytes() == arrays[1].tobytes()
             assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in ("dates", "places", "keys"))
         plain = batches(Windows(dataset, "train"), 0)
-    outside = Draw(0, Window(-8, -8, 96, 96), 0, 0)
+    outside = PatchIndex(0, Window(-8, -8, 96, 96), 0, 0)
     one, other = (Windows(dataset, "train", cache=folder).read(outside) for folder in (None, tmp_path))
     assert one["inputs"][IMAGE]["values"].tobytes() == other["inputs"][IMAGE]["values"].tobytes()
     assert np.array_equal(one["targets"]["mask"], other["targets"]["mask"])
@@ -297,13 +297,13 @@ def test_batches_are_bit_equal_with_a_cache(dataset: Dataset, tmp_path: Path, th
 
 def test_each_file_is_opened_once_for_all_windows(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    init = RasterSource.__init__
+    init = RasterReader.__init__
 
-    def counted(self: RasterSource, path: Path, **options: Any) -> None:
+    def counted(self: RasterReader, path: Path, **options: Any) -> None:
         opened.append(Path(path).name)
         init(self, path, **options)
 
-    monkeypatch.setattr(RasterSource, "__init__", counted)
+    monkeypatch.setattr(RasterReader, "__init__", counted)
     windows = Windows(dataset, "train")
     for _ in batches(windows, 4):
         pass
@@ -351,13 +351,13 @@ def test_image_and_label_of_a_chunk_are_decoded_once(dataset: Dataset, monkeypat
     windows = Windows(dataset, "train")
     draws = windows.sampler(sampled(kind="chunked", windows_per_chunk=6), draws=96, batch_size=8).epoch(0)
     decoded: list[tuple[str, Window]] = []
-    read = RasterSource.decode
+    read = RasterReader.decode
 
-    def noted(self: RasterSource, window: Window, into: Any) -> None:
+    def noted(self: RasterReader, window: Window, into: Any) -> None:
         decoded.append((str(self.path), window))
         read(self, window, into)
 
-    monkeypatch.setattr(RasterSource, "decode", noted)
+    monkeypatch.setattr(RasterReader, "decode", noted)
     for draw in draws:
         windows.read(draw)
     assert len(decoded) == len(set(decoded)) == 2 * len({(draw.sample, draw.chunk) for draw in draws}) < 2 * 96
@@ -406,7 +406,9 @@ def test_a_changed_file_is_not_served_from_a_cache(
 ) -> None:
     def seen(dataset: Dataset, folder: Path | None) -> list[bytes]:
         windows = Windows(dataset, "train", cache=folder)
-        items = [windows.read(Draw(index, Window(0, 0, SIZE, SIZE), 0, 0)) for index in range(len(windows.samples))]
+        items = [
+            windows.read(PatchIndex(index, Window(0, 0, SIZE, SIZE), 0, 0)) for index in range(len(windows.samples))
+        ]
         return [item["inputs"][IMAGE]["values"].tobytes() + item["targets"]["mask"].tobytes() for item in items]
 
     cache = tmp_path / "cache"
@@ -418,7 +420,7 @@ def test_a_changed_file_is_not_served_from_a_cache(
 
 
 def test_other_rules_are_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:
-    draw = Draw(0, Window(0, 0, SIZE, SIZE), 0, 0)
+    draw = PatchIndex(0, Window(0, 0, SIZE, SIZE), 0, 0)
     for scale in (1e-4, 2e-4):
         dataset = describe(settings(raw, scale=scale))
         one, other = (Windows(dataset, "train", cache=folder).read(draw) for folder in (None, tmp_path / "cache"))
@@ -498,7 +500,7 @@ def test_dates_and_bands_of_prepared_chips_keep_their_places(tmp_path: Path) -> 
     dataset = describe(settings(tmp_path / "raw", format="frames", scale=1e-3))
     assert dataset.layers[IMAGE].times == ("1", "2", "3")
     expected = 100 * np.arange(3)[:, None] + np.arange(6) + 1
-    item = Windows(dataset, "train").read(Draw(0, Window(4, 4, 16, 16), 0, 0))
+    item = Windows(dataset, "train").read(PatchIndex(0, Window(4, 4, 16, 16), 0, 0))
     values = item["inputs"][IMAGE]["values"]
     assert (values.shape, item["inputs"][IMAGE]["valid"].shape) == ((3, 6, 16, 16), (3, 1, 16, 16))
     assert np.allclose(values, expected[..., None, None] * 1e-3, atol=1e-7)
@@ -628,8 +630,8 @@ def test_bands_given_by_number_serve_where_names_are_missing(raw: Path, dataset:
     bare = describe(settings(raw, bands=[str(number) for number in SIX]))
     bare.save()
     assert bare.statistics == dataset.statistics
-    item = Windows(load_dataset(bare.root), "train").read(Draw(0, Window(0, 0, 16, 16), 0, 0))
-    named = Windows(dataset, "train").read(Draw(0, Window(0, 0, 16, 16), 0, 0))
+    item = Windows(load_dataset(bare.root), "train").read(PatchIndex(0, Window(0, 0, 16, 16), 0, 0))
+    named = Windows(dataset, "train").read(PatchIndex(0, Window(0, 0, 16, 16), 0, 0))
     assert np.array_equal(item["inputs"][IMAGE]["values"], named["inputs"][IMAGE]["values"], equal_nan=True)
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.config import SIX_BANDS
 from floods_prithvi.indices import (
     EDGES,
@@ -25,7 +25,7 @@ from floods_prithvi.indices import (
 from floods_prithvi.scores import count, total
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 
 SHAPE = (37, 41)
 WATER = [0.11, 0.11, 0.10, 0.09, 0.04, 0.03]
@@ -36,7 +36,7 @@ BURNT = [0.04, 0.05, 0.06, 0.10, 0.17, 0.16]
 def scene_of(values: np.ndarray, valid: np.ndarray | None = None) -> Scene:
     layer = Layer(IMAGE, Bands.named(*SIX_BANDS, nodata=float("nan")), "float32")
     mask = np.ones((1, *values.shape[1:]), bool) if valid is None else valid[None]
-    return Scene("chip", Grid(*values.shape[1:]), {IMAGE: ArraySource(layer, values.astype(np.float32), mask)})
+    return Scene("chip", Grid(*values.shape[1:]), {IMAGE: ArrayReader(layer, values.astype(np.float32), mask)})
 
 
 class ArrayChips:
@@ -102,7 +102,7 @@ def test_bands_are_taken_by_name(index: IndexName, bands: tuple[str, str]) -> No
     order = [3, 5, 0, 4, 1, 2]
     layer = Layer(IMAGE, Bands.named(*(SIX_BANDS[place] for place in order)), "float32")
     shuffled = values[order].astype(np.float32)
-    scene = Scene("s", Grid(*SHAPE), {IMAGE: ArraySource(layer, shuffled, valid[None])})
+    scene = Scene("s", Grid(*SHAPE), {IMAGE: ArrayReader(layer, shuffled, valid[None])})
     found, seen = index_of(index, scene)
     a, b = (values[SIX_BANDS.index(name)] for name in bands)
     assert np.allclose(found, (a - b) / (a + b), atol=1e-6)
@@ -120,7 +120,7 @@ def test_scene_higher_than_a_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_several_dates_have_no_index() -> None:
     layer = Layer(IMAGE, Bands.named(*SIX_BANDS), "float32", times=("1", "2"))
-    scene = Scene("s", Grid(3, 3), {IMAGE: ArraySource(layer, np.zeros((2, 6, 3, 3), np.float32))})
+    scene = Scene("s", Grid(3, 3), {IMAGE: ArrayReader(layer, np.zeros((2, 6, 3, 3), np.float32))})
     with pytest.raises(ValueError, match="one date"):
         index_of("mndwi", scene)
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.mapping import chip_counts, map_chip, map_rows, map_scene, planes
 from floods_prithvi.scores import count
 from geocore.datasets.batch import VALID
-from geocore.device import Place, open_place
-from geocore.inference.blend import Head
+from geocore.device import DeviceContext, device_context
+from geocore.inference.blend import OutputHead
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.tiling.tiles import Region
+from geocore.tiling.tiles import Chunk
 
 TILING = TilingSettings(size=16, overlap=6)
 
@@ -30,7 +30,7 @@ class Echo:
     """Stands for a network: bands are the probabilities of the classes."""
 
     def __init__(self, classes: int) -> None:
-        self.head = Head(classes, "classes")
+        self.head = OutputHead(classes, "classes")
         self.told: list[tuple[Tensor | None, Tensor | None]] = []
 
     def predict(
@@ -42,7 +42,7 @@ class Echo:
 
 @pytest.fixture
 def place() -> Any:
-    with open_place(DeviceSettings(device="cpu", threads=1)) as opened:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
 
@@ -54,12 +54,12 @@ def shares_of(classes: int, shape: tuple[int, int], seed: int = 0) -> np.ndarray
 def scene_of(values: np.ndarray, valid: np.ndarray | None = None) -> Scene:
     layer = Layer(IMAGE, Bands.named(*(f"b{index}" for index in range(len(values)))), "float32")
     mask = np.ones((1, *values.shape[1:]), bool) if valid is None else valid[None]
-    return Scene("s", Grid(*values.shape[1:]), {IMAGE: ArraySource(layer, values.astype(np.float32), mask)})
+    return Scene("s", Grid(*values.shape[1:]), {IMAGE: ArrayReader(layer, values.astype(np.float32), mask)})
 
 
-def rows_of(network: Echo, scene: Scene, region: Region, place: Place) -> dict[str, np.ndarray]:
+def rows_of(network: Echo, scene: Scene, chunk: Chunk, place: DeviceContext) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {plane.name: [] for plane in planes()}
-    due = region.window.row
+    due = chunk.window.row
 
     def emit(row: int, rows: dict[str, np.ndarray]) -> None:
         nonlocal due
@@ -68,21 +68,21 @@ def rows_of(network: Echo, scene: Scene, region: Region, place: Place) -> dict[s
         for name, part in rows.items():
             found[name].append(part.copy())
 
-    map_rows(network, scene, region, tiling=TILING, place=place, emit=emit)
+    map_rows(network, scene, chunk, tiling=TILING, place=place, emit=emit)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_planes_over_several_tiles(classes: int, place: Place) -> None:
+def test_planes_over_several_tiles(classes: int, place: DeviceContext) -> None:
     """A network that looks at one pixel gives the same map through any tiles."""
     shares = shares_of(classes, (37, 45))
     valid = np.ones((37, 45), bool)
     valid[15:19, 20:30] = False
     values = np.where(valid, shares, np.nan)
-    region = Region("r", Window(10, 8, 20, 30))
-    found = rows_of(Echo(classes), scene_of(values, valid), region, place)
+    chunk = Chunk("r", Window(10, 8, 20, 30))
+    found = rows_of(Echo(classes), scene_of(values, valid), chunk, place)
     assert sorted(found) == ["class", "confidence", "probability"]
-    inside = region.window.slices
+    inside = chunk.window.slices
     ranked = np.sort(shares, axis=0)
     expected = {
         "class": shares.argmax(axis=0)[inside],
@@ -98,7 +98,7 @@ def test_planes_over_several_tiles(classes: int, place: Place) -> None:
         assert wrong.max() <= (0 if name == "class" else 0.5 + 1e-4), name
 
 
-def test_equal_classes_have_no_confidence_and_sure_ones_all(place: Place) -> None:
+def test_equal_classes_have_no_confidence_and_sure_ones_all(place: DeviceContext) -> None:
     """Of two equal ones the lower class is taken, and the runner-up is the other one and not itself."""
     shares = np.zeros((3, 2, 4), np.float32)
     shares[1, 0] = shares[2, 0] = 0.5
@@ -109,7 +109,7 @@ def test_equal_classes_have_no_confidence_and_sure_ones_all(place: Place) -> Non
     assert found["confidence"].tolist() == [[0] * 4, [100] * 4]
 
 
-def test_probability_of_two_classes_is_that_of_water_everywhere(place: Place) -> None:
+def test_probability_of_two_classes_is_that_of_water_everywhere(place: DeviceContext) -> None:
     shares = np.array([0.9, 0.4, 0.5], np.float32).reshape(1, 1, 3)
     found = map_scene(Echo(2), scene_of(np.concatenate([shares, 1 - shares])), tiling=TILING, place=place)
     assert found["class"].tolist() == [[0, 1, 0]]
@@ -117,11 +117,11 @@ def test_probability_of_two_classes_is_that_of_water_everywhere(place: Place) ->
     assert found["confidence"].tolist() == [[80, 20, 0]]
 
 
-def test_regions_fit_together(place: Place) -> None:
+def test_chunks_fit_together(place: DeviceContext) -> None:
     scene = scene_of(shares_of(2, (40, 45), seed=3))
     whole = map_scene(Echo(2), scene, tiling=TILING, place=place)
     for window in (Window(0, 0, 17, 45), Window(17, 0, 23, 20), Window(17, 20, 23, 25)):
-        part = rows_of(Echo(2), scene, Region("r", window), place)
+        part = rows_of(Echo(2), scene, Chunk("r", window), place)
         for name, plane in whole.items():
             assert np.array_equal(part[name], plane[window.slices]), name
 
@@ -137,18 +137,18 @@ class Ramp(Echo):
         return {"classes": torch.cat([1 - water, water], 1), VALID: inputs[IMAGE]["valid"]}
 
 
-def test_flips_average_what_hangs_on_the_orientation(place: Place) -> None:
-    scene, region, found = scene_of(shares_of(2, (16, 16))), Region("r", Window(0, 0, 16, 16)), {}
+def test_flips_average_what_hangs_on_the_orientation(place: DeviceContext) -> None:
+    scene, chunk, found = scene_of(shares_of(2, (16, 16))), Chunk("r", Window(0, 0, 16, 16)), {}
     for flips in (False, True):
         map_rows(
-            Ramp(2), scene, region,
+            Ramp(2), scene, chunk,
             tiling=TILING, place=place, emit=lambda row, rows, flips=flips: found.update({flips: rows}), flips=flips,
         )  # fmt: skip
     assert found[False]["probability"][0, 0] == 20 and found[False]["probability"][0, -1] == 60
     assert (found[True]["probability"] == 40).all()
 
 
-def test_date_and_place_reach_every_tile_of_a_batch(place: Place) -> None:
+def test_date_and_place_reach_every_tile_of_a_batch(place: DeviceContext) -> None:
     network = Echo(2)
     dates, where = torch.tensor([[2018.0, 45.0], [2018.0, 60.0]]), torch.tensor([-16.0, -65.0])
     map_scene(network, scene_of(shares_of(2, (40, 45))), tiling=TILING, place=place, dates=dates, places=where)
@@ -182,7 +182,7 @@ class ArrayChips:
         return np.array([[2019.0, float(index)]], np.float32), np.full(2, np.nan, np.float32)
 
 
-def test_counts_of_chips_leave_out_what_is_not_labelled_or_not_seen(place: Place) -> None:
+def test_counts_of_chips_leave_out_what_is_not_labelled_or_not_seen(place: DeviceContext) -> None:
     rng = np.random.default_rng(5)
     shape = (29, 33)
     shares = [shares_of(3, shape, seed) for seed in (1, 2)]

@@ -13,7 +13,7 @@ import torch
 from rasterio.transform import from_origin
 from torch import Tensor
 
-from floods_prithvi.chips import IMAGE, image_layer, open_scene
+from floods_prithvi.chip_reader import IMAGE, image_layer, open_chip
 from floods_prithvi.config import SIX_BANDS, ModelSettings, TrainSettings
 from floods_prithvi.mapping import map_scene
 from floods_prithvi.model import (
@@ -26,11 +26,11 @@ from floods_prithvi.model import (
     restore_model,
 )
 from geocore.datasets.batch import VALID
-from geocore.device import open_place
+from geocore.device import device_context
 from geocore.errors import CheckpointError, DataError
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
-from geocore.transforms.normalize import Preprocessing, Scaling, scaling_to_plain
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
+from geocore.transforms.normalize import BandNormalization, Normalize, normalization_to_plain
 
 torch.set_num_threads(1)
 
@@ -41,10 +41,10 @@ def network(frames: int = 1, *, classes: dict[int, str] = NAMES, **model: Any) -
     torch.manual_seed(0)
     layer = image_layer([str(number + 1) for number in range(frames)] if frames > 1 else ())
     unbounded = ((-math.inf,) * 6, (math.inf,) * 6)
-    scaling = Scaling(tuple(SIX_BANDS), (), (0.2,) * 6, (0.1,) * 6, *unbounded)
-    card = {"mode": "dataset", "layers": {IMAGE: scaling_to_plain(scaling)}}
+    normalization = BandNormalization(tuple(SIX_BANDS), (), (0.2,) * 6, (0.1,) * 6, *unbounded)
+    card = {"mode": "dataset", "layers": {IMAGE: normalization_to_plain(normalization)}}
     settings = ModelSettings(variant="v2-tiny", **model)
-    return FloodNet(Preprocessing.from_card(card, {IMAGE: layer.bands}), layer, classes, settings, Stored(1e-4, 0, 0))
+    return FloodNet(Normalize.from_card(card, {IMAGE: layer.bands}), layer, classes, settings, Stored(1e-4, 0, 0))
 
 
 def batch(rows: int, cols: int, *, frames: int = 1, count: int = 2, seed: int = 1) -> dict[str, dict[str, Tensor]]:
@@ -157,7 +157,7 @@ def test_every_parameter_learns() -> None:
 
 def test_learning_rates_shrink_towards_the_patches() -> None:
     settings = TrainSettings.model_validate(
-        {"model": {"variant": "v2-tiny", "layer_decay": 0.5}, "optimiser": {"learning_rate": 0.8}}
+        {"model": {"variant": "v2-tiny", "layer_decay": 0.5}, "optimizer": {"learning_rate": 0.8}}
     )
     net = network(layer_decay=0.5)
     groups = parameter_groups(net, settings)
@@ -173,7 +173,7 @@ def test_learning_rates_shrink_towards_the_patches() -> None:
 
 def checkpoint(folder: Path, net: FloodNet, **changes: Any) -> Path:
     card = {"task": "floods", **net.card(), **changes}
-    contents = Contents(1, net.state_dict(), None, {}, {}, [], {"scores": {}}, card)
+    contents = CheckpointState(1, net.state_dict(), None, {}, {}, [], {"scores": {}}, card)
     save_checkpoint(folder, contents, best=True, keep=1)
     return folder
 
@@ -228,8 +228,8 @@ def test_one_scene_in_all_its_dresses_is_one_map(tmp_path: Path) -> None:
             for tag, value in tags.items():
                 setattr(file, tag, (value,) * 6)
         with (
-            open_scene(tmp_path / f"{name}.tif", net.layer, usual=net.stored.declaration) as scene,
-            open_place(DeviceSettings(device="cpu", threads=1)) as place,
+            open_chip(tmp_path / f"{name}.tif", net.layer, usual=net.stored.declaration) as scene,
+            device_context(DeviceSettings(device="cpu", threads=1)) as place,
         ):
             maps[name] = map_scene(net, scene, tiling=TilingSettings(size=32, overlap=16), place=place)
     for name, found in maps.items():

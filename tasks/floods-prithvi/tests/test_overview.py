@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from floods_prithvi.chips import IMAGE, MASK
+from floods_prithvi.chip_reader import IMAGE, MASK
 from floods_prithvi.config import PrepareSettings
 from floods_prithvi.data import describe
 from floods_prithvi.overview import overview_of, preview_of

@@ -185,8 +185,8 @@ class _Network(nn.Module):
     ) -> None:
         super().__init__()
         width = spec.dim * frames
-        self.preprocessing = nn.Module()
-        self.preprocessing.register_buffer("mean", torch.full((6,), 0.5))
+        self.normalize = nn.Module()
+        self.normalize.register_buffer("mean", torch.full((6,), 0.5))
         self.backbone = Prithvi(spec, frames=frames, coordinates=False)
         self.neck = None if unet else Neck(width)
         self.decode_head: nn.Module
@@ -278,10 +278,10 @@ def test_published_network_loads_whole(tmp_path: Path) -> None:
     network = _Network(V1)
     table = import_published(_save(tmp_path / "floods.pth", _mmseg_wrapped(state)), network)
     own = network.state_dict()
-    assert _names(table, "loaded") == set(state) - {"backbone.pos_embed"} == set(own) - {"preprocessing.mean"}
+    assert _names(table, "loaded") == set(state) - {"backbone.pos_embed"} == set(own) - {"normalize.mean"}
     assert all(torch.equal(own[name], state[name]) for name in _names(table, "loaded"))
     assert int(own["decode_head.convs.0.bn.num_batches_tracked"]) == 1500
-    assert float(own["preprocessing.mean"][0]) == 0.5
+    assert float(own["normalize.mean"][0]) == 0.5
     assert _names(table, "left out") == {"backbone.pos_embed"}
 
 
@@ -373,23 +373,21 @@ def test_network_starts_from_the_backbone_where_the_head_is_another(
         assert torch.equal(own[name], state[name] if loaded else before[name]), name
     kept = {row.reason for row in table.rows if row.outcome == "left out" and row.name.startswith("decode_head.")}
     assert len(kept) == 1 and kept.pop().startswith(reason)
-    assert _names(table, "not in the file") == {n for n in own if not n.startswith(("backbone.", "preprocessing."))}
+    assert _names(table, "not in the file") == {n for n in own if not n.startswith(("backbone.", "normalize."))}
 
 
 def test_network_starts_from_a_checkpoint_of_this_task(tmp_path: Path) -> None:
     source, network = _Network(V1), _Network(V1)
-    source.preprocessing.mean.fill_(0.25)  # type: ignore[union-attr, operator]
+    source.normalize.mean.fill_(0.25)  # type: ignore[union-attr, operator]
     path = tmp_path / "model.safetensors"
     save_file(source.state_dict(), path)
     table = import_weights(path, network)
     assert {row.name: row.reason for row in table.rows if row.outcome == "left out"} == {
-        "preprocessing.mean": "statistics of its data set"
+        "normalize.mean": "statistics of its data set"
     }
     own = network.state_dict()
-    assert all(
-        torch.equal(own[name], value) for name, value in source.state_dict().items() if name != "preprocessing.mean"
-    )
-    assert float(own["preprocessing.mean"][0]) == 0.5
+    assert all(torch.equal(own[name], value) for name, value in source.state_dict().items() if name != "normalize.mean")
+    assert float(own["normalize.mean"][0]) == 0.5
 
 
 # ---- contradictions

@@ -17,7 +17,7 @@ from floods_prithvi.products import class_colours, outlined, product_paths, writ
 from geocore.errors import DataError
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import PixelAreas
-from geocore.raster.npy_store import PlaneWriter
+from geocore.raster.npy_store import StripWriter
 
 SHAPE = (700, 560)
 GRID = Grid(*SHAPE, (10.0, 0.0, 600000.0, 0.0, -10.0, 8200000.0), "EPSG:32720", length_unit="m")
@@ -50,7 +50,7 @@ def parts_of(folder: Path, charts: dict[str, np.ndarray]) -> list[tuple[Window, 
     parts = []
     for number, window in enumerate(windows):
         part = folder / f"part-{number}"
-        with PlaneWriter(part, window, planes()) as writer:
+        with StripWriter(part, window, planes()) as writer:
             writer.write(window.row, {name: plane[window.slices] for name, plane in charts.items()})
         parts.append((window, part))
     return parts

@@ -35,7 +35,7 @@ def released(path: Path, each: Published, *, extra: tuple[str, ...] = ()) -> Flo
     torch.manual_seed(3)
     each = dataclasses.replace(each, classes=(*each.classes, *extra))
     net = network_of(each, TrainSettings.model_validate(dict(each.settings))).eval()
-    state = {name: value for name, value in net.state_dict().items() if not name.startswith("preprocessing.")}
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("normalize.")}
     state["backbone.pos_embed"] = net.backbone.pos_embed
     torch.save({"meta": {"epoch": 1}, "state_dict": state}, path)
     return net
@@ -61,8 +61,8 @@ def test_run_of_a_published_file_says_what_the_file_says(
     with torch.no_grad():
         assert torch.equal(again.predict(given)[CLASSES], net.predict(given)[CLASSES])
     assert tuple(again.class_names.values()) == PUBLISHED[name].classes and again.frames == PUBLISHED[name].frames
-    (scaling,) = again.preprocessing.card()["layers"].values()
-    assert scaling["mean"] == list(PUBLISHED[name].mean) and scaling["std"] == list(PUBLISHED[name].std)
+    (normalization,) = again.normalize.card()["layers"].values()
+    assert normalization["mean"] == list(PUBLISHED[name].mean) and normalization["std"] == list(PUBLISHED[name].std)
 
 
 def test_class_of_pixels_without_a_label_is_left_out(

@@ -15,8 +15,8 @@ from floods_prithvi.config import PrepareSettings
 from floods_prithvi.data import Chips, describe
 from floods_prithvi.indices import IndexThreshold, best_iou, histogram, nbr
 from floods_prithvi.sample import COUNTS, write_burn_sample, write_frames_sample, write_sample
-from floods_prithvi.sample_burn import draw_chip
-from floods_prithvi.sample_flood import BANDS
+from floods_prithvi.sample.burn import draw_chip
+from floods_prithvi.sample.flood import BANDS
 from floods_prithvi.scores import named, total
 from geocore.datasets.dataset import Dataset
 

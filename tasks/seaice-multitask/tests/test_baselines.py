@@ -10,7 +10,7 @@ import pytest
 
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from seaice_multitask.baselines import PixelClassifier, train_classifier
 from seaice_multitask.config import OutputSettings, WorkingSettings
 from seaice_multitask.model import PLANES
@@ -41,7 +41,7 @@ class ArrayScenes:
 
     def scene(self, index: int) -> Scene:
         values, valid = self.planes(index)
-        return Scene("s", Grid(*SHAPE), {PLANES: ArraySource(LAYER, values, valid)})
+        return Scene("s", Grid(*SHAPE), {PLANES: ArrayReader(LAYER, values, valid)})
 
     def charts(self, index: int) -> dict[str, np.ndarray]:
         values, valid = self.planes(index)

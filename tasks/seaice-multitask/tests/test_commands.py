@@ -20,7 +20,7 @@ import rasterio
 import torch
 
 from geocore.datasets.dataset import Dataset
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 from geocore.errors import DataError
 from geocore.inference import tiled
 from seaice_multitask import baselines, evaluate, predict, prepare, train
@@ -33,7 +33,7 @@ SHAPE, DOWNSCALE = (150, 165), 2
 CPU = ["--device.device", "cpu", "--device.threads", "1"]
 SMALL = [
     *("--training.checkpoint-every", "1"),
-    *("--model.widths", "4", "8", "--tiling.size", "32", "--tiling.overlap", "8", "--draws-per-epoch", "8"),
+    *("--model.widths", "4", "8", "--tiling.size", "32", "--tiling.overlap", "8", "--patches-per-epoch", "8"),
     *("--training.steps", "2", "--training.batch-size", "2", "--training.validate-every", "2", *CPU),
 ]
 PREPARED = ["--working.downscale", str(DOWNSCALE), "--patch", "32", "--split.train", "0.5", "--split.val", "0.25"]
@@ -157,10 +157,10 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[Place] = []
+    places: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: Place) -> Any:
+    def moved(batch: Any, place: DeviceContext) -> Any:
         places.append(place)
         return to_device(batch, place)
 
@@ -200,7 +200,7 @@ def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
 ) -> None:
     """On a CPU with one thread, in regions of one size."""
     scene = scenes_of(trained)[0]
-    words = ["--run", trained / "run", "--input", scene, "--region-px", "64", *CPU, "--output"]
+    words = ["--run", trained / "run", "--input", scene, "--chunk-px", "64", *CPU, "--output"]
     assert run_command(predict, *words, tmp_path / "a") == 0
     assert run_command(predict, *words, tmp_path / "b", "--workers", "2") == 0
     paths, others = products_of(tmp_path / "a", scene), products_of(tmp_path / "b", scene)
@@ -306,7 +306,7 @@ def test_finished_run_says_so_and_another_setting_is_refused(
     words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
     assert run_command(train, *words) == 0
     assert "seaice-evaluate --run" in capsys.readouterr().out
-    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert run_command(train, *words, "--optimizer.learning-rate", "0.1") == 2
     assert "learning_rate" in capsys.readouterr().err
 
 

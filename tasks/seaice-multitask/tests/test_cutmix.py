@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from geocore.transforms.augment import Draws, compose
+from geocore.transforms.augment import CounterRNG, compose
 from seaice_multitask.cutmix import CutMix
 
 SIZE, COUNT = 24, 6
@@ -58,13 +58,13 @@ def test_batch_itself_is_not_changed() -> None:
 
 def test_rectangle_depends_on_the_key_and_not_on_the_place_in_the_batch() -> None:
     cutmix, keys = CutMix(1.0), batch_of()["keys"]
-    whole = cutmix.rectangles(Draws.of(keys, 3, 0), (SIZE, SIZE))
-    assert torch.equal(cutmix.rectangles(Draws.of(keys[4:], 3, 0), (SIZE, SIZE)), whole[4:])
-    assert not torch.equal(cutmix.rectangles(Draws.of(keys, 4, 0), (SIZE, SIZE)), whole)
+    whole = cutmix.rectangles(CounterRNG.of(keys, 3, 0), (SIZE, SIZE))
+    assert torch.equal(cutmix.rectangles(CounterRNG.of(keys[4:], 3, 0), (SIZE, SIZE)), whole[4:])
+    assert not torch.equal(cutmix.rectangles(CounterRNG.of(keys, 4, 0), (SIZE, SIZE)), whole)
 
 
 def test_rectangles_are_what_they_are_called() -> None:
-    inside = CutMix(1.0).rectangles(Draws.of(batch_of(400)["keys"], 0, 0), (SIZE, 2 * SIZE))
+    inside = CutMix(1.0).rectangles(CounterRNG.of(batch_of(400)["keys"], 0, 0), (SIZE, 2 * SIZE))
     rows, cols = inside.any(dim=2), inside.any(dim=1)
     assert torch.equal(inside, rows[:, :, None] & cols[:, None, :])
     for lines in (rows, cols):
@@ -76,10 +76,10 @@ def test_rectangles_are_what_they_are_called() -> None:
 def test_share_of_windows_and_of_area() -> None:
     """Area before it is cut off is uniform: half of the windows would lose less than a half, a mean of 0.5."""
     keys = batch_of(4000)["keys"]
-    chosen = CutMix(0.5).rectangles(Draws.of(keys, 0, 0), (SIZE, SIZE)).flatten(1).any(dim=1)
+    chosen = CutMix(0.5).rectangles(CounterRNG.of(keys, 0, 0), (SIZE, SIZE)).flatten(1).any(dim=1)
     # 4 standard deviations of a share of 4000 draws; a few rectangles are too small to hold a pixel's middle.
     assert chosen.float().mean() == pytest.approx(0.5, abs=0.04)
-    draws = Draws.of(keys, 0, 0)
+    draws = CounterRNG.of(keys, 0, 0)
     area = CutMix(1.0).rectangles(draws, (256, 256)).float().mean(dim=(1, 2))
     # A side of length s, its middle anywhere, keeps s - s^2 / 4 of itself on average: the mean over a uniform s^2 is
     # the integral of (s - s^2 / 4)^2 2s ds from 0 to 1.

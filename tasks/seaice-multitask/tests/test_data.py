@@ -18,7 +18,7 @@ from geocore.datasets.schema import Sample
 from geocore.errors import DataError, SceneError
 from geocore.raster.grid import Window
 from geocore.storage.files import read_sealed, write_sealed
-from geocore.tiling.samplers import Draw
+from geocore.tiling.samplers import PatchIndex
 from seaice_multitask import data
 from seaice_multitask.charts import CLASS_NAMES, MASKED
 from seaice_multitask.config import PrepareSettings, WorkingSettings
@@ -349,13 +349,13 @@ def test_a_changed_byte_of_the_cache_never_trains_and_is_made_again(folder: Path
     whole = path.read_bytes()
     path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     with pytest.raises(DataError, match=rf"{name}.npy: is not what was written; .*: prepare the data again"):
-        Windows(load_dataset(tmp_path), "train", CHARTS).read(Draw(0, Window(0, 0, 16, 16), epoch=0, index=0))
+        Windows(load_dataset(tmp_path), "train", CHARTS).read(PatchIndex(0, Window(0, 0, 16, 16), epoch=0, index=0))
     again = cache_scenes(given, find_scenes([folder]))
     assert {outcome.key: outcome.status for outcome in again} == {
         outcome.key: "done" if outcome.key == sample.id else "skipped" for outcome in again
     }
     assert path.read_bytes() == whole
-    Windows(load_dataset(tmp_path), "train", CHARTS).read(Draw(0, Window(0, 0, 16, 16), epoch=0, index=0))
+    Windows(load_dataset(tmp_path), "train", CHARTS).read(PatchIndex(0, Window(0, 0, 16, 16), epoch=0, index=0))
 
 
 def test_charts_that_are_not_those_of_the_preparation_are_not_scored(dataset: Dataset, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_a_data_set_of_another_task_is_refused(tmp_path: Path) -> None:
 def test_a_window_is_cut_from_the_cache(dataset: Dataset) -> None:
     windows = Windows(dataset, "train", ("SIC", "FLOE"))
     assert windows.shapes == [(22, 26)] * len(dataset.split("train"))
-    item = windows.read(Draw(1, Window(3, 4, 16, 16), epoch=2, index=7))
+    item = windows.read(PatchIndex(1, Window(3, 4, 16, 16), epoch=2, index=7))
     planes = dataset.path(windows.samples[1].inputs[PLANES])
     values = item["inputs"][PLANES]["values"]
     np.testing.assert_array_equal(values, np.load(planes)[:, 3:19, 4:20])
@@ -410,8 +410,8 @@ def test_a_window_is_cut_from_the_cache(dataset: Dataset) -> None:
 
 def test_beyond_a_scene_nothing_is_valid_and_nothing_is_charted(dataset: Dataset) -> None:
     windows = Windows(dataset, "train", CHARTS)
-    item = windows.read(Draw(0, Window(-4, 20, 32, 16), epoch=0, index=0))
-    inside = windows.read(Draw(0, Window(0, 20, 22, 6), epoch=0, index=0))
+    item = windows.read(PatchIndex(0, Window(-4, 20, 32, 16), epoch=0, index=0))
+    inside = windows.read(PatchIndex(0, Window(0, 20, 22, 6), epoch=0, index=0))
     valid, values = item["inputs"][PLANES]["valid"], item["inputs"][PLANES]["values"]
     np.testing.assert_array_equal(values[:, 4:26, :6], inside["inputs"][PLANES]["values"])
     assert valid[:, 4:26, :6].any()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geocore.errors import CheckpointError, SettingsError, WeightsError
 from geocore.raster.bands import Bands
 from geocore.raster.scene import Layer
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 from seaice_multitask.config import (
     AUTOICE_OUTPUTS,
     TASK,
@@ -124,7 +124,7 @@ def test_a_few_steps_lower_every_loss_and_reach_every_parameter(parts: tuple[dic
     network = _network(*parts)
     planes, charts = _planes(), _charts()
     planes[:, 0, :, 32:] += 3.0
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
     history = []
     for _ in range(10):
         losses = {
@@ -132,9 +132,9 @@ def test_a_few_steps_lower_every_loss_and_reach_every_parameter(parts: tuple[dic
             for name, (total, count) in output_losses(network(planes), charts, network.outputs).items()
         }
         history.append({name: loss.item() for name, loss in losses.items()})
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        optimiser.step()
+        optimizer.step()
     # Measured: 0.58 of the first loss at most.
     assert all(history[-1][name] < 0.7 * history[0][name] for name in _CLASSES), history
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
@@ -147,8 +147,8 @@ def test_checkpoint_restores_equal_outputs(parts: tuple[dict[str, Any], dict[str
     network(_planes())
     network.eval()
     card = {"task": TASK, **network.card()}
-    contents = Contents(
-        step=1, model=network.state_dict(), ema=None, optimiser={}, source={}, random=[], progress={}, card=card
+    contents = CheckpointState(
+        step=1, model=network.state_dict(), ema=None, optimizer={}, source={}, random=[], progress={}, card=card
     )
     save_checkpoint(tmp_path, contents, best=True, keep=1)
     restored = restore_model(load_checkpoint(tmp_path, "best"))
@@ -297,8 +297,8 @@ def test_configuration_cannot_call_code_or_read_files(backbone: dict[str, Any], 
     network = _network(_RESNET, _FCN)
     card = {"task": TASK, **network.card()}
     card["model"]["backbone"] = backbone
-    contents = Contents(
-        step=1, model=network.state_dict(), ema=None, optimiser={}, source={}, random=[], progress={}, card=card
+    contents = CheckpointState(
+        step=1, model=network.state_dict(), ema=None, optimizer={}, source={}, random=[], progress={}, card=card
     )
     save_checkpoint(tmp_path, contents, best=True, keep=1)
     with pytest.raises(CheckpointError, match="does not describe a network"):

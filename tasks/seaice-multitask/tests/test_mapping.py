@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from geocore.datasets.batch import VALID
-from geocore.device import Place, open_place
-from geocore.inference.tta import mirror_mean
+from geocore.device import DeviceContext, device_context
+from geocore.inference.tta import flip_average
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.settings import DeviceSettings, TilingSettings
-from geocore.tiling.tiles import Region
+from geocore.tiling.tiles import Chunk
 from seaice_multitask.config import ModelSettings, OutputSettings, WorkingSettings
 from seaice_multitask.mapping import (
     at_80m,
@@ -33,7 +33,7 @@ from seaice_multitask.mapping import (
 )
 from seaice_multitask.model import PLANES, SeaIceNet
 from seaice_multitask.scores import named, total
-from seaice_multitask.winds import Winds
+from seaice_multitask.vectors import Winds
 
 OUTPUTS = {
     "SIC": OutputSettings(kind="regression", classes=11, loss="mean-square"),
@@ -58,12 +58,12 @@ class Echo:
 
 @pytest.fixture
 def place() -> Any:
-    with open_place(DeviceSettings(device="cpu", threads=1)) as opened:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
 
 def scene_of(values: np.ndarray, valid: np.ndarray | None = None, layer: Layer = LAYER) -> Scene:
-    source = ArraySource(layer, values.astype(np.float32), valid)
+    source = ArrayReader(layer, values.astype(np.float32), valid)
     return Scene("s", Grid(*values.shape[1:]), {PLANES: source})
 
 
@@ -73,7 +73,7 @@ def random_planes(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.concatenate([rng.uniform(-2, 13, size=(1, *shape)), np.moveaxis(shares, -1, 0)])
 
 
-def rows_of(scene: Scene, region: Region, place: Place) -> dict[str, np.ndarray]:
+def rows_of(scene: Scene, chunk: Chunk, place: DeviceContext) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {plane.name: [] for plane in planes_of(OUTPUTS)}
 
     def emit(row: int, rows: dict[str, np.ndarray]) -> None:
@@ -81,11 +81,11 @@ def rows_of(scene: Scene, region: Region, place: Place) -> dict[str, np.ndarray]
         for name, part in rows.items():
             found[name].append(part.copy())
 
-    map_rows(Echo(), scene, region, tiling=TILING, place=place, emit=emit)  # type: ignore[arg-type]
+    map_rows(Echo(), scene, chunk, tiling=TILING, place=place, emit=emit)  # type: ignore[arg-type]
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def test_values_become_the_nearest_class_and_halves_the_even_one(place: Place) -> None:
+def test_values_become_the_nearest_class_and_halves_the_even_one(place: DeviceContext) -> None:
     values = [-3.0, -0.4, 0.5, 1.5, 2.5, 3.49, 9.5, 10.5, 14.0]
     planes = np.zeros((4, 1, len(values)))
     planes[0, 0], planes[1:] = values, 1 / 3
@@ -95,14 +95,14 @@ def test_values_become_the_nearest_class_and_halves_the_even_one(place: Place) -
     assert chart[0].tolist() == np.clip(np.rint(values), 0, 10).tolist()
 
 
-def test_classes_probability_and_entropy_over_several_tiles(place: Place) -> None:
+def test_classes_probability_and_entropy_over_several_tiles(place: DeviceContext) -> None:
     planes = random_planes((37, 45))
     valid = np.ones((4, 37, 45), bool)
     valid[2, 5:9, 20:30] = False
-    region = Region("r", Window(10, 8, 20, 30))
-    found = rows_of(scene_of(planes, valid), region, place)
-    inside, shares = (slice(None), *region.window.slices), planes[1:].astype(np.float32)
-    seen = valid.all(axis=0)[region.window.slices]
+    chunk = Chunk("r", Window(10, 8, 20, 30))
+    found = rows_of(scene_of(planes, valid), chunk, place)
+    inside, shares = (slice(None), *chunk.window.slices), planes[1:].astype(np.float32)
+    seen = valid.all(axis=0)[chunk.window.slices]
     entropy = -(shares * np.log(shares)).sum(axis=0) / math.log(3)
     expected = {
         "SIC_class": np.clip(np.rint(planes[0].astype(np.float32)), 0, 10)[inside[1:]],
@@ -119,13 +119,13 @@ def test_classes_probability_and_entropy_over_several_tiles(place: Place) -> Non
         assert (wrong > 0).mean() < 0.01
 
 
-def test_equal_shares_have_full_entropy_and_the_lower_class(place: Place) -> None:
+def test_equal_shares_have_full_entropy_and_the_lower_class(place: DeviceContext) -> None:
     planes = np.full((4, 5, 5), 1 / 3)
-    found = rows_of(scene_of(planes), Region("r", Window(0, 0, 5, 5)), place)
+    found = rows_of(scene_of(planes), Chunk("r", Window(0, 0, 5, 5)), place)
     assert (found["SOD_entropy"] == 100).all() and (found["SOD_probability"] == 33).all()
     certain = np.zeros((4, 5, 5))
     certain[3] = 1.0
-    found = rows_of(scene_of(certain), Region("r", Window(0, 0, 5, 5)), place)
+    found = rows_of(scene_of(certain), Chunk("r", Window(0, 0, 5, 5)), place)
     assert (found["SOD_entropy"] == 0).all() and (found["SOD_class"] == 2).all()
 
 
@@ -182,7 +182,7 @@ class ArrayScenes:
         return self._charts[index]
 
 
-def test_counts_of_a_split_and_a_scene_without_charted_pixels(place: Place) -> None:
+def test_counts_of_a_split_and_a_scene_without_charted_pixels(place: DeviceContext) -> None:
     planes = [random_planes((20, 21), seed) for seed in (1, 2)]
     right = {
         "SIC": np.clip(np.rint(planes[0][0]), 0, 10).astype(np.uint8).repeat(3, 0).repeat(3, 1)[:59, :62],
@@ -218,14 +218,14 @@ def wind_network() -> SeaIceNet:
     return SeaIceNet(layer, OUTPUTS, ModelSettings(widths=[4, 8]), WorkingSettings(downscale=3)).eval()
 
 
-def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(place: Place) -> None:
+def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(place: DeviceContext) -> None:
     """Averaged over all four images, whatever the network learned; without turned winds it would not hold."""
     network = wind_network()
     winds = Winds(network.layer.bands)
     planes = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     valid = torch.ones(1, 3, 16, 16, dtype=torch.bool)
     valid[:, 0, 2:4] = False
-    forward = mirror_mean(network.predict, {PLANES: winds.mirrored})
+    forward = flip_average(network.predict, {PLANES: winds.mirrored})
     with torch.inference_mode():
         plain, single = (
             forward({PLANES: {"values": planes, "valid": valid}}),
@@ -245,7 +245,7 @@ def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(place:
     assert torch.allclose(plain["SOD"].sum(1), torch.ones(1, 16, 16), atol=1e-5)
 
 
-def test_flips_reach_the_map(place: Place) -> None:
+def test_flips_reach_the_map(place: DeviceContext) -> None:
     network = wind_network()
     planes = 3 * np.random.default_rng(0).standard_normal((3, 40, 40))
     with torch.no_grad():

@@ -20,7 +20,7 @@ from geocore.datasets.schema import LabelSpec
 from geocore.errors import CheckpointError, DataError, SettingsError
 from geocore.raster.bands import Band, Bands
 from geocore.raster.scene import Layer
-from geocore.training.checkpoint import Checkpoint, Contents, load_checkpoint, save_checkpoint
+from geocore.training.checkpoint import Checkpoint, CheckpointState, load_checkpoint, save_checkpoint
 from seaice_multitask.config import AUTOICE_OUTPUTS, TASK, WINNER_CHANNELS, ModelSettings, OutputSettings, TrainSettings
 from seaice_multitask.loss import output_losses
 from seaice_multitask.model import SeaIceNet, build_model, restore_model
@@ -83,11 +83,11 @@ def _charts(rows: int, cols: int) -> dict[str, Tensor]:
 
 
 def _saved(network: SeaIceNet, folder: Path, **card: object) -> Checkpoint:
-    contents = Contents(
+    contents = CheckpointState(
         step=1,
         model=network.state_dict(),
         ema=None,
-        optimiser={},
+        optimizer={},
         source={},
         random=[],
         progress={},
@@ -184,7 +184,7 @@ def test_a_few_steps_lower_every_loss(own: tuple[str, ...]) -> None:
     network = _network(_own_decoders(*own))
     planes, charts = _planes(32, 32), _charts(32, 32)
     planes[:, 0, :, 16:] += 3.0
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-2)
     history = []
     for _ in range(10):
         losses = {
@@ -192,9 +192,9 @@ def test_a_few_steps_lower_every_loss(own: tuple[str, ...]) -> None:
             for name, (total, count) in output_losses(network(planes), charts, network.outputs).items()
         }
         history.append({name: loss.item() for name, loss in losses.items()})
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        optimiser.step()
+        optimizer.step()
     # Measured: 0.55 of the first loss at most.
     assert all(history[-1][name] < 0.7 * history[0][name] for name in _CLASSES), history
 

@@ -18,7 +18,7 @@ from seaice_multitask.config import PrepareSettings, SplitSettings, WorkingSetti
 from seaice_multitask.data import load_dataset, scene_id
 from seaice_multitask.prepare import prepare
 from seaice_multitask.sample import write_raw_sample, write_sample
-from seaice_multitask.sample_format import text_variable
+from seaice_multitask.sample.file_format import text_variable
 
 SHAPE = (110, 130)
 

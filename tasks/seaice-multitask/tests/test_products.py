@@ -14,8 +14,8 @@ from rasterio.transform import GCPTransformer
 from geocore.errors import SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import ControlPoint, Grid, Window
-from geocore.raster.npy_store import PlaneWriter
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.npy_store import StripWriter
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from seaice_multitask.colours import class_colours
 from seaice_multitask.config import AUTOICE_OUTPUTS, OutputSettings
 from seaice_multitask.mapping import planes_of
@@ -61,7 +61,7 @@ def scene_80m() -> Scene:
     valid = np.ones((3, *SHAPE), bool)
     valid[0, :, :12] = valid[1, 300:304] = False
     valid[2] = False
-    return Scene(NAME, grid_of(SHAPE), {"sar": ArraySource(Layer("sar", bands, "float32"), values, valid)})
+    return Scene(NAME, grid_of(SHAPE), {"sar": ArrayReader(Layer("sar", bands, "float32"), values, valid)})
 
 
 def seen() -> np.ndarray:
@@ -92,7 +92,7 @@ def mapped(folder: Path, outputs: dict[str, OutputSettings]) -> MappedScene:
         Window(0, 0, 30, 45), Window(0, 45, 30, 35), Window(30, 0, 46, 45), Window(30, 45, 46, 35)
     ):  # fmt: skip
         part = folder / f"part-{window.row}-{window.col}"
-        with PlaneWriter(part, window, planes_of(outputs)) as writer:
+        with StripWriter(part, window, planes_of(outputs)) as writer:
             writer.write(window.row, {name: plane[window.slices] for name, plane in planes.items()})
         parts.append((window, part))
     return MappedScene(parts, DOWNSCALE, SHAPE)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 from seaice_multitask.sample import draw_scene, write_raw_sample, write_sample
-from seaice_multitask.sample_format import STANDARD
-from seaice_multitask.sample_ice import draw_ice
-from seaice_multitask.sample_plans import control_points, draw_plan
-from seaice_multitask.sample_scene import SampleScene
+from seaice_multitask.sample.file_format import STANDARD
+from seaice_multitask.sample.ice import draw_ice
+from seaice_multitask.sample.plans import control_points, draw_plan
+from seaice_multitask.sample.scene import SampleScene
 
 SHAPE = (205, 260)
 """Neither side is a multiple of the 2 km grid's 25 pixels, and one has more lines than a block of the file."""

@@ -11,12 +11,11 @@ import pytest
 
 from geocore.errors import DataError, SceneError, SettingsError
 from geocore.raster.grid import Window
-from seaice_multitask import sample_format
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.charts import MASKED
-from seaice_multitask.sample import write_raw_sample, write_sample
+from seaice_multitask.labels import has_charts, read_charts
+from seaice_multitask.sample import file_format, write_raw_sample, write_sample
 from seaice_multitask.scenes import COARSE, SAR, open_scene, packed_variables
-from seaice_multitask.truth import has_charts, read_charts
 
 # Neither is a multiple of 25, and the coarse file grid leaves the rest out.
 SHAPE = (120, 135)
@@ -114,7 +113,7 @@ def test_layers_are_named_and_ordered_and_lead_back_to_physical_values(both: tup
 def test_the_standard_is_that_of_the_sample() -> None:
     """Both were taken from the published statistics."""
     mine = {name: (each.mean, each.std) for name, each in {**SAR_STANDARD, **COARSE_STANDARD}.items()}
-    assert mine == dict(sample_format.STANDARD)
+    assert mine == dict(file_format.STANDARD)
 
 
 def test_fills_are_invalid_before_anything_is_computed(tmp_path: Path) -> None:
@@ -308,7 +307,7 @@ def test_a_mask_wins_where_raw_pixels_are_pooled(tmp_path: Path) -> None:
 
 def _put_codes(path: Path, records: list[str]) -> None:
     header = "poly_id;CT;CA;SA;FA;CB;SB;FB;CC;SC;FC;CN;CD;CF;POLY_TYPE"
-    variable, values = sample_format.text_variable([header, *records], {}, "polygon_codes")
+    variable, values = file_format.text_variable([header, *records], {}, "polygon_codes")
     with h5netcdf.File(path, "a") as file:
         file.dimensions["polygon_codes"] = len(values)
         file.create_variable("polygon_codes", variable.dimensions, variable.dtype, data=values)

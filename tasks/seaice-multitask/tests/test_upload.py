@@ -70,8 +70,8 @@ def test_upload_scores_as_evaluate_says(tmp_path: Path, monkeypatch: pytest.Monk
     run(
         train,
         *("--data", tmp_path / "data", "--run", tmp_path / "run", "--model.widths", "4", "8"),
-        *("--tiling.size", "16", "--tiling.overlap", "4", "--draws-per-epoch", "8", "--training.steps", "4"),
-        *("--training.batch-size", "2", "--training.validate-every", "4", "--optimiser.learning-rate", "0.02"),
+        *("--tiling.size", "16", "--tiling.overlap", "4", "--patches-per-epoch", "8", "--training.steps", "4"),
+        *("--training.batch-size", "2", "--training.validate-every", "4", "--optimizer.learning-rate", "0.02"),
         *("--device.device", "cpu", "--device.threads", "1"),
     )
     cpu = ["--device.device", "cpu", "--device.threads", "1"]

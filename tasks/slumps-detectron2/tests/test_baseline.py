@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from geocore.device import open_place
+from geocore.device import device_context
 from geocore.settings import DeviceSettings, TilingSettings
 from slumps_detectron2.baseline import Components, SemanticNet, baseline_areas, train_baseline
 from slumps_detectron2.config import BaselineSettings, CutSettings, PrepareSettings, SplitSettings, TrainSettings
@@ -32,7 +32,7 @@ def test_easy_slumps_are_found(tmp_path: Path) -> None:
     trained = TrainSettings(
         tiling=TilingSettings(size=224, overlap=64), baseline=BaselineSettings(steps=60, batch_size=4)
     )
-    with open_place(DeviceSettings(device="cpu", threads=1)) as place:
+    with device_context(DeviceSettings(device="cpu", threads=1)) as place:
         network = train_baseline(trained, dataset, tmp_path / "baseline", place)
         held_out, areas = Areas(dataset, "val"), Areas(dataset, "test")
         ours, theirs, chosen = baseline_areas(network, held_out, areas, trained.tiling, place)
@@ -68,9 +68,9 @@ def test_any_tile_size_is_mapped(tmp_path: Path) -> None:
         cut=CutSettings(size=96, stride=96),
     )
     dataset = describe(settings)
-    from geocore.transforms.normalize import Preprocessing
+    from geocore.transforms.normalize import Normalize
 
     assert dataset.statistics is not None
     bands = {"image": dataset.layers["image"].bands}
-    network = SemanticNet(Preprocessing(dataset.statistics, bands), "resnet18", [1]).eval()
+    network = SemanticNet(Normalize(dataset.statistics, bands), "resnet18", [1]).eval()
     assert network(torch.zeros(1, 6, 70, 50)).shape == (1, 2, 70, 50)

@@ -26,11 +26,11 @@ import torch
 from pyarrow import parquet
 
 from geocore.datasets.dataset import Dataset
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 from geocore.errors import DataError
 from geocore.inference import tiled
 from geocore.raster.geotiff import open_raster
-from geocore.training.checkpoint import Contents, save_checkpoint
+from geocore.training.checkpoint import CheckpointState, save_checkpoint
 from slumps_detectron2 import evaluate, predict, prepare, train
 from slumps_detectron2.products import product_paths
 from slumps_detectron2.sample import BANDS, write_sample
@@ -137,10 +137,10 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[Place] = []
+    places: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: Place) -> Any:
+    def moved(batch: Any, place: DeviceContext) -> Any:
         places.append(place)
         return to_device(batch, place)
 
@@ -182,7 +182,7 @@ def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
 ) -> None:
     """On a CPU with one thread, in regions of one size."""
     scene = scenes_of(trained)[0]
-    words = ["--run", trained / "run", "--input", scene, "--threshold", "0.05", "--region-px", "256"]
+    words = ["--run", trained / "run", "--input", scene, "--threshold", "0.05", "--chunk-px", "256"]
     words += ["--device.device", "cpu", "--device.threads", "1", "--output"]
     assert run_command(predict, *words, tmp_path / "a") == 0
     assert run_command(predict, *words, tmp_path / "b", "--workers", "2") == 0
@@ -316,7 +316,7 @@ def test_finished_run_says_so_and_another_setting_is_refused(
     words = ["--data", trained / "dataset", "--run", trained / "run", *SMALL]
     assert run_command(train, *words) == 0
     assert "slumps-evaluate --run" in capsys.readouterr().out
-    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert run_command(train, *words, "--optimizer.learning-rate", "0.1") == 2
     assert "learning_rate" in capsys.readouterr().err
 
 
@@ -381,8 +381,8 @@ def test_predict_refuses_the_run_of_another_task(
     tmp_path: Path, trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = {"weight": torch.zeros(1)}
-    contents = Contents(
-        step=1, model=model, ema=None, optimiser={}, source={}, random=[], progress={}, card={"task": "floods"}
+    contents = CheckpointState(
+        step=1, model=model, ema=None, optimizer={}, source={}, random=[], progress={}, card={"task": "floods"}
     )
     save_checkpoint(tmp_path / "run/checkpoints", contents, best=True, keep=1)
     (tmp_path / "run/run.json").write_text('{"task": "floods"}')

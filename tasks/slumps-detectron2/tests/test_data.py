@@ -20,7 +20,7 @@ from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import Layer
 from geocore.raster.write import write_raster
-from geocore.tiling.samplers import Draw, GridSampler
+from geocore.tiling.samplers import GridSampler, PatchIndex
 from slumps_detectron2.config import PrepareSettings
 from slumps_detectron2.data import (
     CLASSES,
@@ -32,9 +32,9 @@ from slumps_detectron2.data import (
     Tiles,
     class_values,
     describe,
-    find_scenes,
+    find_inputs,
     load_dataset,
-    open_scene,
+    open_area,
 )
 
 SHAPE = (64, 80)
@@ -314,7 +314,7 @@ def test_classes_are_kept_beside_the_ids(raw: Path) -> None:
     assert not truth.labelled[0].any()
     with open_raster(dataset.path(areas.samples[0].labels[CLASSES])) as scene:
         assert scene.read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == UNLABELLED
-    item = Tiles(dataset, "train").read(Draw(0, Window(0, 0, 32, 32), 0, 0))
+    item = Tiles(dataset, "train").read(PatchIndex(0, Window(0, 0, 32, 32), 0, 0))
     assert item["objects"]["labels"].tolist() == [2, 5]
     assert np.unique(item["mask"]).tolist() == [0, 2, 5, UNLABELLED]
     dataset.save()
@@ -325,7 +325,7 @@ def test_single_class_of_another_value_keeps_it(raw: Path) -> None:
     for number in range(8):
         _label(raw / f"s{number}_ids.tif", (_ids(1) > 0).astype(np.uint8) * 7)
     dataset = describe(_settings(raw, label_kind="classes", class_names={7: "slump"}))
-    item = Tiles(dataset, "train").read(Draw(0, Window(0, 0, 32, 32), 0, 0))
+    item = Tiles(dataset, "train").read(PatchIndex(0, Window(0, 0, 32, 32), 0, 0))
     assert class_values(dataset) == [7] and item["objects"]["labels"].tolist() == [7]
 
 
@@ -362,7 +362,7 @@ def test_tiles_are_items_for_training(raw: Path) -> None:
     tiles = Tiles(dataset, "train")
     assert sum(map(len, tiles.windows)) == dataset.protocol["training_tiles"]
     index = next(number for number, sample in enumerate(tiles.areas.samples) if sample.attributes["slumps"])
-    draw = Draw(index, Window(8, 0, 32, 32), epoch=3, index=11)
+    draw = PatchIndex(index, Window(8, 0, 32, 32), epoch=3, index=11)
     item = tiles.read(draw)
     image = tiles.areas.scene(index).read(draw.window)[IMAGE]
     assert item["inputs"][IMAGE]["values"].dtype == np.uint16
@@ -373,7 +373,7 @@ def test_tiles_are_items_for_training(raw: Path) -> None:
     assert np.array_equal(item["mask"][0] > 0, _ids(2)[8:40, :32] > 0)
     assert item["keys"].tolist() == [3, 11]
     # 6 x 2 pixels of the second slump are fewer than 16.
-    assert len(tiles.read(Draw(index, Window(12, -15, 32, 32), 0, 0))["objects"]["boxes"]) == 1
+    assert len(tiles.read(PatchIndex(index, Window(12, -15, 32, 32), 0, 0))["objects"]["boxes"]) == 1
 
 
 def test_tiles_are_bit_equal_with_a_cache(raw: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_tiles_are_bit_equal_with_a_cache(raw: Path, tmp_path: Path) -> None:
         assert cached.windows == plain.windows
         draws = [
             *GridSampler(plain.windows, seed=0).epoch(0),
-            *(Draw(index, Window(40, -15, 32, 32), 0, 0) for index in range(len(plain.windows))),
+            *(PatchIndex(index, Window(40, -15, 32, 32), 0, 0) for index in range(len(plain.windows))),
         ]
         with ThreadPoolExecutor(4) as pool:
             for draw, other in zip(draws, pool.map(cached.read, draws), strict=True):
@@ -425,7 +425,7 @@ def test_tile_sees_nothing_beyond_its_area(raw: Path) -> None:
     tiles = Tiles(describe(_settings(raw, like=True)), "train")
     index = [found.id for found in tiles.areas.samples].index("s0")
     assert tiles.windows[index] == [Window(0, 0, 32, 32)]
-    item = tiles.read(Draw(index, Window(0, 0, 32, 32), 0, 0))
+    item = tiles.read(PatchIndex(index, Window(0, 0, 32, 32), 0, 0))
     inside = np.zeros((32, 32), bool)
     inside[:20, :30] = True
     assert (item["inputs"][IMAGE]["valid"] == inside).all()
@@ -562,15 +562,15 @@ def test_bands_of_a_scene_are_found_by_name_or_given(raw: Path, tmp_path: Path) 
     layer = dataset.layers[IMAGE]
     assert layer.bands.names == ("nir", "red")
     turned = _scene(tmp_path / "turned.tif", bands=["x", "red", "nir"])
-    with open_scene(turned, layer) as scene, open_raster(turned) as whole:
+    with open_area(turned, layer) as scene, open_raster(turned) as whole:
         values = scene.read(Window(0, 0, 4, 4))[IMAGE].values
         assert np.array_equal(values, whole.read(Window(0, 0, 4, 4))["image"].values[[2, 1]])
-    with open_scene(turned, layer, bands=["x", "3"]) as scene:
+    with open_area(turned, layer, bands=["x", "3"]) as scene:
         assert scene.layers[IMAGE].bands.names == ("nir", "red")
     with pytest.raises(SceneError, match="1 bands are given"):
-        open_scene(turned, layer, bands=["x"])
+        open_area(turned, layer, bands=["x"])
     with pytest.raises(SceneError, match="no band 'nir'"):
-        open_scene(_scene(tmp_path / "rgb.tif", bands=["blue", "green", "red"]), layer)
+        open_area(_scene(tmp_path / "rgb.tif", bands=["blue", "green", "red"]), layer)
 
 
 def test_a_scene_with_another_offset_gives_the_numbers_of_the_training_data(tmp_path: Path) -> None:
@@ -580,12 +580,12 @@ def test_a_scene_with_another_offset_gives_the_numbers_of_the_training_data(tmp_
         file.scales, file.offsets = (1e-4,) * 4, (-0.1,) * 4
 
     def read(path: Path, layer: Layer, **options: Any) -> np.ndarray:
-        with open_scene(path, layer, **options) as scene:
+        with open_area(path, layer, **options) as scene:
             held = scene.layers[IMAGE].bands
             assert [(b.name, b.scale, b.offset) for b in held] == [(b.name, b.scale, b.offset) for b in layer.bands]
             return scene.read(Window(3, 4, 20, 30))[IMAGE].values
 
-    with open_scene(plain) as scene:
+    with open_area(plain) as scene:
         bare = scene.layers[IMAGE]
     numbers = read(plain, bare)
     assert numbers.dtype == np.uint16
@@ -594,23 +594,23 @@ def test_a_scene_with_another_offset_gives_the_numbers_of_the_training_data(tmp_
     assert read(plain, told).dtype == np.uint16
     assert np.array_equal(read(shifted, told), numbers)
     with pytest.raises(SceneError, match=r"--scale 1 --offset -1000 "):
-        open_scene(shifted, bare)
+        open_area(shifted, bare)
     assert np.array_equal(read(shifted, bare, scale=1.0, offset=-1000.0), numbers)
 
 
 def test_numbers_of_bands_stand_for_nothing_in_another_file(tmp_path: Path) -> None:
-    with open_scene(_scene(tmp_path / "three.tif", bands=["a", "b", "c"])) as scene:
+    with open_area(_scene(tmp_path / "three.tif", bands=["a", "b", "c"])) as scene:
         named = scene.layers[IMAGE]
     values = np.ones((3, *SHAPE), np.uint16)
     write_raster(tmp_path / "bare.tif", values, grid=_grid(), nodata=0, cog=False)
-    with open_scene(tmp_path / "bare.tif") as scene:
+    with open_area(tmp_path / "bare.tif") as scene:
         bare = scene.layers[IMAGE]
     assert bare.bands.names == ("1", "2", "3") and named.bands.names == ("a", "b", "c")
     wide = _scene(tmp_path / "wide.tif")
     with pytest.raises(SceneError, match="4 bands, but 3 without names are needed"):
-        open_scene(wide, bare)
-    open_scene(wide, bare, bands=["1", "2", "nir"]).close()
-    open_scene(tmp_path / "three.tif", bare).close()
+        open_area(wide, bare)
+    open_area(wide, bare, bands=["1", "2", "nir"]).close()
+    open_area(tmp_path / "three.tif", bare).close()
 
 
 def test_a_band_flagged_alpha_is_near_infrared_when_asked_for(raw: Path, tmp_path: Path) -> None:
@@ -630,7 +630,7 @@ def test_a_band_flagged_alpha_is_near_infrared_when_asked_for(raw: Path, tmp_pat
         areas = Areas(dataset, "train")
         assert dataset.statistics.layers[IMAGE][0].count == len(areas.samples) * (SHAPE[0] - lost) * SHAPE[1]
         # A scene to be mapped has the same bands, and is read as the training scenes were.
-        with open_scene(raw / "s0.tif", layer) as scene:
+        with open_area(raw / "s0.tif", layer) as scene:
             patch = scene.read(scene.grid.window)[IMAGE]
         assert patch.values.shape[0] == count
         assert patch.valid.all() == (lost == 0)
@@ -641,15 +641,15 @@ def test_scenes_are_found_and_products_are_not(raw: Path, tmp_path: Path) -> Non
     for name in ("a.tif", "a_prob.tif", "a_instances.tif", "b_pred.tif", "._a.tif"):
         _scene(folder / name)
     (folder / "notes.txt").write_text("x")
-    assert list(find_scenes([folder])) == ["a", "b_pred"]
-    assert find_scenes([folder / "a_prob.tif", folder / "a_prob.tif"]) == {"a_prob": folder / "a_prob.tif"}
+    assert list(find_inputs([folder])) == ["a", "b_pred"]
+    assert find_inputs([folder / "a_prob.tif", folder / "a_prob.tif"]) == {"a_prob": folder / "a_prob.tif"}
     with pytest.raises(DataError, match="not found"):
-        find_scenes([tmp_path / "nowhere"])
+        find_inputs([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no scene"):
-        find_scenes([tmp_path / "empty"])
+        find_inputs([tmp_path / "empty"])
     with pytest.raises(DataError, match="share a name"):
-        find_scenes([folder, _scene(tmp_path / "other" / "a.tif")])
+        find_inputs([folder, _scene(tmp_path / "other" / "a.tif")])
 
 
 def test_built_in_sample_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -685,7 +685,7 @@ def test_published_scene_of_any_number_of_bands(tmp_path: Path, bands: list[str]
     dataset.save()
     tiles = Tiles(load_dataset(tmp_path), "train")
     count = 10 if bands is None else len(bands)
-    items = [tiles.read(Draw(area, tile, 0, 0)) for area, its in enumerate(tiles.windows) for tile in its]
+    items = [tiles.read(PatchIndex(area, tile, 0, 0)) for area, its in enumerate(tiles.windows) for tile in its]
     assert {item["inputs"][IMAGE]["values"].shape for item in items} == {(count, 64, 64)}
     assert sum(len(item["objects"]["boxes"]) > 0 for item in items) == len(items) / 2
     assert dataset.statistics is not None and len(dataset.statistics.layers[IMAGE]) == count

@@ -16,7 +16,7 @@ from geocore.errors import SettingsError, WeightsError
 from slumps_detectron2.architecture import read_keys
 from slumps_detectron2.config import ModelSettings
 from slumps_detectron2.detectron import Detectron2Detector, build_detector, require_detectron2
-from slumps_detectron2.pasting import paste
+from slumps_detectron2.paste_masks import paste
 
 installed = [
     pytest.mark.detectron2,

@@ -1,4 +1,4 @@
-"""Sightings of tiles become the objects of the scene, whatever the tiles."""
+"""Detections of tiles become the objects of the scene, whatever the tiles."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from geocore.raster.grid import Window
-from geocore.tiling.tiles import Tiling, regions, tiles_of
+from geocore.tiling.tiles import TileGrid, chunks, tiles_in
 from geocore.vector.polygonize import components, renumbered
+from slumps_detectron2.detections import Detection, DetectionCollector, TileOutput
 from slumps_detectron2.instances import Instance, instances_of, merge, paint
-from slumps_detectron2.merging import TileGrid, groups, vote
-from slumps_detectron2.sightings import Sighting, SightingCollector, TileOutput
+from slumps_detectron2.merging import SceneTiles, groups, vote
 
 Ids = npt.NDArray[np.uint32]
 Shape = tuple[int, int]
-Alter = Callable[[Sighting, int, int], Sighting | None]
-"""From a true sighting, the object's id and its pixels in the scene to what a worse detector sees."""
+Alter = Callable[[Detection, int, int], Detection | None]
+"""From a true detection, the object's id and its pixels in the scene to what a worse detector sees."""
 
 
 def oracle(ids: Ids, tile: Window, labels: npt.NDArray[np.uint8], scores: npt.NDArray[np.float64]) -> TileOutput:
@@ -34,25 +34,25 @@ def oracle(ids: Ids, tile: Window, labels: npt.NDArray[np.uint8], scores: npt.ND
     place = inside.shifted(-tile.row, -tile.col).slices
     part[place], valid[place] = ids[inside.slices], True
     present = np.unique(part[part > 0])
-    sightings = [
-        Sighting(view.window, view.mask.astype(np.uint8) * 255, float(scores[number]), int(labels[number]))
+    detections = [
+        Detection(view.window, view.mask.astype(np.uint8) * 255, float(scores[number]), int(labels[number]))
         for number, view in zip(present, instances_of(part, ignored=None), strict=True)
     ]
-    return TileOutput(sightings, valid)
+    return TileOutput(detections, valid)
 
 
-def sightings_of(
-    ids: Ids, tiling: Tiling, region_px: int = 10**6, *, classes: int = 1, seed: int = 0
-) -> list[Sighting]:
+def detections_of(
+    ids: Ids, tiling: TileGrid, chunk_px: int = 10**6, *, classes: int = 1, seed: int = 0
+) -> list[Detection]:
     """What the collectors of all regions keep of the oracle's tiles, concatenated."""
     rng = np.random.default_rng(seed)
     count = int(ids.max()) + 1
     labels = rng.integers(1, classes + 1, count).astype(np.uint8)
     scores = rng.random(count)
     found = []
-    for region in regions(ids.shape, region_px):
-        collector = SightingCollector(region, tiling, ids.shape, lambda row, values: None)
-        for i, j, window in tiles_of(region, tiling, ids.shape):
+    for region in chunks(ids.shape, chunk_px):
+        collector = DetectionCollector(region, tiling, ids.shape, lambda row, values: None)
+        for i, j, window in tiles_in(region, tiling, ids.shape):
             collector.add(i, j, window, oracle(ids, window, labels, scores))
         found += collector.finish()
     return found
@@ -116,22 +116,24 @@ def nested_us(shape: Shape, step: int = 3) -> Ids:
     shape=st.tuples(st.integers(1, 48), st.integers(1, 48)),
     size=st.integers(5, 30),
     share=st.floats(0, 0.7),
-    region_px=st.integers(4, 60),
+    chunk_px=st.integers(4, 60),
     classes=st.integers(1, 2),
     seed=st.integers(0, 10**6),
 )
 def test_an_oracle_gives_back_the_truth(
-    shape: Shape, size: int, share: float, region_px: int, classes: int, seed: int
+    shape: Shape, size: int, share: float, chunk_px: int, classes: int, seed: int
 ) -> None:
     ids = random_scene(shape, seed)
-    tiling = Tiling(size, max(2, int(share * size)))
-    found = merge(sightings_of(ids, tiling, region_px, classes=classes, seed=seed), tiling, shape)
+    tiling = TileGrid(size, max(2, int(share * size)))
+    found = merge(detections_of(ids, tiling, chunk_px, classes=classes, seed=seed), tiling, shape)
     np.testing.assert_array_equal(painted(found, shape), ids)
 
 
-@pytest.mark.parametrize("region_px", [10**6, 40])
-@pytest.mark.parametrize("tiling", [Tiling(24, 2), Tiling(24, 12), Tiling(32, 23), Tiling(40, 7), Tiling(200, 20)])
-def test_an_oracle_gives_back_objects_larger_than_tiles(tiling: Tiling, region_px: int) -> None:
+@pytest.mark.parametrize("chunk_px", [10**6, 40])
+@pytest.mark.parametrize(
+    "tiling", [TileGrid(24, 2), TileGrid(24, 12), TileGrid(32, 23), TileGrid(40, 7), TileGrid(200, 20)]
+)
+def test_an_oracle_gives_back_objects_larger_than_tiles(tiling: TileGrid, chunk_px: int) -> None:
     shape = (93, 110)
     diagonals = np.zeros(shape, np.uint32)
     rows, cols = np.indices(shape)
@@ -142,33 +144,35 @@ def test_an_oracle_gives_back_objects_larger_than_tiles(tiling: Tiling, region_p
     halves = np.where(cols < 47, 1, 2).astype(np.uint32)
     checkers = connected((1 + (rows // 7 + cols // 5) % 2 + 2 * (rows // 7 % 2)).astype(np.uint32))
     for ids in (nested_us(shape), connected(diagonals), whole, halves, checkers, np.zeros(shape, np.uint32)):
-        found = merge(sightings_of(ids, tiling, region_px), tiling, shape)
+        found = merge(detections_of(ids, tiling, chunk_px), tiling, shape)
         np.testing.assert_array_equal(painted(found, shape), ids)
 
 
 def test_the_order_of_regions_does_not_count() -> None:
     ids = slumps((120, 140), 30, 0)
-    tiling = Tiling(40, 12)
-    sightings = sightings_of(ids, tiling, 50)
+    tiling = TileGrid(40, 12)
+    detections = detections_of(ids, tiling, 50)
     blurred = [
-        Sighting(s.window, ndimage.uniform_filter(s.mask, 3, mode="constant"), s.score, s.label, s.tile)
-        for s in sightings
+        Detection(s.window, ndimage.uniform_filter(s.mask, 3, mode="constant"), s.score, s.label, s.tile)
+        for s in detections
     ]
     first = merge(blurred, tiling, ids.shape)
-    by_column = sorted(blurred, key=lambda sighting: sighting.tile[::-1])
+    by_column = sorted(blurred, key=lambda detection: detection.tile[::-1])
     again = merge(by_column, tiling, ids.shape)
     assert len(first) > 10
     assert [(i.window, i.score, i.label) for i in first] == [(i.window, i.score, i.label) for i in again]
     np.testing.assert_array_equal(painted(first, ids.shape), painted(again, ids.shape))
 
 
-def sighting(row: int, col: int, height: int, width: int, tile: tuple[int, int], **changes: float) -> Sighting:
+def detection(row: int, col: int, height: int, width: int, tile: tuple[int, int], **changes: float) -> Detection:
     value, score, label = changes.get("value", 255), changes.get("score", 0.9), changes.get("label", 1)
-    return Sighting(Window(row, col, height, width), np.full((height, width), value, np.uint8), score, int(label), tile)
+    return Detection(
+        Window(row, col, height, width), np.full((height, width), value, np.uint8), score, int(label), tile
+    )
 
 
 # Two tiles of 30 side by side that share the columns from 20 to 30.
-PAIR, PAIR_SHAPE = Tiling(30, 10), (30, 50)
+PAIR, PAIR_SHAPE = TileGrid(30, 10), (30, 50)
 
 
 @pytest.mark.parametrize("heights", [(6, 6), (9, 6), (6, 9), (12, 3)])
@@ -177,12 +181,12 @@ def test_a_tile_that_sees_two_as_one_does_not_join_them(heights: tuple[int, int]
     upper, lower = heights
     apart, spans = 1 - joined, ((10, 20), (20, 20))
     left, width = spans[apart]
-    sightings = [
-        sighting(5, spans[joined][0], upper + lower, spans[joined][1], (0, joined)),
-        sighting(5, left, upper, width, (0, apart)),
-        sighting(5 + upper, left, lower, width, (0, apart)),
+    detections = [
+        detection(5, spans[joined][0], upper + lower, spans[joined][1], (0, joined)),
+        detection(5, left, upper, width, (0, apart)),
+        detection(5 + upper, left, lower, width, (0, apart)),
     ]
-    ids = painted(merge(sightings, PAIR, PAIR_SHAPE), PAIR_SHAPE)
+    ids = painted(merge(detections, PAIR, PAIR_SHAPE), PAIR_SHAPE)
     assert ids.max() == 2
     # Where only the better tile looks, both are as it saw them.
     alone = ids[5 : 5 + upper + lower, 30:40] if apart else ids[5 : 5 + upper + lower, 10:20]
@@ -194,72 +198,72 @@ def test_a_tile_that_sees_two_as_one_does_not_join_them(heights: tuple[int, int]
 def test_links_need_half_of_the_union_within_the_shared_pixels() -> None:
     # Far apart outside the shared columns, equal in them: one object. Tile 0 sees 20 rows, tile 1 fewer.
     for rows, objects in ((20, 1), (10, 1), (9, 2)):
-        sightings = [
-            sighting(0, 0, 20, 30, (0, 0), score=0.5),
-            sighting(0, 20, rows, 30, (0, 1), score=0.5),
+        detections = [
+            detection(0, 0, 20, 30, (0, 0), score=0.5),
+            detection(0, 20, rows, 30, (0, 1), score=0.5),
         ]
-        assert len(merge(sightings, PAIR, PAIR_SHAPE)) == objects
+        assert len(merge(detections, PAIR, PAIR_SHAPE)) == objects
     # Of one size, shifted by 4 rows: IoU 8 / 16, and 7 / 15.
     for rows, objects in ((12, 1), (11, 2)):
-        sightings = [sighting(0, 0, rows, 30, (0, 0)), sighting(4, 20, rows, 30, (0, 1))]
-        assert len(merge(sightings, PAIR, PAIR_SHAPE)) == objects
+        detections = [detection(0, 0, rows, 30, (0, 0)), detection(4, 20, rows, 30, (0, 1))]
+        assert len(merge(detections, PAIR, PAIR_SHAPE)) == objects
 
 
 @pytest.mark.parametrize("tiles", [((0, 0), (1, 1)), ((0, 1), (1, 0)), ((0, 1), (1, 1)), ((1, 0), (1, 1))])
 def test_tiles_link_in_every_direction(tiles: tuple[tuple[int, int], tuple[int, int]]) -> None:
     # The object lies where all four tiles look; two of them missed it.
-    sightings = [sighting(21, 21, 8, 8, tile, score=score) for tile, score in zip(tiles, (0.4, 0.8), strict=True)]
-    found = merge(sightings, PAIR, (50, 50))
+    detections = [detection(21, 21, 8, 8, tile, score=score) for tile, score in zip(tiles, (0.4, 0.8), strict=True)]
+    found = merge(detections, PAIR, (50, 50))
     assert [instance.window for instance in found] == [Window(21, 21, 8, 8)]
     # Half of the mean of 0.4 and 0.8.
     assert found[0].score == pytest.approx(0.3, rel=1e-6)
 
 
 def test_objects_that_do_not_meet_in_shared_pixels_stay_apart() -> None:
-    sightings = [sighting(0, 0, 10, 20, (0, 0)), sighting(0, 30, 10, 20, (0, 1))]
-    assert len(merge(sightings, PAIR, PAIR_SHAPE)) == 2
+    detections = [detection(0, 0, 10, 20, (0, 0)), detection(0, 30, 10, 20, (0, 1))]
+    assert len(merge(detections, PAIR, PAIR_SHAPE)) == 2
 
 
 def test_one_tile_is_never_joined_to_itself() -> None:
     # Both overlap, and with the same object of the other tile.
-    sightings = [
-        sighting(0, 15, 10, 15, (0, 0), score=0.6),
-        sighting(4, 15, 10, 15, (0, 0), score=0.9),
-        sighting(2, 20, 10, 15, (0, 1), score=0.9),
+    detections = [
+        detection(0, 15, 10, 15, (0, 0), score=0.6),
+        detection(4, 15, 10, 15, (0, 0), score=0.9),
+        detection(2, 20, 10, 15, (0, 1), score=0.9),
     ]
-    assert groups(sightings, TileGrid(PAIR, PAIR_SHAPE)) == [[0, 2], [1]]
+    assert groups(detections, SceneTiles(PAIR, PAIR_SHAPE)) == [[0, 2], [1]]
 
 
 def test_classes_are_kept_apart() -> None:
-    sightings = [sighting(0, 10, 10, 20, (0, 0), label=1), sighting(0, 20, 10, 20, (0, 1), label=2)]
-    found = merge(sightings, PAIR, PAIR_SHAPE)
+    detections = [detection(0, 10, 10, 20, (0, 0), label=1), detection(0, 20, 10, 20, (0, 1), label=2)]
+    found = merge(detections, PAIR, PAIR_SHAPE)
     assert [(instance.label, instance.window) for instance in found] == [
         (1, Window(0, 10, 10, 20)),
         (2, Window(0, 30, 10, 10)),
     ]
-    same = [sighting(0, 10, 10, 20, (0, 0), label=2), sighting(0, 20, 10, 20, (0, 1), label=2)]
+    same = [detection(0, 10, 10, 20, (0, 0), label=2), detection(0, 20, 10, 20, (0, 1), label=2)]
     assert [(instance.label, instance.window) for instance in merge(same, PAIR, PAIR_SHAPE)] == [
         (2, Window(0, 10, 10, 30))
     ]
 
 
 def test_a_second_view_of_an_object_in_one_tile_is_suppressed() -> None:
-    sightings = [
-        sighting(0, 0, 10, 10, (0, 0), score=0.9),
-        sighting(1, 1, 10, 10, (0, 0), score=0.8),  # 81 of 100 pixels inside.
-        sighting(0, 8, 10, 10, (0, 0), score=0.7),  # 20 of 100.
-        sighting(2, 2, 3, 3, (0, 0), score=0.99, value=127),  # Nowhere above one half.
+    detections = [
+        detection(0, 0, 10, 10, (0, 0), score=0.9),
+        detection(1, 1, 10, 10, (0, 0), score=0.8),  # 81 of 100 pixels inside.
+        detection(0, 8, 10, 10, (0, 0), score=0.7),  # 20 of 100.
+        detection(2, 2, 3, 3, (0, 0), score=0.99, value=127),  # Nowhere above one half.
     ]
-    found = merge(sightings, PAIR, PAIR_SHAPE)
+    found = merge(detections, PAIR, PAIR_SHAPE)
     assert [(i.window, i.score) for i in found] == [(Window(0, 0, 10, 10), 0.9), (Window(0, 10, 10, 8), 0.7)]
 
 
 def test_pixels_are_voted_by_the_tiles_that_look_weighted_by_their_place() -> None:
-    grid = TileGrid(PAIR, PAIR_SHAPE)
+    grid = SceneTiles(PAIR, PAIR_SHAPE)
     # In the shared columns tile 0 sees the object with 200, tile 1 only its upper half and with 240.
     members = [
-        sighting(0, 10, 20, 20, (0, 0), value=200, score=0.4),
-        sighting(0, 20, 10, 20, (0, 1), value=240, score=0.8),
+        detection(0, 10, 20, 20, (0, 0), value=200, score=0.4),
+        detection(0, 20, 10, 20, (0, 1), value=240, score=0.8),
     ]
     window, mask, score = vote(members, grid)
     assert window == Window(0, 10, 20, 30)
@@ -279,11 +283,11 @@ def test_pixels_are_voted_by_the_tiles_that_look_weighted_by_their_place() -> No
 
 
 def test_a_tile_that_covers_an_object_and_does_not_see_it_lowers_its_score() -> None:
-    grid = TileGrid(PAIR, PAIR_SHAPE)
+    grid = SceneTiles(PAIR, PAIR_SHAPE)
     mine, _ = PAIR.weights(50)
     # In the shared columns, from 20 to 30, tile 1 sees nothing.
     for col in (0, 20, 25):
-        _, mask, score = vote([sighting(0, col, 10, 5, (0, 0), score=0.9)], grid)
+        _, mask, score = vote([detection(0, col, 10, 5, (0, 0), score=0.9)], grid)
         assert mask.all()
         assert score == pytest.approx(0.9 * float(mine[col : col + 5].mean(dtype=float)), rel=1e-6)
     assert score < 0.2
@@ -292,13 +296,13 @@ def test_a_tile_that_covers_an_object_and_does_not_see_it_lowers_its_score() -> 
 @settings(deadline=None, max_examples=40)
 @given(size=st.integers(3, 40), share=st.floats(0, 0.9), length=st.integers(3, 70), score=st.floats(0, 1))
 def test_masks_of_255_win_every_vote(size: int, share: float, length: int, score: float) -> None:
-    tiling, shape = Tiling(size, int(share * size)), (length, size)
+    tiling, shape = TileGrid(size, int(share * size)), (length, size)
     members = [
-        Sighting(inside, np.full(inside.shape, 255, np.uint8), score, 1, (i, j))
+        Detection(inside, np.full(inside.shape, 255, np.uint8), score, 1, (i, j))
         for i, j, window in tiling.grid_positions(shape)
         if (inside := window.intersection(Window(0, 0, *shape)))
     ]
-    window, mask, mean = vote(members, TileGrid(tiling, shape))
+    window, mask, mean = vote(members, SceneTiles(tiling, shape))
     assert window == Window(0, 0, *shape)
     assert mask.all()
     # The weights of all tiles, float32, add up to 1 within a few roundings.
@@ -307,12 +311,12 @@ def test_masks_of_255_win_every_vote(size: int, share: float, length: int, score
 
 def test_a_vote_in_strips_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = nested_us((93, 110))
-    tiling = Tiling(24, 8)
-    sightings = sightings_of(ids, tiling)
+    tiling = TileGrid(24, 8)
+    detections = detections_of(ids, tiling)
     noise = np.random.default_rng(0)
     blurred = [
-        Sighting(s.window, (s.mask * noise.random(s.mask.shape)).astype(np.uint8), s.score, s.label, s.tile)
-        for s in sightings
+        Detection(s.window, (s.mask * noise.random(s.mask.shape)).astype(np.uint8), s.score, s.label, s.tile)
+        for s in detections
     ]
     at_once = painted(merge(blurred, tiling, ids.shape), ids.shape)
     monkeypatch.setattr("slumps_detectron2.merging._STRIP_PX", 300)
@@ -320,7 +324,7 @@ def test_a_vote_in_strips_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(painted(merge(blurred, tiling, ids.shape), ids.shape), at_once)
 
 
-def test_no_sightings_are_no_objects() -> None:
+def test_no_detections_are_no_objects() -> None:
     assert merge([], PAIR, PAIR_SHAPE) == []
 
 
@@ -339,7 +343,7 @@ def slumps(shape: Shape, count: int, seed: int) -> Ids:
     return renumbered(np.where(sizes[parts] >= 60, parts, 0))
 
 
-def noisy(ids: Ids, tiling: Tiling, seed: int) -> list[Sighting]:
+def noisy(ids: Ids, tiling: TileGrid, seed: int) -> list[Detection]:
     """A detector with random scores and outlines a pixel off, which misses half of the small parts at borders."""
     rng = np.random.default_rng(seed)
     sizes = np.bincount(ids.ravel())
@@ -353,7 +357,7 @@ def noisy(ids: Ids, tiling: Tiling, seed: int) -> list[Sighting]:
             change = (ndimage.binary_erosion, ndimage.binary_dilation, lambda same: same)[rng.integers(0, 3)]
             changed = change(mask).astype(np.uint8) * rng.integers(140, 256, mask.shape, dtype=np.uint8)
             if changed.any():
-                found.append(Sighting(window, changed, float(rng.uniform(0.5, 1)), 1, (i, j)))
+                found.append(Detection(window, changed, float(rng.uniform(0.5, 1)), 1, (i, j)))
     return found
 
 
@@ -372,7 +376,7 @@ def test_two_tile_grids_give_the_same_objects_of_a_noisy_detector() -> None:
     assert ids.max() > 200
     maps = [
         painted(merge(noisy(ids, tiling, seed), tiling, shape), shape)
-        for seed, tiling in enumerate((Tiling(128, 32), Tiling(160, 48)))
+        for seed, tiling in enumerate((TileGrid(128, 32), TileGrid(160, 48)))
     ]
     scores = f1(*maps), f1(maps[0], ids), f1(maps[1], ids)
     # Measured: 0.976 between the grids, 0.979 and 0.996 against the truth.
@@ -390,11 +394,11 @@ def test_seventy_thousand_objects_keep_their_ids() -> None:
     numbers = np.arange(1, side**2 + 1, dtype=np.uint32).reshape(side, side).repeat(pitch, 0).repeat(pitch, 1)
     ids = renumbered(np.where(mask, numbers, 0))
     assert ids.max() == 70_225
-    tiling = Tiling(256, 64)
-    sightings = sightings_of(ids, tiling)
+    tiling = TileGrid(256, 64)
+    detections = detections_of(ids, tiling)
     start = time.perf_counter()
-    found = merge(sightings, tiling, ids.shape)
-    print(f"{len(sightings)} sightings merged in {time.perf_counter() - start:.1f} s")  # Shown by pytest -rP.
+    found = merge(detections, tiling, ids.shape)
+    print(f"{len(detections)} detections merged in {time.perf_counter() - start:.1f} s")  # Shown by pytest -rP.
     again = painted(found, ids.shape)
     assert again.dtype == np.uint32
     np.testing.assert_array_equal(again, ids)

@@ -22,12 +22,12 @@ from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import CheckpointError, DataError, WeightsError
 from geocore.raster.bands import Bands
 from geocore.raster.scene import Layer
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 from slumps_detectron2 import pretrained
 from slumps_detectron2.config import ModelSettings
-from slumps_detectron2.detections import Found
+from slumps_detectron2.detections import TileOutput
+from slumps_detectron2.interface import Found
 from slumps_detectron2.model import SlumpNet, build_model, restore_model
-from slumps_detectron2.sightings import TileOutput
 
 LOSSES = {"objectness", "anchor_box", "classifier", "box", "mask"}
 
@@ -83,16 +83,16 @@ def _objects(*boxes: tuple[int, int, int, int], label: int = 1, size: int = 64) 
 
 def _losses(network: SlumpNet, objects: list[dict[str, torch.Tensor]], seed: int = 0) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    image = network.preprocessing(_inputs(len(network.layer.bands), count=len(objects)))["image"]
+    image = network.normalize(_inputs(len(network.layer.bands), count=len(objects)))["image"]
     return network.train()(image, objects)
 
 
 def _saved(network: SlumpNet, folder: Path, task: str = "slumps") -> Path:
-    contents = Contents(
+    contents = CheckpointState(
         step=1,
         model=network.state_dict(),
         ema=None,
-        optimiser={},
+        optimizer={},
         source={},
         random=[],
         progress={},
@@ -109,11 +109,11 @@ def _first_conv(network: SlumpNet) -> torch.Tensor:
 
 
 def _assert_equal(ours: list[TileOutput], theirs: list[TileOutput]) -> None:
-    assert sum(len(tile.sightings) for tile in ours) > 0
+    assert sum(len(tile.detections) for tile in ours) > 0
     for one, other in zip(ours, theirs, strict=True):
         assert np.array_equal(one.valid, other.valid)
-        assert len(one.sightings) == len(other.sightings)
-        for left, right in zip(one.sightings, other.sightings, strict=True):
+        assert len(one.detections) == len(other.detections)
+        for left, right in zip(one.detections, other.detections, strict=True):
             assert (left.window, left.score, left.label) == (right.window, right.score, right.label)
             assert np.array_equal(left.mask, right.mask)
 
@@ -131,9 +131,9 @@ def test_any_number_of_bands_gives_losses_gradients_and_detections(backend: str,
     assert filters.requires_grad and filters.grad is not None and filters.grad.abs().sum() > 0
     assert all(parameter.requires_grad for parameter in network.parameters())
     for tile in network.eval().detect(_inputs(bands)):
-        assert 0 < len(tile.sightings) <= 10
+        assert 0 < len(tile.detections) <= 10
         assert tile.valid.shape == (64, 64) and tile.valid.dtype == np.bool_ and tile.valid.all()
-        for seen in tile.sightings:
+        for seen in tile.detections:
             assert seen.mask.dtype == np.uint8 and seen.mask.shape == seen.window.shape
             assert seen.window.row >= 0 and seen.window.row_stop <= 64
             assert seen.window.col >= 0 and seen.window.col_stop <= 64
@@ -166,21 +166,21 @@ def test_a_few_steps_lower_the_losses_and_find_the_object(backend: str) -> None:
     network = _network(backend=backend, score_floor=0.3)
     inputs, objects = _inputs(count=1), [_objects((4, 32, 28, 60))]
     inputs["image"]["values"][:, :, 32:60, 4:28] += 2
-    image = network.preprocessing(inputs)["image"]
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    image = network.normalize(inputs)["image"]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
     totals = []
     network.train()
     for _ in range(24):
         total = sum(network(image, objects).values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         totals.append(total.item())
     assert np.mean(totals[-5:]) < 0.6 * totals[0]
     (tile,) = network.eval().detect(inputs)
     painted = np.zeros((64, 64), bool)
-    best = tile.sightings[0]
+    best = tile.detections[0]
     painted[best.window.slices] = best.mask >= 128
     truth = objects[0]["masks"][0].numpy() > 0
     # 0.73 (torchvision) and 0.90 (detectron2) were measured; rows and columns mixed up would give 0.
@@ -198,7 +198,7 @@ def test_detection_is_deterministic_and_restored_from_a_checkpoint(backend: str,
     assert restored.classes == {2: "kind 2", 9: "kind 9"}
     assert restored.card() == network.card()
     _assert_equal(first, restored.detect(_inputs(4)))
-    assert {seen.label for tile in first for seen in tile.sightings} <= {2, 9}
+    assert {seen.label for tile in first for seen in tile.detections} <= {2, 9}
 
 
 @both
@@ -216,17 +216,17 @@ def test_training_can_start_from_another_run(backend: str, tmp_path: Path) -> No
 def test_tiles_of_any_shape_keep_their_size(backend: str) -> None:
     (tile,) = _network(backend=backend, detections_per_tile=100).eval().detect(_inputs(rows=50, cols=77, count=1))
     assert tile.valid.shape == (50, 77)
-    assert all(seen.window.row_stop <= 50 and seen.window.col_stop <= 77 for seen in tile.sightings)
+    assert all(seen.window.row_stop <= 50 and seen.window.col_stop <= 77 for seen in tile.detections)
     # An untrained network finds boxes everywhere, so one of them reaches into the last columns.
-    assert max(seen.window.col_stop for seen in tile.sightings) > 64
+    assert max(seen.window.col_stop for seen in tile.detections) > 64
 
 
 @both
 def test_settings_bound_the_detections(backend: str) -> None:
     few = _network(backend=backend, detections_per_tile=3).eval().detect(_inputs())
-    assert [len(tile.sightings) for tile in few] == [3, 3]
+    assert [len(tile.detections) for tile in few] == [3, 3]
     none = _network(backend=backend, score_floor=0.99).eval().detect(_inputs())
-    assert [tile.sightings for tile in none] == [[], []]
+    assert [tile.detections for tile in none] == [[], []]
 
 
 @both
@@ -259,13 +259,13 @@ def test_labels_are_class_values_outside_and_positions_inside(backend: str, monk
     box = (10, 12, 40, 44)
     _losses(network, [_objects(box, label=9), _objects(), _objects(box, box, label=3), _objects(box, label=5)])
     assert given == [[2], [], [0, 0], [1]]
-    assert [tile.sightings[0].label for tile in network.eval().detect(_inputs())] == [9, 3]
+    assert [tile.detections[0].label for tile in network.eval().detect(_inputs())] == [9, 3]
 
 
 @both
 def test_precision_of_boxes_does_not_follow_autocast(backend: str) -> None:
     network = _network(backend=backend).eval()
-    image = network.preprocessing(_inputs())["image"] * 3
+    image = network.normalize(_inputs())["image"] * 3
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = network.detector.detect(image)
     edges = torch.from_numpy(np.concatenate([tile.boxes.ravel() for tile in found]))
@@ -283,7 +283,7 @@ def test_local_standardisation_looks_at_the_tile_alone() -> None:
     brighter["image"]["values"] = brighter["image"]["values"] * 3 + 5
     local, plain = (_network(standardisation=mode).eval() for mode in ("local", "global"))
     shift = {
-        mode: net.preprocessing(brighter)["image"] - net.preprocessing(_inputs())["image"]
+        mode: net.normalize(brighter)["image"] - net.normalize(_inputs())["image"]
         for mode, net in (("local", local), ("global", plain))
     }
     assert shift["local"].abs().max() < 1e-4
@@ -308,13 +308,13 @@ def test_modes_are_not_mixed_up() -> None:
 
 @both
 @pytest.mark.parametrize("norm", ["group", "batch", "frozen-batch"])
-def test_normalisation_is_the_one_asked_for(backend: str, norm: str) -> None:
+def test_normalization_is_the_one_asked_for(backend: str, norm: str) -> None:
     kinds = {type(module).__name__ for module in _network(backend=backend, norm=norm).detector.modules()}
     names = {"group": "GroupNorm", "batch": "BatchNorm2d", "frozen-batch": "FrozenBatchNorm2d"}
     assert kinds & set(names.values()) == {names[norm]}
 
 
-def test_pyramid_is_normalised_by_groups_too() -> None:
+def test_pyramid_is_normalized_by_groups_too() -> None:
     pyramid = _network().detector.net.backbone.fpn
     assert sum(isinstance(module, torch.nn.GroupNorm) for module in pyramid.modules()) == 8
 
@@ -526,4 +526,4 @@ def test_download_is_kept_and_checked(coco_file: Path, tmp_path: Path, monkeypat
 
 def test_frozen_statistics_without_weights_are_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
     _network(norm="frozen-batch")
-    assert "normalises nothing" in caplog.text
+    assert "normalizes nothing" in caplog.text

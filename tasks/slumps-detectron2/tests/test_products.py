@@ -14,7 +14,7 @@ from rasterio import features
 
 from geocore.errors import DataError
 from geocore.raster.grid import Grid, Window
-from geocore.raster.npy_store import PlaneWriter
+from geocore.raster.npy_store import StripWriter
 from geocore.raster.write import read_legend
 from slumps_detectron2.instances import Instance
 from slumps_detectron2.products import PROBABILITY, Selection, product_paths, told, write_products
@@ -32,7 +32,7 @@ def parts_of(folder: Path, probability: np.ndarray) -> list[tuple[Window, Path]]
     parts = []
     for window in (Window(0, 0, 400, SHAPE[1]), Window(400, 0, 300, SHAPE[1])):
         part = folder / f"part-{window.row}"
-        with PlaneWriter(part, window, [PROBABILITY]) as planes:
+        with StripWriter(part, window, [PROBABILITY]) as planes:
             planes.write(window.row, {"probability": probability[window.slices]})
         parts.append((window, part))
     return parts

@@ -21,14 +21,14 @@ import torch
 from PIL import Image
 
 from geocore.datasets.dataset import Dataset
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 from geocore.errors import DataError
 from geocore.inference import tiled
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.write import write_raster
 from geocore.storage.files import sha256_file, sha256_json
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 from snowpack_sam2 import data, evaluate, predict, prepare, train
 from snowpack_sam2.overlay import LAYER_COLOURS
 from snowpack_sam2.sample import write_sample
@@ -158,10 +158,10 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[Place] = []
+    places: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: Place) -> Any:
+    def moved(batch: Any, place: DeviceContext) -> Any:
         places.append(place)
         return to_device(batch, place)
 
@@ -309,7 +309,7 @@ def test_finished_run_says_so_and_a_longer_one_is_another_run(
     before = (trained / "run/checkpoints/step-000002/model.safetensors").read_bytes()
     assert run_command(train, *words) == 0
     assert "snowpack-evaluate --run" in capsys.readouterr().out
-    assert run_command(train, *words, "--optimiser.learning-rate", "0.1") == 2
+    assert run_command(train, *words, "--optimizer.learning-rate", "0.1") == 2
     error = capsys.readouterr().err
     assert "learning_rate" in error
     assert (trained / "run/checkpoints/step-000002/model.safetensors").read_bytes() == before
@@ -319,8 +319,8 @@ def test_bright_sixteen_bit_photograph_keeps_its_contrast(trained: Path) -> None
     card = load_checkpoint(trained / "run/checkpoints", "best").card
     assert card["layer"]["dtype"] == "uint16"
     # Values 41343-65471 become several units of the network's input, not a constant.
-    scaling = card["preprocessing"]["layers"]["photo"]
-    assert (65471 - 41343) / scaling["std"][0] > 4
+    normalization = card["normalize"]["layers"]["photo"]
+    assert (65471 - 41343) / normalization["std"][0] > 4
 
 
 @pytest.mark.parametrize("fault", ["truncated", "text", "missing"])
@@ -400,8 +400,8 @@ def test_predict_refuses_the_run_of_another_task(
     tmp_path: Path, trained: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = {"weight": torch.zeros(1)}
-    contents = Contents(
-        step=1, model=model, ema=None, optimiser={}, source={}, random=[], progress={}, card={"task": "floods"}
+    contents = CheckpointState(
+        step=1, model=model, ema=None, optimizer={}, source={}, random=[], progress={}, card={"task": "floods"}
     )
     save_checkpoint(tmp_path / "run/checkpoints", contents, best=True, keep=1)
     (tmp_path / "run/run.json").write_text('{"task": "floods"}')

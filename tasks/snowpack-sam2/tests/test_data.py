@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from geocore.errors import DataError
-from geocore.raster.geotiff import RasterSource
+from geocore.raster.geotiff import RasterReader
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import Patch
 from geocore.raster.write import write_raster
 from geocore.settings import SamplingSettings
-from geocore.tiling.samplers import Draw, RandomWindowSampler, window_sampler
+from geocore.tiling.samplers import PatchIndex, RandomWindowSampler, window_sampler
 from snowpack_sam2.config import PrepareSettings
 from snowpack_sam2.data import (
     MASK,
@@ -199,7 +199,7 @@ def test_turned_photographs_fit_masks_drawn_on_what_viewers_show(tmp_path: Path,
 
 def test_item_holds_native_values_and_ignored_pixels(raw: Path) -> None:
     photos = Photos(describe(_settings(raw)), "train")
-    draw = Draw(sample=0, window=Window(16, 0, 32, 32), epoch=2, index=5)
+    draw = PatchIndex(sample=0, window=Window(16, 0, 32, 32), epoch=2, index=5)
     item = photos.read(draw)
     values, target = item["inputs"][PHOTO]["values"], item["targets"]["boundary"]
     assert values.dtype == np.uint16
@@ -215,7 +215,7 @@ def test_tiles_are_bit_equal_with_a_cache(raw: Path, tmp_path: Path) -> None:
     plain = Photos(dataset, "train")
     draws = [
         *RandomWindowSampler(plain.shapes, 32, 20, seed=0).epoch(0),
-        *(Draw(index, Window(40, 30, 32, 32), 0, 0) for index in range(len(plain.samples))),
+        *(PatchIndex(index, Window(40, 30, 32, 32), 0, 0) for index in range(len(plain.samples))),
     ]
     for _ in range(2):  # filled, then found
         cached = Photos(dataset, "train", cache=tmp_path / "cache")
@@ -256,13 +256,13 @@ def test_photograph_and_mask_of_a_chunk_are_decoded_once(raw: Path, monkeypatch:
         SamplingSettings(kind="chunked"), photos.shapes, 16, 40, seed=0, batch_size=2,
         stored=partial(photos.scene, stored=True),
     )  # fmt: skip
-    decoded, read = [], RasterSource.decode
+    decoded, read = [], RasterReader.decode
 
-    def noted(self: RasterSource, window: Window, into: Patch) -> None:
+    def noted(self: RasterReader, window: Window, into: Patch) -> None:
         decoded.append((self.path, window))
         read(self, window, into)
 
-    monkeypatch.setattr(RasterSource, "decode", noted)
+    monkeypatch.setattr(RasterReader, "decode", noted)
     draws = sampler.epoch(0)
     for draw in draws:
         photos.read(draw)
@@ -270,7 +270,7 @@ def test_photograph_and_mask_of_a_chunk_are_decoded_once(raw: Path, monkeypatch:
 
 
 def test_a_changed_photograph_is_not_served_from_a_cache(raw: Path, tmp_path: Path) -> None:
-    draw = Draw(0, Window(0, 0, 32, 32), 0, 0)
+    draw = PatchIndex(0, Window(0, 0, 32, 32), 0, 0)
     Photos(describe(_settings(raw)), "train", cache=tmp_path / "cache").read(draw)
     for number in range(6):
         _write(raw / f"pit{number // 2}_{number}.tif", _photo(number + 50))
@@ -283,7 +283,7 @@ def test_a_changed_photograph_is_not_served_from_a_cache(raw: Path, tmp_path: Pa
 
 def test_tile_beyond_the_photo_is_neither_valid_nor_labelled(raw: Path) -> None:
     photos = Photos(describe(_settings(raw)), "train")
-    item = photos.read(Draw(sample=0, window=Window(40, 30, 32, 32), epoch=0, index=0))
+    item = photos.read(PatchIndex(sample=0, window=Window(40, 30, 32, 32), epoch=0, index=0))
     assert not item["inputs"][PHOTO]["valid"][:, 8:].any()
     assert (item["targets"]["boundary"][0, 8:] == 255).all()
     assert (item["targets"]["boundary"][0, :, 10:] == 255).all()

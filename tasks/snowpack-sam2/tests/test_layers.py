@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 
 from geocore.metrics.boundary import BoundaryCounts
-from snowpack_sam2.crests import boundary_mask, trace
 from snowpack_sam2.layers import boundaries_of, layer_map, layer_table
+from snowpack_sam2.ridges import boundary_mask, trace
 from snowpack_sam2.sample import sample_photos
 
 SHAPE = (160, 240)

@@ -13,7 +13,7 @@ from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import WeightsError
 from geocore.raster.bands import Bands
 from geocore.raster.scene import Layer
-from geocore.training.checkpoint import Contents, load_checkpoint, save_checkpoint
+from geocore.training.checkpoint import CheckpointState, load_checkpoint, save_checkpoint
 from snowpack_sam2 import model as model_module
 from snowpack_sam2.config import ModelSettings
 from snowpack_sam2.model import BoundaryNet, Variant, build_model, build_sam, official_weights, restore_model
@@ -107,7 +107,7 @@ def test_every_variant_matches_its_configuration() -> None:
 def test_logits_have_the_size_of_the_tile_and_every_parameter_learns() -> None:
     torch.manual_seed(0)
     network = _network()
-    logits = network(network.preprocessing(_tile())["photo"])
+    logits = network(network.normalize(_tile())["photo"])
     assert logits.shape == (2, 1, 64, 64)
     logits.square().sum().backward()
     idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
@@ -130,11 +130,11 @@ def test_prediction_is_deterministic_and_independent_of_the_batch() -> None:
 def test_checkpoint_restores_the_network_that_was_saved(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = _network(bands=3).eval()
-    contents = Contents(
+    contents = CheckpointState(
         step=1,
         model=network.state_dict(),
         ema=None,
-        optimiser={},
+        optimizer={},
         source={},
         random=[],
         progress={},

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from snowpack_sam2.crests import Boundary
 from snowpack_sam2.overlay import draw_comparison, draw_overlay
+from snowpack_sam2.ridges import Boundary
 
 BLUE, ORANGE = (86, 180, 233), (255, 120, 20)
 

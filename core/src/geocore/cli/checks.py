@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geocore.errors import DataError, RunError
 from geocore.jobs.job import CHANGED
-from geocore.raster.paths import Location, located
+from geocore.raster.paths import Location, as_path_or_url
 from geocore.storage.documents import read_json
 from geocore.storage.files import storage_errors
 from geocore.storage.records import RECORD, read_calls, scenes_of
@@ -79,7 +79,7 @@ def check_inputs(inputs: Iterable[Location], output: Path, *, kind: str = "scene
         if output.exists() and not output.is_dir():
             raise NotADirectoryError(20, "Not a directory", str(output))
     read_calls(output)
-    for path in map(located, inputs):
+    for path in map(as_path_or_url, inputs):
         if not isinstance(path, Path):
             continue
         if not path.exists():

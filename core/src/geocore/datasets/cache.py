@@ -29,10 +29,10 @@ import numpy as np
 from pydantic import JsonValue
 
 from geocore.errors import DataError, RunError
-from geocore.raster.block_cache import POOL_BYTES, Pool, pooled
+from geocore.raster.block_cache import POOL_BYTES, Pool, with_chunk
 from geocore.raster.grid import Grid, Window
 from geocore.raster.npy_store import map_array, new_entry, read_cached
-from geocore.raster.scene import ArraySource, Layer, LayerSource, Patch, Scene
+from geocore.raster.scene import ArrayReader, BandReader, Layer, Patch, Scene
 from geocore.storage.files import FolderLock, real_folder, remove_leftovers, sha256_json
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class _Known:
     """Name -> what the layer holds, and its (rows, cols)."""
 
 
-class DecodedScenes:
+class SceneCache:
     """The scenes of a data set: decoded once into a cache folder, or without one opened once and kept open.
 
     Threads, processes and data sets may share a folder: entries are called by what they were made from, so that another
@@ -166,7 +166,7 @@ class DecodedScenes:
         if stored or self._folder is None or digest is None or path.suffix.lower() == ".vrt":
             key = (*self._number, path, digest, sha256_json(rules))
             scene = _kept(key, lambda: _shared(opened(path)), files=lambda: _files_of(path))
-            return scene if chunk is None else pooled(scene, self._chunks, chunk, key)
+            return scene if chunk is None else with_chunk(scene, self._chunks, chunk, key)
         fingerprint = sha256_json({"versions": self._versions, "file": digest, "rules": rules})
         stem = f"{path.stem[:_STEM]}-{fingerprint[:16]}"
         if (stem, fingerprint) in self._known:
@@ -211,7 +211,7 @@ def _let_go(number: tuple[str, int]) -> None:
         _open_files().drop(lambda key: isinstance(key, tuple) and key[:2] == number)
 
 
-def decoded(folder: Path, key: str, source: LayerSource, *, fingerprint: str) -> ArraySource:
+def decoded(folder: Path, key: str, source: BandReader, *, fingerprint: str) -> ArrayReader:
     """The layer as arrays mapped from a cache, decoded into it where they are missing, damaged or of something else.
 
     Args:
@@ -241,7 +241,7 @@ def decoded(folder: Path, key: str, source: LayerSource, *, fingerprint: str) ->
     return found
 
 
-def _found(folder: Path, key: str, layer: Layer, shape: tuple[int, int], fingerprint: str) -> ArraySource | None:
+def _found(folder: Path, key: str, layer: Layer, shape: tuple[int, int], fingerprint: str) -> ArrayReader | None:
     """The entry, where it is whole and made from this."""
     try:
         return _mapped(folder, key, layer, shape, fingerprint)
@@ -249,7 +249,7 @@ def _found(folder: Path, key: str, layer: Layer, shape: tuple[int, int], fingerp
         return None
 
 
-def _decode(folder: Path, key: str, source: LayerSource, fingerprint: str) -> None:
+def _decode(folder: Path, key: str, source: BandReader, fingerprint: str) -> None:
     layer, (rows, cols) = source.layer, source.shape
     block_rows, _ = getattr(source, "block", (1, 1))
     per_row = cols * int(np.prod(layer.axes)) * (np.dtype(layer.dtype).itemsize + 1)
@@ -267,14 +267,14 @@ def _decode(folder: Path, key: str, source: LayerSource, fingerprint: str) -> No
                 entry.arrays[name].write(array)
 
 
-def _mapped(folder: Path, key: str, layer: Layer, shape: tuple[int, int], fingerprint: str) -> ArraySource:
+def _mapped(folder: Path, key: str, layer: Layer, shape: tuple[int, int], fingerprint: str) -> ArrayReader:
     values = read_cached(folder, key, _VALUES, fingerprint=fingerprint)
     valid = read_cached(folder, key, _VALID)
     if values.shape[-2:] != shape:
         raise DataError(f"{folder / key}: has another shape than its layer: prepare the data again")
     try:
         # As plain arrays, since cutting a window out of a map costs more than copying it.
-        return ArraySource(layer, np.asarray(values), np.asarray(valid))
+        return ArrayReader(layer, np.asarray(values), np.asarray(valid))
     except ValueError as error:
         raise DataError(f"{folder / key}: does not fit its layer ({error}): prepare the data again") from error
 

@@ -1,7 +1,7 @@
 """Data sets and their file dataset.yaml: what preparation hands over to training and evaluation.
 
 It names every sample with its group, split, files and content hashes, the layers and labels that the files hold, and
-the statistics that models are normalised with. Paths are relative to the folder of the file, so that a data set can
+the statistics that models are normalized with. Paths are relative to the folder of the file, so that a data set can
 be moved as a whole, and do not count for its identity: `Dataset.hash` covers contents only.
 
 A prepared data set is saved with how it was made, never over another one, and loaded only while it is what it was.
@@ -38,7 +38,7 @@ from geocore.datasets.statistics import Statistics
 from geocore.errors import DataError, SceneError
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Window
-from geocore.raster.products import content_hash, granule_of
+from geocore.raster.products import granule_of, scene_hash
 from geocore.raster.scene import Layer, Scene
 from geocore.settings import Settings, deciding_values, differences
 from geocore.storage.files import atomic_write_text, remove_leftovers, sha256_json
@@ -300,7 +300,7 @@ def _file_problem(path: Path, expected: str | None) -> str | None:
     if not path.is_file() and granule_of(path) is None:
         return "is missing"
     try:
-        if expected is not None and content_hash(path) != expected:
+        if expected is not None and scene_hash(path) != expected:
             return "has changed since the data set was prepared"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
@@ -354,7 +354,7 @@ def changed_files(dataset: Dataset) -> Iterator[str]:
     """A line for each file whose content, or that of a file it names, is not what it was; each is read, once."""
     hashes = {path: digest for sample in dataset.samples for path, digest in sample.hashes.items()}
     for path, digest in progress(list(hashes.items()), "checking files", delay=1.0):
-        if content_hash(dataset.path(path)) != digest:
+        if scene_hash(dataset.path(path)) != digest:
             yield f"{path} has changed since the data set was prepared"
 
 

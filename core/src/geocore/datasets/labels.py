@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from geocore.errors import DataError
 from geocore.raster.declarations import NOTHING, Declaration
-from geocore.raster.gdal import lossy_compression, open_handle
-from geocore.raster.geotiff import RasterSource
+from geocore.raster.gdal import lossy_compression, open_dataset
+from geocore.raster.geotiff import RasterReader
 from geocore.raster.grid import Window
-from geocore.raster.paths import access
+from geocore.raster.paths import gdal_env
 from geocore.raster.scene import Layer, Patch, Scene
 
 _STRIP_PX: Final = 1 << 22
@@ -54,7 +54,7 @@ def open_label(path: Path, *, layer: str = "label", classes: Collection[int] = (
         SceneError: the file cannot be read.
         DataError: it has several bands, no integers, or is stored in a format that changes them.
     """
-    with access(path), closing(open_handle(path)) as dataset:
+    with gdal_env(path), closing(open_dataset(path)) as dataset:
         if (lossy := lossy_compression(dataset)) is not None:
             raise DataError(
                 f"{path}: {lossy} changes values, so that a mask in it holds some that nobody drew: save it as PNG or "
@@ -62,7 +62,7 @@ def open_label(path: Path, *, layer: str = "label", classes: Collection[int] = (
             )
         # No whole number is NaN.
         given = Declaration(nodata=math.nan) if set(dataset.nodatavals) & set(classes) else NOTHING
-    source = RasterSource(path, layer=layer, given=given, codes=True)
+    source = RasterReader(path, layer=layer, given=given, codes=True)
     try:
         found, kind = source.layer, np.dtype(source.layer.dtype).kind
         if len(found.bands) != 1 or kind not in "uif":
@@ -79,7 +79,7 @@ def open_label(path: Path, *, layer: str = "label", classes: Collection[int] = (
 class _WholeNumbers:
     """A band of floats that holds whole numbers, as integers."""
 
-    def __init__(self, path: Path, source: RasterSource) -> None:
+    def __init__(self, path: Path, source: RasterReader) -> None:
         wide = source.layer.dtype == "float64"
         self.layer = Layer(source.layer.name, source.layer.bands, "int64" if wide else "int32")
         self.shape = source.shape

@@ -19,7 +19,7 @@ from geocore.datasets.batch import pin
 from geocore.errors import DataError, SettingsError
 from geocore.raster.scene import Patch
 from geocore.tiling.samplers import (
-    Draw,
+    PatchIndex,
     Sampler,
 )
 
@@ -172,7 +172,7 @@ class Batches(Generic[Item]):
     def __init__(
         self,
         sampler: Sampler,
-        read: Callable[[Draw], Item],
+        read: Callable[[PatchIndex], Item],
         *,
         batch_size: int,
         collate: Callable[[list[Item]], Any] | None = None,
@@ -256,7 +256,7 @@ class Batches(Generic[Item]):
             readers.shutdown(cancel_futures=True)
             collator.shutdown(cancel_futures=True)
 
-    def _read_into(self, assembly: Stacking | _Collating, place: int, draw: Draw) -> None:
+    def _read_into(self, assembly: Stacking | _Collating, place: int, draw: PatchIndex) -> None:
         assembly.put(place, self._read(draw))
 
     def _assembly(self, size: int) -> Stacking | _Collating:
@@ -264,7 +264,7 @@ class Batches(Generic[Item]):
             return Stacking(size, pin_memory=self._pin)
         return _Collating(size, self._collate, self._pin)
 
-    def _plan(self) -> Iterator[tuple[Position, list[Draw]]]:
+    def _plan(self) -> Iterator[tuple[Position, list[PatchIndex]]]:
         """Yield this process's draws of each batch, with the position that follows."""
         epoch, batch = self._position
         while True:

@@ -20,7 +20,7 @@ import yaml
 
 from geocore.errors import DataError
 from geocore.raster.grid import Window
-from geocore.raster.products import content_hash
+from geocore.raster.products import scene_hash
 from geocore.storage.documents import MANY_BYTES, DocumentError, parse_yaml, read_text
 
 FILE_NAME: Final = "dataset.yaml"
@@ -88,7 +88,7 @@ class Sample:
             DataError: a file cannot be read.
         """
         try:
-            return dataclasses.replace(self, hashes={path: content_hash(root / path) for path in self.paths})
+            return dataclasses.replace(self, hashes={path: scene_hash(root / path) for path in self.paths})
         except OSError as error:
             raise DataError(f"sample {self.id!r}: {error.filename}: {error.strerror}; every file must exist") from error
 

@@ -26,7 +26,7 @@ from geocore.raster.declarations import QuantityCheck
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import pixel_side_m
 from geocore.raster.scene import Layer, Scene, decisions_of
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.tiles import TileGrid
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +63,17 @@ class TrainedOn:
     """What they are called in messages."""
 
     @classmethod
-    def of(cls, scaling: Mapping[str, Any], layer: Layer, reference: str) -> TrainedOn:
+    def of(cls, normalization: Mapping[str, Any], layer: Layer, reference: str) -> TrainedOn:
         """What the card of a network says.
 
         Args:
-            scaling: of the layer, as `geocore.transforms.normalize.scaling_to_plain` writes it.
-            layer: that the network takes; with all bands of the scaling.
+            normalization: of the layer, as `geocore.transforms.normalize.normalization_to_plain` writes it.
+            layer: that the network takes; with all bands of the normalization.
             reference: what the training data are called in messages.
         """
-        names = [str(name) for name in scaling["bands"]]
+        names = [str(name) for name in normalization["bands"]]
         zero = [-layer.bands[name].offset / layer.bands[name].scale for name in names]
-        return cls(names, scaling["mean"], scaling["std"], zero, layer.dtype, reference)
+        return cls(names, normalization["mean"], normalization["std"], zero, layer.dtype, reference)
 
 
 def probe(scene: Scene, layer: str, size_px: int) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]]:
@@ -84,19 +84,19 @@ def probe(scene: Scene, layer: str, size_px: int) -> Iterator[tuple[npt.NDArray[
         layer: name.
         size_px: edge of a window.
     """
-    for window in probes(scene.grid.shape, size_px):
+    for window in probe_windows(scene.grid.shape, size_px):
         patch = scene.read(window, [layer])[layer]
         yield patch.values, patch.valid
 
 
-def probes(shape: tuple[int, int], size_px: int) -> list[Window]:
+def probe_windows(shape: tuple[int, int], size_px: int) -> list[Window]:
     """Nine windows spread over a scene, fewer where it has fewer tiles; they may reach outside.
 
     Args:
         shape: rows and columns of the scene.
         size_px: edge of a window.
     """
-    rows, cols = (Tiling(size=size_px).starts(length) for length in shape)
+    rows, cols = (TileGrid(size=size_px).starts(length) for length in shape)
     last = len(rows) * len(cols) - 1
     chosen = sorted({round(k * last / (_PROBES - 1)) for k in range(_PROBES)})
     return [Window(rows[index // len(cols)], cols[index % len(cols)], size_px, size_px) for index in chosen]

@@ -88,7 +88,7 @@ class Statistics:
         return cls({name: tuple(BandStatistics.from_dict(band) for band in bands) for name, bands in values.items()})
 
 
-class BandCounts:
+class RunningStatistics:
     """Running counts of the bands of one layer; feed it arrays in any order, then `finish`.
 
     The percentiles of bands of floats and of integers above 16 bits lie within a relative 2**-8 of the larger of the
@@ -140,7 +140,7 @@ class BandCounts:
             if pixels.size:
                 self._update_band(band, pixels)
 
-    def merge(self, other: BandCounts) -> None:
+    def merge(self, other: RunningStatistics) -> None:
         """Add the counts of another worker over the same layer."""
         if other.layer.bands.names != self.layer.bands.names or other.layer.dtype != self.layer.dtype:
             raise ValueError(f"counts of layers {self.layer.name!r} and {other.layer.name!r} do not merge")
@@ -221,7 +221,7 @@ class BandCounts:
         )
 
 
-def measure(scenes: Iterable[Scene], layers: Sequence[str]) -> Statistics:
+def compute_statistics(scenes: Iterable[Scene], layers: Sequence[str]) -> Statistics:
     """Statistics of some layers over all scenes, read block by block, in bounded memory.
 
     Args:
@@ -232,14 +232,14 @@ def measure(scenes: Iterable[Scene], layers: Sequence[str]) -> Statistics:
         DataError: scenes disagree on bands or dtype, there is no scene, or a band has no valid pixel at all.
         SceneError: a scene cannot be read.
     """
-    counts: dict[str, BandCounts] = {}
+    counts: dict[str, RunningStatistics] = {}
     first_scene = ""
     for scene in scenes:
         for name in layers:
             if name not in scene.layers:
                 raise DataError(f"scene {scene.name!r} has no layer {name!r}: it has {', '.join(scene.layers)}")
             layer = scene.layers[name]
-            count = counts.setdefault(name, BandCounts(layer))
+            count = counts.setdefault(name, RunningStatistics(layer))
             known = count.layer
             if (layer.bands.names, layer.dtype) != (known.bands.names, known.dtype):
                 raise DataError(

@@ -1,8 +1,8 @@
-"""A survey: many scenes mapped with one network into a folder of products, with a record of how.
+"""Batch prediction: many scenes mapped with one network into a folder of products, with a record of how.
 
-    survey = Survey(settings.output, checkpoint, context)
-    scenes = survey.map("scenes", scene_tasks(found, content_hash), MapScene(settings), products=product_paths)
-    survey.finish({"scenes": scenes}, told=told, maps=maps)
+    prediction = BatchPrediction(settings.output, checkpoint, context)
+    scenes = prediction.run("scenes", scene_jobs(found, scene_hash), MapScene(settings), products=product_paths)
+    prediction.finish({"scenes": scenes}, told=told, maps=maps)
 
 A scene whose products are there, as these settings and weights made them, is not mapped again, and one that fails
 keeps no other from being mapped. Beside the products, the folder holds
@@ -11,7 +11,7 @@ keeps no other from being mapped. Beside the products, the folder holds
     run.json            each call: when, checkpoint, settings, and once it has ended a summary of each scene, and why
                         others failed
     .geocore/scenes/    what the job of each scene leaves: its summary
-    .geocore/parts/     parts of the regions of scenes that are being mapped; gone when all are
+    .geocore/parts/     parts of the chunks of scenes that are being mapped; gone when all are
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from geocore.errors import DataError, SceneError, UserError
-from geocore.jobs.job import Outcome, Source, Task, Work, part_path, refuse_other_purposes
-from geocore.jobs.runner import patient_lock, remove_joined, run_tasks
+from geocore.jobs.job import Job, JobFunction, JobResult, Source, part_path, refuse_other_purposes
+from geocore.jobs.runner import patient_lock, remove_merged, run_jobs
 from geocore.raster.mosaic import write_mosaics
-from geocore.raster.paths import Location, shown
+from geocore.raster.paths import Location, redacted
 from geocore.raster.products import files_of_scene
 from geocore.settings import WorkerSettings, differences
 from geocore.storage.documents import read_json
@@ -50,26 +50,26 @@ _UNREAD: Final = "unread"
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
+class BatchResult:
     """What became of things of one kind."""
 
     kind: str
     """What they are called in messages: scenes, patches."""
-    outcomes: list[Outcome]
+    outcomes: list[JobResult]
     summaries: dict[str, Any]
     """Name -> what the job says of it, a JSON value; of those whose products are there."""
     endings: tuple[str, ...] = ()
     """What comes behind the name in those of its products."""
 
     @property
-    def failed(self) -> list[Outcome]:
+    def failed(self) -> list[JobResult]:
         """Those that have no products."""
         return [outcome for outcome in self.outcomes if outcome.status == "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """Scenes that are mapped with one network; the same survey again goes on with what is missing."""
+class BatchPrediction:
+    """Scenes that are mapped with one network; the same prediction again goes on with what is missing."""
 
     output: Path
     """Folder for the products."""
@@ -91,27 +91,27 @@ class Survey:
                 self.checkpoint.path.parent.parent,
             )
 
-    def map(
+    def run(
         self,
         kind: str,
-        tasks: Sequence[Task],
-        work: Work,
+        tasks: Sequence[Job],
+        work: JobFunction,
         *,
         products: Callable[[str], Iterable[Path]],
         workers: int | WorkerSettings = 0,
-    ) -> Mapped:
+    ) -> BatchResult:
         """Make the products of all scenes that lack some.
 
         May be called again for products that are made of those of several scenes.
 
         Args:
             kind: what the scenes are called in messages, in the plural.
-            tasks: one for each scene, by its name, such as those of `scene_tasks`.
+            tasks: one for each scene, by its name, such as those of `scene_jobs`.
             work: writes the products of a scene; its part is a summary in JSON, or a folder with one as `SUMMARY`. It
-                may keep parts of regions in the `parts_folder`, which goes once the products are there.
+                may keep parts of chunks in the `chunk_dir`, which goes once the products are there.
             products: name -> the files that the scene becomes; when one is gone or changed, all are made again, and
                 what was changed is kept beside them. Can be pickled where there are workers.
-            workers: as for `run_tasks`; 0 where the work itself shares out the regions of each scene.
+            workers: as for `run_jobs`; 0 where the work itself shares out the chunks of each scene.
 
         Raises:
             Unfinished: other shards have not done their share yet.
@@ -123,13 +123,13 @@ class Survey:
         sources = {task.key: task.sources for task in tasks}
         with progress(len(tasks), kind) as bar:
 
-            def ended(outcome: Outcome) -> None:
-                # Regions of a scene that became another one are of nobody knows which.
+            def ended(outcome: JobResult) -> None:
+                # Chunks of a scene that became another one are of nobody knows which.
                 if outcome.is_there or not all(source.is_same for source in sources[outcome.key]):
-                    remove_joined(_parts(self.output, outcome.key))
+                    remove_merged(_parts(self.output, outcome.key))
                 bar.advance()
 
-            outcomes = run_tasks(
+            outcomes = run_jobs(
                 tasks,
                 _ReadableWork(work),
                 self._done,
@@ -140,7 +140,7 @@ class Survey:
             )
         summaries = {outcome.key: _summary(self.part(outcome.key)) for outcome in outcomes if outcome.is_there}
         endings = [path.name.removeprefix(task.key) for task in tasks[:1] for path in products(task.key)]
-        return Mapped(kind, outcomes, summaries, tuple(endings))
+        return BatchResult(kind, outcomes, summaries, tuple(endings))
 
     def part(self, name: str) -> Path:
         """What the job of a scene leaves: a file, or a folder with its summary."""
@@ -148,7 +148,7 @@ class Survey:
 
     def finish(
         self,
-        groups: Mapping[str, Mapped],
+        groups: Mapping[str, BatchResult],
         *,
         told: Callable[[Mapping[str, Any]], str],
         maps: Callable[[str], Sequence[Path]],
@@ -258,7 +258,7 @@ class Survey:
         return self.output / STATE / "scenes"
 
 
-def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str]) -> list[Task]:
+def scene_jobs(places: Mapping[str, Location], digest: Callable[[Location], str]) -> list[Job]:
     """A task for each scene, with the arguments `path` and `sha256`, so that a changed scene is mapped anew.
 
     One that cannot be read has the argument `unread` in place of its hash, and fails with it when its turn comes.
@@ -281,9 +281,9 @@ def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str
         except OSError as error:
             named = "" if error.filename in (None, str(path)) else f" needs {error.filename}, which"
             arguments[_UNREAD] = (
-                f"{shown(path)}:{named} cannot be read ({error.strerror}); check the path, and who may read it"
+                f"{redacted(path)}:{named} cannot be read ({error.strerror}); check the path, and who may read it"
             )
-        tasks.append(Task(name, arguments, sources))
+        tasks.append(Job(name, arguments, sources))
     return tasks
 
 
@@ -291,7 +291,7 @@ def scene_tasks(places: Mapping[str, Location], digest: Callable[[Location], str
 class _ReadableWork:
     """The work of scenes that could be read."""
 
-    work: Work
+    work: JobFunction
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         if _UNREAD in arguments:
@@ -299,11 +299,11 @@ class _ReadableWork:
         self.work(arguments, part)
 
 
-def parts_folder(output: Path, name: str) -> Path:
-    """Where the regions of a scene are kept until its products are there.
+def chunk_dir(output: Path, name: str) -> Path:
+    """Where the chunks of a scene are kept until its products are there.
 
     Args:
-        output: folder of the survey.
+        output: folder of the prediction.
         name: of the scene.
 
     Raises:

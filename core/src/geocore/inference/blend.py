@@ -1,6 +1,6 @@
 """Blend overlapping tile outputs into whole rows, with memory that does not grow with the height of a scene.
 
-A region's tiles arrive row of tiles by row of tiles. `DenseBlend` adds each one, weighted by the product of two 1-D
+A chunk's tiles arrive row of tiles by row of tiles. `OverlapBlender` adds each one, weighted by the product of two 1-D
 weights that sum to 1 over all tiles of the scene at every pixel, to a strip one tile high. Rows that no later tile
 touches leave the strip at once, on the device of the model: what the caller makes of them (class labels, percentages)
 is small enough to copy to the host. Because the weights already sum to 1 there is neither a count array nor a division.
@@ -18,14 +18,14 @@ from torch import Tensor
 from geocore.datasets.batch import VALID
 from geocore.errors import DataError
 from geocore.raster.grid import Window
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 
 _CACHED_PIXELS = 2**18
 """Pixels emitted at once by a CPU: 1 MiB a channel."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class OutputHead:
     """One dense output of a model."""
 
     channels: int
@@ -49,34 +49,34 @@ class Head:
         return raw.float().sigmoid() if self.kind == "sigmoid" else raw.float()
 
 
-def output_window(region: Region, scale: int, output_shape: tuple[int, int]) -> Window:
-    """The part of the output that a region owns.
+def output_window(chunk: Chunk, scale: int, output_shape: tuple[int, int]) -> Window:
+    """The part of the output that a chunk owns.
 
     Args:
-        region: in working pixels.
+        chunk: in working pixels.
         scale: output pixels per working pixel along an axis.
         output_shape: rows and columns of the output scene, which may end inside the last working pixel.
     """
-    inside = region.window.finer(scale).intersection(Window(0, 0, *output_shape))
+    inside = chunk.window.finer(scale).intersection(Window(0, 0, *output_shape))
     if inside is None:
-        raise ValueError(f"region {region.key} lies outside an output of {output_shape}")
+        raise ValueError(f"chunk {chunk.key} lies outside an output of {output_shape}")
     return inside
 
 
-class DenseBlend:
+class OverlapBlender:
     """Reducer for dense outputs: a rolling strip one tile high, which emits finished rows in order.
 
     Each output is a mapping from a head's name to a tensor of shape (channel, size x scale, size x scale), and from
     `VALID` to a bool tensor of shape (1, size x scale, size x scale) or (size x scale, size x scale). An output pixel
     is valid where all tiles over it call it valid; its blended values are 0 elsewhere, whatever the model put there.
 
-    A region's tiles must arrive row-major. Memory: sum of channels x tile x region width x 4 bytes.
+    A chunk's tiles must arrive row-major. Memory: sum of channels x tile x chunk width x 4 bytes.
     """
 
     def __init__(
         self,
-        region: Region,
-        tiling: Tiling,
+        chunk: Chunk,
+        tiling: TileGrid,
         shape: tuple[int, int],
         channels: Mapping[str, int],
         *,
@@ -84,15 +84,15 @@ class DenseBlend:
         scale: int = 1,
         output_shape: tuple[int, int] | None = None,
     ) -> None:
-        """Prepare the strip of a region.
+        """Prepare the strip of a chunk.
 
         Args:
-            region: the owned part of the scene, in working pixels.
+            chunk: the owned part of the scene, in working pixels.
             tiling: the tiles, in working pixels, anchored at the scene.
             shape: rows and columns of the whole scene, in working pixels.
             channels: channels of each head.
             emit: called with the first row (output pixels, counted from the scene's first) and, for each head, a tensor
-                of shape (channel, rows, region width), float32, and `VALID` of shape (1, rows, region width), bool. The
+                of shape (channel, rows, chunk width), float32, and `VALID` of shape (1, rows, chunk width), bool. The
                 tensors are views of the strip: use or copy them before returning.
             scale: output pixels per working pixel along an axis.
             output_shape: rows and columns of the output scene when it ends inside the last working pixel.
@@ -103,15 +103,15 @@ class DenseBlend:
         rows, cols = output_shape or full
         if not (full[0] - scale < rows <= full[0] and full[1] - scale < cols <= full[1]):
             raise ValueError(f"output shape {(rows, cols)} does not end in the last working pixel of {full}")
-        fine = Tiling(size=tiling.size * scale, overlap=tiling.overlap * scale, align=tiling.align * scale)
+        fine = TileGrid(size=tiling.size * scale, overlap=tiling.overlap * scale, align=tiling.align * scale)
         self._row_weights = [torch.from_numpy(weights) for weights in fine.weights(full[0])]
         self._col_weights = [torch.from_numpy(weights) for weights in fine.weights(full[1])]
         self._size = fine.size
         self._scale = scale
         self._channels = dict(channels)
         self._emit = emit
-        self.window = output_window(region, scale, (rows, cols))
-        """The region in output pixels."""
+        self.window = output_window(chunk, scale, (rows, cols))
+        """The chunk in output pixels."""
         self._strips: dict[str, Tensor] = {}
         self._valid = torch.empty(0, dtype=torch.bool)
         self._row_index = -1
@@ -177,7 +177,7 @@ class DenseBlend:
         What is fresh is written and not added to: nothing has to be cleared before.
         """
         if strip.start > self._held_cols:
-            raise ValueError(f"no tile covers columns {self._held_cols} to {strip.start} of the region")
+            raise ValueError(f"no tile covers columns {self._held_cols} to {strip.start} of the chunk")
         above, left = self._held_rows, self._held_cols - strip.start
         held = []
         if above:
@@ -210,7 +210,7 @@ class DenseBlend:
 
     def _emit_until(self, stop: int) -> None:
         if self._held_cols < self.window.width:
-            raise ValueError(f"no tile covers columns {self._held_cols} to {self.window.width} of the region")
+            raise ValueError(f"no tile covers columns {self._held_cols} to {self.window.width} of the chunk")
         first, last = max(self._top, self.window.row), min(stop, self.window.row_stop)
         rows = last - first
         if self._valid.device.type == "cpu":

@@ -22,7 +22,7 @@ PERCENT_NODATA = 255
 """Value of invalid pixels in a percentage raster."""
 
 
-def labels_of(blended: Tensor) -> Tensor:
+def argmax_labels(blended: Tensor) -> Tensor:
     """Class of the highest probability; the lower class where two are equal.
 
     Args:
@@ -40,7 +40,7 @@ def labels_of(blended: Tensor) -> Tensor:
     return blended.max(0).indices.to(torch.uint8)
 
 
-def percent_of(probability: Tensor, valid: Tensor) -> Tensor:
+def to_percent(probability: Tensor, valid: Tensor) -> Tensor:
     """Probability as a whole percentage.
 
     Args:
@@ -53,7 +53,7 @@ def percent_of(probability: Tensor, valid: Tensor) -> Tensor:
     return (probability * 100).round_().clamp_(0, 100).to(torch.uint8).masked_fill_(~valid, PERCENT_NODATA)
 
 
-def confidence_of(shares: Tensor) -> Tensor:
+def margin(shares: Tensor) -> Tensor:
     """Probability of the chosen class less that of the runner-up.
 
     Args:
@@ -69,7 +69,7 @@ def confidence_of(shares: Tensor) -> Tensor:
     return highest - shares.scatter(0, chosen[None], -1.0).amax(0)
 
 
-def entropy_of(shares: Tensor) -> Tensor:
+def normalized_entropy(shares: Tensor) -> Tensor:
     """Entropy of the shares as a part of its greatest value, that of equal shares.
 
     C. E. Shannon, A mathematical theory of communication, Bell Syst. Tech. J. 27, 1948.

@@ -1,11 +1,11 @@
 """Map a scene of any size: read tiles ahead, batch them, run the model, hand each output to a reducer.
 
-`map_region` makes the part of one region and `predict_scene` runs it over all regions as resumable jobs. What a part
-is, the reducer decides: `blending.DenseBlend` streams finished rows, a collector of objects keeps what a region owns.
+`predict_tiles` makes the part of one chunk and `run_chunks` runs it over all chunks as resumable jobs. What a part
+is, the reducer decides: `blend.OverlapBlender` streams finished rows, a collector of objects keeps what a chunk owns.
 The task joins the parts afterwards.
 
-For one region plan, tile grid, precision and batch size a part is the same to the bit, whatever the number of workers
-and the order of the regions: tiles are anchored at the scene, batches are formed inside a region, and the last batch
+For one chunk plan, tile grid, precision and batch size a part is the same to the bit, whatever the number of workers
+and the order of the chunks: tiles are anchored at the scene, batches are formed inside a chunk, and the last batch
 is padded to full size, because kernels may round differently at another batch shape.
 """
 
@@ -22,17 +22,17 @@ from torch import Tensor
 
 from geocore.datasets.batch import pin
 from geocore.datasets.loader import stack
-from geocore.device import Place, keep_freed_memory, out_of_memory, to_device
+from geocore.device import DeviceContext, keep_freed_memory, out_of_memory, to_device
 from geocore.errors import DeviceError, SceneError
-from geocore.jobs.job import Task, part_path
+from geocore.jobs.job import Job, part_path
 from geocore.jobs.prefetch import in_order, read_ahead
-from geocore.jobs.runner import run_tasks
-from geocore.raster.block_cache import belted
+from geocore.jobs.runner import run_jobs
+from geocore.raster.block_cache import cached_blocks
 from geocore.raster.grid import Window
 from geocore.raster.scene import Scene
 from geocore.settings import WorkerSettings
 from geocore.terminal import progress
-from geocore.tiling.tiles import Region, Tiling, regions, tiles_of
+from geocore.tiling.tiles import Chunk, TileGrid, chunks, tiles_in
 
 Part = TypeVar("Part", covariant=True)
 P = TypeVar("P")
@@ -46,8 +46,8 @@ TILES_AHEAD = 8
 """Tiles that wait between reader and the threads of a CPU; while they are worked on, the next blocks are decoded."""
 
 
-class Reducer(Protocol[Part]):
-    """Turns the outputs of a region's tiles into its part."""
+class TileReducer(Protocol[Part]):
+    """Turns the outputs of a chunk's tiles into its part."""
 
     def add(self, row_index: int, col_index: int, window: Window, output: Any) -> None:
         """Take the output of one tile; tiles come row-major.
@@ -55,7 +55,7 @@ class Reducer(Protocol[Part]):
         Args:
             row_index: row of tiles, counted over the scene.
             col_index: column of tiles, counted over the scene.
-            window: the tile in working pixels; it may reach outside the region and the scene.
+            window: the tile in working pixels; it may reach outside the chunk and the scene.
             output: this tile's share of what the model returned.
         """
 
@@ -63,23 +63,23 @@ class Reducer(Protocol[Part]):
         """The part, after the last tile."""
 
 
-def map_region(
+def predict_tiles(
     forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]],
     scene: Scene,
-    region: Region,
-    tiling: Tiling,
-    reducer: Reducer[P],
+    chunk: Chunk,
+    tiling: TileGrid,
+    reducer: TileReducer[P],
     *,
     read: Callable[[Scene, Window], Any],
-    place: Place,
+    place: DeviceContext,
     batch_size: int | None = None,
     shape: tuple[int, int] | None = None,
 ) -> P:
-    """Run a model over the tiles that touch a region.
+    """Run a model over the tiles that touch a chunk.
 
     A thread reads and collates ahead while the model runs. A CPU takes the batches in as many threads as torch has,
     one core each: a tile's values stay in the core's cache, and no core waits for another. Each block of a file is
-    decoded once (`geocore.raster.block_cache`). When the device runs out of memory the batch is halved and the region
+    decoded once (`geocore.raster.block_cache`). When the device runs out of memory the batch is halved and the chunk
     goes on; bit-equality with an undisturbed run ends there.
 
     Args:
@@ -87,7 +87,7 @@ def map_region(
             several threads at once. Returns a mapping of tensors with the batch as first axis, or a sequence with one
             object per tile.
         scene: where tiles are read.
-        region: the owned part, in working pixels.
+        chunk: the owned part, in working pixels.
         tiling: the tiles, in working pixels, anchored at the scene.
         reducer: receives each tile's output: the mapping without its batch axis, or the object.
         read: makes the item of one tile, in the reader thread, from the scene it is given; items become a batch by
@@ -107,31 +107,31 @@ def map_region(
     size = (1 if on_cpu else place.batch_size) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch size {size} is below 1")
-    tiles = tiles_of(region, tiling, shape or scene.grid.shape)
+    tiles = tiles_in(chunk, tiling, shape or scene.grid.shape)
     run = _Forward(forward, place, size, tiling.size)
 
     def batches(scene: Scene) -> Iterator[_Batch]:
         for start in range(0, len(tiles), size):
-            chunk = tiles[start : start + size]
-            items = [read(scene, window) for _, _, window in chunk]
+            group = tiles[start : start + size]
+            items = [read(scene, window) for _, _, window in group]
             batch = stack(_padded(items, size))
-            yield chunk, items, pin(batch) if place.device.type == "cuda" else batch
+            yield group, items, pin(batch) if place.device.type == "cuda" else batch
 
     # Working pixels of another size are left to the reader: then any column may be asked for.
     first = min(window.col for _, _, window in tiles) if shape is None else 0
     stop = max(window.col_stop for _, _, window in tiles) if shape is None else scene.grid.width
     ahead = -(-TILES_AHEAD // size) if on_cpu else BATCHES_AHEAD
-    with torch.inference_mode(), belted(scene, (first, stop)) as fed, _cores(on_cpu) as cores:
+    with torch.inference_mode(), cached_blocks(scene, (first, stop)) as fed, _cores(on_cpu) as cores:
         # Closed by name: an exception's traceback would keep the generators, and with them their threads, alive.
         with (
             closing(read_ahead(batches(fed), ahead)) as ready,
             closing(in_order(ready, run, cores)) as done,
             progress(len(tiles), "tiles", delay=1.0) as bar,
         ):
-            for chunk, outputs in done:
-                for (row, col, window), output in zip(chunk, outputs, strict=True):
+            for group, outputs in done:
+                for (row, col, window), output in zip(group, outputs, strict=True):
                     reducer.add(row, col, window, output)
-                bar.advance(len(chunk))
+                bar.advance(len(group))
         return reducer.finish()
 
 
@@ -141,7 +141,7 @@ class _Forward:
     def __init__(
         self,
         forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]],
-        place: Place,
+        place: DeviceContext,
         batch_size: int,
         tile_px: int,
     ) -> None:
@@ -150,11 +150,11 @@ class _Forward:
         self._tile_px = tile_px
 
     def __call__(self, entry: _Batch) -> tuple[list[Tile], list[Any]]:
-        chunk, items, batch = entry
+        group, items, batch = entry
         shares: list[Any] = []
         # Set in each thread: torch keeps both modes by thread.
         with torch.inference_mode(), self._place.autocast():
-            while len(shares) < len(chunk):
+            while len(shares) < len(group):
                 fitting = self._fitting
                 if fitting < self._full:
                     batch = stack(_padded(items[len(shares) : len(shares) + fitting], fitting))
@@ -167,8 +167,8 @@ class _Forward:
                         )
                     self._fitting = max(1, fitting // 2)
                     continue
-                shares += [_share(outputs, index) for index in range(min(fitting, len(chunk) - len(shares)))]
-        return chunk, shares
+                shares += [_share(outputs, index) for index in range(min(fitting, len(group) - len(shares)))]
+        return group, shares
 
     def _attempt(self, batch: Any) -> Mapping[str, Tensor] | Sequence[Any] | None:
         """Run the model; None where the device has no memory for this batch."""
@@ -199,72 +199,72 @@ def _cores(on_cpu: bool) -> Iterator[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class RegionWork:
-    """The job function around a task's map of one region; it can be pickled when `map_one` can."""
+class ChunkJob:
+    """The job function around a task's map of one chunk; it can be pickled when `map_one` can."""
 
-    map_one: Callable[[Region, Path], None]
+    map_one: Callable[[Chunk, Path], None]
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
-        """Map one region.
+        """Map one chunk.
 
         Args:
-            arguments: key, row, col, height and width of the region.
+            arguments: key, row, col, height and width of the chunk.
             part: where to write.
         """
         key, *window = (arguments[name] for name in ("key", "row", "col", "height", "width"))
-        self.map_one(Region(key, Window(*window)), part)
+        self.map_one(Chunk(key, Window(*window)), part)
 
 
-def predict_scene(
-    map_one: Callable[[Region, Path], None],
+def run_chunks(
+    map_one: Callable[[Chunk, Path], None],
     shape: tuple[int, int],
     folder: Path,
     *,
-    region_px: int,
+    chunk_px: int,
     align: int,
     context: Any,
     workers: int | WorkerSettings = 0,
-) -> list[tuple[Region, Path]]:
-    """Map all regions of a scene as resumable jobs.
+) -> list[tuple[Chunk, Path]]:
+    """Map all chunks of a scene as resumable jobs.
 
     Args:
-        map_one: writes the part of a region, a file or a folder, at the path given; picklable when there are workers.
+        map_one: writes the part of a chunk, a file or a folder, at the path given; picklable when there are workers.
         shape: rows and columns of the scene in working pixels.
         folder: where the parts go.
-        region_px: largest rows and columns of a region, working pixels. Wide regions repeat few tiles; multiples of
+        chunk_px: largest rows and columns of a chunk, working pixels. Wide chunks repeat few tiles; multiples of
             the product's block (512 output pixels) let each block be written once.
-        align: multiple at which regions may begin, working pixels.
-        context: what decides the parts beside their regions: settings, weights hash. JSON.
+        align: multiple at which chunks may begin, working pixels.
+        context: what decides the parts beside their chunks: settings, weights hash. JSON.
         workers: processes, 0 works in this one; or how the command shares its work out.
 
     Returns:
-        Regions and their parts, in row-major order.
+        Chunks and their parts, in row-major order.
 
     Raises:
-        SceneError: regions failed; the others are kept and the next call does only what is missing.
+        SceneError: chunks failed; the others are kept and the next call does only what is missing.
     """
-    plan = regions(shape, region_px, align)
+    plan = chunks(shape, chunk_px, align)
     tasks = [
-        Task(
-            region.key,
+        Job(
+            chunk.key,
             {
-                "key": region.key,
-                "row": region.window.row,
-                "col": region.window.col,
-                "height": region.window.height,
-                "width": region.window.width,
+                "key": chunk.key,
+                "row": chunk.window.row,
+                "col": chunk.window.col,
+                "height": chunk.window.height,
+                "width": chunk.window.width,
             },
         )
-        for region in plan
+        for chunk in plan
     ]
-    outcomes = run_tasks(tasks, RegionWork(map_one), folder, context=context, workers=workers)
+    outcomes = run_jobs(tasks, ChunkJob(map_one), folder, context=context, workers=workers)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise SceneError(
-            f"{len(failed)} of {len(plan)} regions failed, the first {failed[0].key}: {failed[0].message}; "
+            f"{len(failed)} of {len(plan)} chunks failed, the first {failed[0].key}: {failed[0].message}; "
             "the same command does these again and keeps the rest"
         )
-    return [(region, part_path(folder, region.key)) for region in plan]
+    return [(chunk, part_path(folder, chunk.key)) for chunk in plan]
 
 
 def _padded(items: list[Any], size: int) -> list[Any]:

@@ -36,7 +36,7 @@ def flipped(values: Tensor, *, rows: bool, cols: bool) -> Tensor:
     return values.flip(axes) if signed is None else values.view(signed).flip(axes).view(values.dtype)
 
 
-def mirror_mean(forward: Forward, turned: Mapping[str, Callable[..., Tensor]] | None = None) -> Forward:
+def flip_average(forward: Forward, turned: Mapping[str, Callable[..., Tensor]] | None = None) -> Forward:
     """A forward that averages over an image and its three mirror images.
 
     Args:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from geocore.errors import RunError
-from geocore.jobs.job import Outcome, Performer, Task, begun, take_begun
+from geocore.jobs.job import Job, JobResult, Worker, begun, take_begun
 from geocore.storage.names import key_file_name
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def run_in_processes(
-    tasks: Sequence[Task], performer: Performer, attempts: Path, workers: int, record: Callable[[Outcome], None]
+    tasks: Sequence[Job], performer: Worker, attempts: Path, workers: int, record: Callable[[JobResult], None]
 ) -> None:
     """Run tasks in processes of this machine.
 
@@ -51,7 +51,7 @@ def run_in_processes(
         RunError: workers end before they begin a task.
         DiskError: nothing can be written any more; once the running tasks have ended.
     """
-    waiting, suspects = list(tasks), list[Task]()
+    waiting, suspects = list(tasks), list[Job]()
     fruitless = 0
     while waiting:
         left = _run_in_pool(waiting, performer, attempts, min(workers, len(waiting)), record)
@@ -71,17 +71,17 @@ def run_in_processes(
             take_begun(attempts)
             message = (
                 f"task {task.key}: its worker was killed twice, the second time alone: most likely the memory ran out;"
-                " use smaller regions or a machine with more memory, then run the same command again"
+                " use smaller chunks or a machine with more memory, then run the same command again"
             )
-            record(Outcome(task.key, "failed", 0.0, message))
+            record(JobResult(task.key, "failed", 0.0, message))
 
 
 def _run_in_pool(
-    tasks: Sequence[Task], performer: Performer, attempts: Path, workers: int, record: Callable[[Outcome], None]
-) -> list[Task]:
+    tasks: Sequence[Job], performer: Worker, attempts: Path, workers: int, record: Callable[[JobResult], None]
+) -> list[Job]:
     """Run tasks in processes and return those left over because a process was killed."""
     left = {task.key: task for task in tasks}
-    futures: list[Future[Outcome]] = []
+    futures: list[Future[JobResult]] = []
     # Spawned, because a forked copy of a process with threads (GDAL, torch) may hang.
     spawning = multiprocessing.get_context("spawn")
     parent_lives, our_end = spawning.Pipe(duplex=False)
@@ -133,7 +133,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_on_cluster(
-    tasks: Sequence[Task], performer: Performer, attempts: Path, scheduler: str, record: Callable[[Outcome], None]
+    tasks: Sequence[Job], performer: Worker, attempts: Path, scheduler: str, record: Callable[[JobResult], None]
 ) -> None:
     """Run tasks on the workers of a Dask scheduler.
 
@@ -167,7 +167,7 @@ def run_on_cluster(
         client.close(timeout=CONNECT_S)
 
 
-def _perform(task: Task, performer: Performer, attempts: Path) -> Outcome:
+def _perform(task: Job, performer: Worker, attempts: Path) -> JobResult:
     with _ONE_AT_A_TIME:
         return performer.perform_remotely(task, attempts)
 
@@ -193,11 +193,11 @@ def _connect(scheduler: str) -> Client:
 
 def _collect(
     client: Client,
-    futures: list[DaskFuture[Outcome]],
-    named: Mapping[str, Task],
+    futures: list[DaskFuture[JobResult]],
+    named: Mapping[str, Job],
     attempts: Path,
     scheduler: str,
-    record: Callable[[Outcome], None],
+    record: Callable[[JobResult], None],
 ) -> None:
     from distributed import KilledWorker, as_completed
 
@@ -211,9 +211,9 @@ def _collect(
             if isinstance(error, KilledWorker):
                 message = (
                     f"task {task.key}: too many workers were killed under it: most likely the memory ran out; use"
-                    " smaller regions or workers with more memory, then run the same command again"
+                    " smaller chunks or workers with more memory, then run the same command again"
                 )
-                record(Outcome(task.key, "failed", 0.0, message))
+                record(JobResult(task.key, "failed", 0.0, message))
             elif bug is None:
                 bug = error
                 # Running tasks end as usual, and are recorded.

@@ -46,7 +46,7 @@ from geocore.storage.names import key_file_name
 _RUN = re.compile(rf"(?P<purpose>[0-9a-f]{{16}})\.{SIGNATURE}")
 
 
-class Unfinished(Exception):
+class Incomplete(Exception):
     """Parts that other shards make are not there yet, so nothing can be joined; what was ours to do is done."""
 
     def __init__(self, missing: Sequence[str], total: int, failures: Sequence[str] = ()):
@@ -64,7 +64,7 @@ class Unfinished(Exception):
 
 
 @contextmanager
-def attempts_folder(folder: Path, purpose: JsonValue = None) -> Iterator[Path]:
+def attempt_dir(folder: Path, purpose: JsonValue = None) -> Iterator[Path]:
     """A locked folder for all attempts of one run, removed at the end; those of killed runs go as well.
 
     Args:
@@ -93,7 +93,7 @@ def remove_abandoned(folder: Path) -> None:
     """Remove the attempts of killed runs where nothing is left to do.
 
     Args:
-        folder: as for `attempts_folder`; may be missing.
+        folder: as for `attempt_dir`; may be missing.
     """
     if not (folder / ".attempts").is_symlink():
         for path in (folder / ".attempts").glob("*"):
@@ -104,7 +104,7 @@ def refuse_other_purposes(folder: Path, purpose: JsonValue) -> None:
     """Refuse to work where a run with another purpose does.
 
     Args:
-        folder: as for `attempts_folder`.
+        folder: as for `attempt_dir`.
         purpose: likewise.
 
     Raises:
@@ -166,14 +166,14 @@ def _remove_stale(attempts: Path) -> None:
                 shutil.rmtree(attempts, ignore_errors=True)
 
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DONE = ".done"
 """Folder of the markers."""
 CHANGED = ".changed"
 """Behind the name of a product that somebody had changed when it was made again."""
 
-Work = Callable[[dict[str, Any], Path], None]
+JobFunction = Callable[[dict[str, Any], Path], None]
 """Makes the part of a task: takes its arguments and the path to write a file or a folder at, which does not exist."""
 
 Products = Callable[[str], Iterable[Path]]
@@ -210,7 +210,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Job:
     """One unit of work."""
 
     key: str
@@ -234,7 +234,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobResult:
     """How a task ended."""
 
     key: str
@@ -254,19 +254,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Performer:
+class Worker:
     """Performs tasks in any process or machine that sees the folder; can be pickled when the work can."""
 
-    work: Work
+    work: JobFunction
     folder: Path
     """Of the parts."""
     context: Any
-    """As for `Task.fingerprint`."""
+    """As for `Job.fingerprint`."""
 
     products: Products | None = None
-    """As for `jobs.run_tasks`."""
+    """As for `jobs.runner.run_jobs`."""
 
-    def earlier(self, task: Task, *, thorough: bool = True) -> Outcome | None:
+    def earlier(self, task: Job, *, thorough: bool = True) -> JobResult | None:
         """The outcome of a task that was done with the same arguments and context, and whose files are still those.
 
         Args:
@@ -280,12 +280,12 @@ class Performer:
         try:
             marker = self._marker(task.key)
             if marker["fingerprint"] == task.fingerprint(self.context) and self._is_whole(task.key, marker, thorough):
-                return Outcome(task.key, "skipped", float(marker["seconds"]))
+                return JobResult(task.key, "skipped", float(marker["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return None
 
-    def perform(self, task: Task, attempts: Path) -> Outcome:
+    def perform(self, task: Job, attempts: Path) -> JobResult:
         """Make the part of a task, unless another process has done so.
 
         Args:
@@ -297,11 +297,11 @@ class Performer:
         """
         # A task whose worker was killed runs again, even one that had ended but could not say so any more.
         outcome = self._made_meanwhile(task) or self._tried(task, attempts)
-        # Whoever found all parts may have joined them since; and the same command, run twice at once, takes the regions
+        # Whoever found all parts may have joined them since; and the same command, run twice at once, takes the chunks
         # of a scene away from the slower one.
         return outcome if outcome.is_there else self._made_meanwhile(task) or outcome
 
-    def perform_remotely(self, task: Task, attempts: Path) -> Outcome:
+    def perform_remotely(self, task: Job, attempts: Path) -> JobResult:
         """As `perform`, for another process, where an exception might not be rebuilt and has no traceback.
 
         Raises:
@@ -313,16 +313,18 @@ class Performer:
         told = "".join(traceback.format_exception(outcome.bug))
         return replace(outcome, bug=RuntimeError(f"task {task.key}:\n{told}"))
 
-    def _tried(self, task: Task, attempts: Path) -> Outcome:
+    def _tried(self, task: Job, attempts: Path) -> JobResult:
         started = time.perf_counter()
 
-        def failed(message: str, bug: Exception | None = None) -> Outcome:
-            return Outcome(task.key, "failed", time.perf_counter() - started, message, bug)
+        def failed(message: str, bug: Exception | None = None) -> JobResult:
+            return JobResult(task.key, "failed", time.perf_counter() - started, message, bug)
 
         try:
             return self._make(task, attempts, started)
-        except Unfinished as rest:
-            return failed("; ".join(rest.failures)) if rest.failures else Outcome(task.key, "elsewhere", 0.0, str(rest))
+        except Incomplete as rest:
+            return (
+                failed("; ".join(rest.failures)) if rest.failures else JobResult(task.key, "elsewhere", 0.0, str(rest))
+            )
         except DiskError:
             raise
         except UserError as error:
@@ -332,11 +334,11 @@ class Performer:
         except Exception as error:
             return failed(f"a bug, {type(error).__name__}: {' '.join(str(error).split())}", error)
 
-    def _made_meanwhile(self, task: Task) -> Outcome | None:
+    def _made_meanwhile(self, task: Job) -> JobResult | None:
         earlier = self.earlier(task)
         return None if earlier is None else replace(earlier, status="done")
 
-    def _make(self, task: Task, attempts: Path, started: float) -> Outcome:
+    def _make(self, task: Job, attempts: Path, started: float) -> JobResult:
         part = part_path(self.folder, task.key)
         with storage_errors(), attempt(attempts, task.key) as own:
             # From here on products may be new ones.
@@ -364,7 +366,7 @@ class Performer:
                 "files": {place: _stamp(path) for place, path in self._files(task.key).items()},
             }
             write_sealed(_marker_path(self.folder, task.key), content)
-        return Outcome(task.key, "done", seconds)
+        return JobResult(task.key, "done", seconds)
 
     def _marker(self, key: str) -> dict[str, Any]:
         return read_sealed(_marker_path(self.folder, key))
@@ -384,7 +386,7 @@ class Performer:
             for place, file in files.items()
         )
 
-    def _forget(self, task: Task) -> None:
+    def _forget(self, task: Job) -> None:
         """Take the marker away, and keep what somebody has done to the products: the work replaces them."""
         path = _marker_path(self.folder, task.key)
         try:
@@ -399,9 +401,7 @@ class Performer:
             stamp = stamps.get(os.path.relpath(product, self.folder))
             if stamp is not None and product.is_file() and not _holds(product, stamp, thorough=False):
                 kept = product.replace(product.with_name(product.name + CHANGED))
-                _LOGGER.warning(
-                    "%s was changed since it was made: made again, and the changed one is %s", product, kept
-                )
+                logger.warning("%s was changed since it was made: made again, and the changed one is %s", product, kept)
         path.unlink(missing_ok=True)
 
 

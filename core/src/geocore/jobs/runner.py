@@ -1,8 +1,8 @@
 """Work cut into tasks that survive crashes: what is done stays done, and the same command goes on with the rest.
 
 Each task leaves a part and a marker in a folder (`geocore.jobs.job`); one whose marker matches is skipped. Only paths,
-numbers and settings travel to a worker and only an `Outcome` comes back, so tasks run in this process, in others, on a
-cluster, or in shards that know nothing of each other but the folder, and the parts are the same. Who of several
+numbers and settings travel to a worker and only an `JobResult` comes back, so tasks run in this process, in others, on
+a cluster, or in shards that know nothing of each other but the folder, and the parts are the same. Who of several
 processes joins the parts, and what one does when those of others are not there, is decided here too.
 """
 
@@ -21,20 +21,20 @@ from typing import Any, TypeVar
 from geocore.errors import DataError, RunError
 from geocore.jobs.job import (
     DONE,
-    Outcome,
-    Performer,
+    Incomplete,
+    Job,
+    JobFunction,
+    JobResult,
     Products,
-    Task,
-    Unfinished,
-    Work,
-    attempts_folder,
+    Worker,
+    attempt_dir,
     remove_abandoned,
 )
 from geocore.settings import WorkerSettings
 from geocore.storage.files import FolderLock, real_folder, remove_leftovers
 from geocore.terminal import one_line
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.2
 _NAMED = 5
 """Keys that a message names before it says how many more there are."""
@@ -42,7 +42,7 @@ _NAMED = 5
 S = TypeVar("S", bound=WorkerSettings)
 
 
-def in_shares(main: Callable[[S], None]) -> Callable[[S], None]:
+def run_sharded(main: Callable[[S], None]) -> Callable[[S], None]:
     """Have a command whose work is cut into shards end well when it is not the one to finish: it says so and returns.
 
     Args:
@@ -56,7 +56,7 @@ def in_shares(main: Callable[[S], None]) -> Callable[[S], None]:
     def run(settings: S) -> None:
         try:
             main(settings)
-        except Unfinished as rest:
+        except Incomplete as rest:
             who = f"shard {settings.shard}" if settings.shard else "this process"
             named = one_line(", ".join(rest.missing[:_NAMED]))
             if len(rest.missing) > _NAMED:
@@ -75,7 +75,7 @@ def in_shares(main: Callable[[S], None]) -> Callable[[S], None]:
 
 
 @contextmanager
-def joining(folder: Path, parts: Sequence[Path]) -> Iterator[None]:
+def merging(folder: Path, parts: Sequence[Path]) -> Iterator[None]:
     """Keep other processes from joining the same parts, and from removing them, within the block.
 
     Args:
@@ -89,15 +89,15 @@ def joining(folder: Path, parts: Sequence[Path]) -> Iterator[None]:
     with patient_lock(folder):
         gone = [part.name for part in parts if not part.exists()]
         if gone:
-            raise Unfinished(gone, len(parts))
+            raise Incomplete(gone, len(parts))
         yield
 
 
-def remove_joined(folder: Path) -> None:
+def remove_merged(folder: Path) -> None:
     """Remove parts of which the product is there; no process is hindered that still reads them.
 
     Args:
-        folder: as for `joining`; nothing happens when it is not there.
+        folder: as for `merging`; nothing happens when it is not there.
     """
     if folder.exists():
         with patient_lock(folder):
@@ -121,7 +121,7 @@ def patient_lock(folder: Path) -> Iterator[None]:
             break
         except RunError as busy:
             if not told:
-                _LOGGER.info("waiting: %s", busy)
+                logger.info("waiting: %s", busy)
                 told = True
             time.sleep(_LOOK_EVERY_S)
     try:
@@ -130,19 +130,19 @@ def patient_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def run_tasks(
-    tasks: Sequence[Task],
-    work: Work,
+def run_jobs(
+    tasks: Sequence[Job],
+    work: JobFunction,
     folder: Path,
     *,
     context: Any,
     products: Products | None = None,
     workers: int | WorkerSettings = 0,
-    on_done: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
+    on_done: Callable[[JobResult], None] | None = None,
+) -> list[JobResult]:
     """Run all tasks that are not done yet, or whose files are not what was written any more.
 
-    What a task raises fails it, and the others go on: one bad scene ends no survey. What was no `UserError` is a bug
+    What a task raises fails it, and the others go on: one bad scene ends no batch. What was no `UserError` is a bug
     and raised once all have ended. That nothing can be written any more is raised once the running tasks have ended.
     When a worker is killed, what it was doing is done again.
 
@@ -172,10 +172,10 @@ def run_tasks(
     if repeated:
         raise ValueError(f"task keys occur more than once: {', '.join(repeated[:5])}")
     settings = workers if isinstance(workers, WorkerSettings) else WorkerSettings(workers=workers)
-    performer = Performer(work, folder.absolute(), context, products)
-    outcomes: dict[str, Outcome] = {}
+    performer = Worker(work, folder.absolute(), context, products)
+    outcomes: dict[str, JobResult] = {}
 
-    def record(outcome: Outcome) -> None:
+    def record(outcome: JobResult) -> None:
         outcomes[outcome.key] = outcome
         if on_done is not None:
             on_done(outcome)
@@ -203,13 +203,13 @@ def run_tasks(
             _run(damaged, performer, settings, record)
     for task in others:
         if task.key not in outcomes:
-            record(there[task.key] or Outcome(task.key, "elsewhere", 0.0))
+            record(there[task.key] or JobResult(task.key, "elsewhere", 0.0))
     ended = [outcomes[task.key] for task in tasks]
     for bug in (outcome.bug for outcome in ended if outcome.bug is not None):
         raise bug
     missing = [outcome for outcome in ended if outcome.status == "elsewhere"]
     if missing:
-        raise Unfinished(
+        raise Incomplete(
             [f"{outcome.key} ({outcome.message})" if outcome.message else outcome.key for outcome in missing],
             len(tasks),
             [f"{outcome.key}: {outcome.message}" for outcome in ended if outcome.status == "failed"],
@@ -218,11 +218,11 @@ def run_tasks(
 
 
 def _run(
-    tasks: Sequence[Task], performer: Performer, settings: WorkerSettings, record: Callable[[Outcome], None]
+    tasks: Sequence[Job], performer: Worker, settings: WorkerSettings, record: Callable[[JobResult], None]
 ) -> None:
     remove_leftovers(performer.folder)
     remove_leftovers(real_folder(performer.folder, DONE))
-    with attempts_folder(performer.folder, performer.context) as attempts:
+    with attempt_dir(performer.folder, performer.context) as attempts:
         if settings.scheduler is not None:
             from geocore.jobs.executors import run_on_cluster
 

@@ -18,12 +18,12 @@ from rasterio.warp import transform
 
 from geocore.errors import SceneError
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import LayerSource, Patch, decisions_of, notes_of
+from geocore.raster.scene import BandReader, Patch, decisions_of, notes_of
 
 _TOLERANCE_PX = 0.05
 
 
-def nesting_ratio(reference: Grid, grid: Grid, name: str) -> int | None:
+def integer_ratio(reference: Grid, grid: Grid, name: str) -> int | None:
     """Reference pixels per pixel of a grid, along an axis.
 
     Without a transform the control points decide, else the shape alone, which must then fit one ratio only.
@@ -135,14 +135,14 @@ class Warp:
             ) from error
 
 
-class BlockwiseSource:
+class WarpedReader:
     """Reads a layer in whole blocks that lie at fixed places, and cuts windows from these.
 
     So a pixel does not depend on the window that it is read in: where GDAL interpolates places and looks for
     neighbours depends on what is asked for at once.
     """
 
-    def __init__(self, source: LayerSource, block: tuple[int, int]) -> None:
+    def __init__(self, source: BandReader, block: tuple[int, int]) -> None:
         self.layer = source.layer
         self.decisions = decisions_of(source)
         self.shape = source.shape

@@ -1,13 +1,13 @@
-"""Blocks of a layer decoded once: for all the tiles that overlap there, or for several windows of one neighbourhood.
+"""Blocks of a layer decoded once: for all the tiles that overlap there, or for several windows of one chunk.
 
 Files are stored in compressed blocks, and tiles that overlap or lie across blocks would have each of them decoded
-several times. A belt keeps the blocks that the present row of tiles touches in one buffer, decodes those below when a
+several times. A cache keeps the blocks that the present row of tiles touches in one buffer, decodes those below when a
 tile first asks for them, and lets go of those above. The buffer is allocated once: pages of memory that are touched for
 the first time cost more than the copy into them.
 
 A window at random costs all blocks that it touches: 256 x 256 pixels in blocks of 512 decode nine times the pixels that
-are used, and whole rows where a file is striped. `samplers.NeighbourhoodSampler` draws windows so that several lie in
-one neighbourhood, and `pooled` lets any code that reads a scene find them in a pool.
+are used, and whole rows where a file is striped. `samplers.ChunkedSampler` draws windows so that several lie in
+one chunk, and `with_chunk` lets any code that reads a scene find them in a pool.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geocore.raster.grid import Window
-from geocore.raster.scene import BlockSource, DecodingSource, Layer, LayerSource, Patch, Scene
+from geocore.raster.scene import BandReader, Layer, Patch, ReadIntoReader, Scene, TiledReader
 
 PIECE_BYTES = 16 * 2**20
 """Decoded at once: several blocks, which GDAL decodes beside each other, and little enough to stay in its cache where
 it passes them on from there."""
 
 CACHE_BYTES = 32 * 2**20
-"""GDAL's own cache of blocks while belts are in use; as each block is decoded once, it only has to hold a piece."""
+"""GDAL's own cache while those here are in use; as each block is decoded once, it only has to hold a piece."""
 
 _TALLEST_STRIP = 1024
 """Rows; of taller strips, such as files of one, GDAL decodes the rows that are asked for, one after the other."""
@@ -39,20 +39,20 @@ _LOWEST_BAND = 64
 """Rows decoded at once where blocks are lower, such as strips of a row."""
 
 
-class BeltSource:
-    """A layer read through a belt of block rows; reads are equal to those of the source itself.
+class BlockCacheReader:
+    """A layer read through a cache of block rows; reads are equal to those of the source itself.
 
-    Fast for windows of one size that come row by row from the top, as the tiles of a region do: each block is decoded
-    when the first of them touches it. Windows above the belt or outside its columns are read from the source.
+    Fast for windows of one size that come row by row from the top, as the tiles of a chunk do: each block is decoded
+    when the first of them touches it. Windows above the cache or outside its columns are read from the source.
 
     Memory: (height of a window + twice that of a block) x width x bytes of a pixel, and `PIECE_BYTES`.
     """
 
-    def __init__(self, source: LayerSource, block: tuple[int, int], columns: tuple[int, int]) -> None:
-        """Set up an empty belt.
+    def __init__(self, source: BandReader, block: tuple[int, int], columns: tuple[int, int]) -> None:
+        """Set up an empty cache.
 
         Args:
-            source: where pixels come from; it stays open when the belt is closed.
+            source: where pixels come from; it stays open when the cache is closed.
             block: (rows, cols) of its blocks.
             columns: first column and the one after the last that windows will touch; may reach outside the layer.
         """
@@ -132,7 +132,7 @@ class BeltSource:
             cols = slice(col * self._cols, min(until * self._cols, self._right - self._left))
             piece = Window(band * self._rows, self._left + cols.start, rows, cols.stop - cols.start)
             part = (..., slice(place * self._rows, place * self._rows + rows), cols)
-            if isinstance(self._source, DecodingSource):
+            if isinstance(self._source, ReadIntoReader):
                 self._source.decode(piece, Patch(self._values[part], self._valid[part]))
             else:
                 patch = self._source.read(piece)
@@ -153,36 +153,36 @@ class BeltSource:
 
 
 @contextmanager
-def belted(scene: Scene, columns: tuple[int, int]) -> Iterator[Scene]:
-    """The scene with its block-wise layers read through belts; layers in memory stay as they are.
+def cached_blocks(scene: Scene, columns: tuple[int, int]) -> Iterator[Scene]:
+    """The scene with its block-wise layers read through caches; layers in memory stay as they are.
 
     Args:
         scene: stays open at the end.
         columns: first column and the one after the last that will be read, reference pixels; may reach outside.
     """
-    sources: dict[str, LayerSource] = {}
-    belts: list[BeltSource] = []
+    sources: dict[str, BandReader] = {}
+    caches: list[BlockCacheReader] = []
     for name, source in scene.sources.items():
-        if isinstance(source, BlockSource):
+        if isinstance(source, TiledReader):
             ratio = source.layer.ratio
-            belt = BeltSource(source, source.block, (columns[0] // ratio, -(-columns[1] // ratio)))
-            belts.append(belt)
-            sources[name] = belt
+            cache = BlockCacheReader(source, source.block, (columns[0] // ratio, -(-columns[1] // ratio)))
+            caches.append(cache)
+            sources[name] = cache
         else:
             sources[name] = source
-    if not belts:
+    if not caches:
         yield scene
         return
     try:
         with _small_block_cache():
             yield Scene(scene.name, scene.grid, sources)
     finally:
-        _close(belts)
+        _close(caches)
 
 
-def _close(belts: Iterable[BeltSource]) -> None:
-    for belt in belts:
-        belt.close()
+def _close(caches: Iterable[BlockCacheReader]) -> None:
+    for cache in caches:
+        cache.close()
 
 
 @contextmanager
@@ -283,10 +283,10 @@ class Pool(Generic[Item]):
         return self._entries.pop(key, None)
 
 
-class PooledSource:
+class ChunkReader:
     """A layer one chunk of which is decoded once and kept in a pool; reads are equal to those of the layer itself."""
 
-    def __init__(self, source: LayerSource, pool: Pool[Patch], chunk: Window, key: Hashable) -> None:
+    def __init__(self, source: BandReader, pool: Pool[Patch], chunk: Window, key: Hashable) -> None:
         """Put a chunk before a source.
 
         Args:
@@ -328,7 +328,7 @@ class PooledSource:
         self._source.close()
 
 
-def pooled(scene: Scene, pool: Pool[Patch], chunk: Window, key: Hashable) -> Scene:
+def with_chunk(scene: Scene, pool: Pool[Patch], chunk: Window, key: Hashable) -> Scene:
     """The same scene with a chunk of it in a pool.
 
     Args:
@@ -338,13 +338,13 @@ def pooled(scene: Scene, pool: Pool[Patch], chunk: Window, key: Hashable) -> Sce
         key: what sets the scene apart from others that share the pool, such as its index in the sampler.
     """
     sources = {
-        name: PooledSource(source, pool, chunk.coarser(source.layer.ratio), (key, name))
+        name: ChunkReader(source, pool, chunk.coarser(source.layer.ratio), (key, name))
         for name, source in scene.sources.items()
     }
     return Scene(scene.name, scene.grid, sources)
 
 
-def cell_of(source: LayerSource, size: int) -> tuple[int, int]:
+def chunk_for(source: BandReader, size: int) -> tuple[int, int]:
     """A fitting cell for windows of a layer: along the blocks of its file, so that few are decoded in vain.
 
     It is at least twice as long as a window along either axis, so that windows of one cell seldom look alike. Where the

@@ -34,7 +34,7 @@ from geocore.raster.formats import (
 )
 from geocore.raster.grid import NAMES_FILES, ControlPoint, Grid, length_unit_of, names_files
 from geocore.raster.headers import check_texts
-from geocore.raster.paths import VARIABLE, Location, shown
+from geocore.raster.paths import VARIABLE, Location, redacted
 from geocore.raster.vrt import MOST_NESTED, named_in
 from geocore.storage.names import is_text, plain_path
 from geocore.storage.special_files import check_regular, open_regular
@@ -135,7 +135,7 @@ _MOST_BANDS: Final = 10_000
 _PROCESS = os.getpid()
 
 
-def open_handle(path: Location) -> Any:
+def open_dataset(path: Location) -> Any:
     """Open a rasterio dataset, for reading.
 
     Only formats that hold their own pixels are opened, and a virtual raster (.vrt) that names such files in its own
@@ -214,12 +214,12 @@ def _check_contained(dataset: Any, location: Location) -> None:
     # Asked for first: GDAL opens them, with any driver, to list its files or to read fewer pixels.
     if (named := dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")) is not None:
         raise SceneError(
-            f"{shown(location)}: takes its overviews from another file ({named[:80]}), which is not followed: write "
+            f"{redacted(location)}: takes its overviews from another file ({named[:80]}), which is not followed: write "
             "the pixels anew: gdal_translate IN OUT.tif"
         )
     for crs in (dataset.crs, dataset.gcps[1]):
         if crs and names_files(crs.to_wkt()):
-            raise SceneError(f"{shown(location)}: its CRS {NAMES_FILES}")
+            raise SceneError(f"{redacted(location)}: its CRS {NAMES_FILES}")
     if dataset.driver == "HFA" and isinstance(location, Path):
         folder = os.path.realpath(location.parent)
         for file in dataset.files:
@@ -277,7 +277,7 @@ def _open_remote(address: str) -> Any:
         remedy = "check the address, and that its server answers and lets you in"
         if urlsplit(address).path.lower().endswith(".vrt"):
             remedy = f"a virtual raster is read from a disk only: save it, and set {VARIABLE} to where its files lie"
-        raise SceneError(f"{shown(address)}: cannot be opened as a raster ({reason_of(error)}); {remedy}") from error
+        raise SceneError(f"{redacted(address)}: cannot be opened as a raster ({reason_of(error)}); {remedy}") from error
 
 
 def _opened(location: Location, drivers: Sequence[str]) -> Any:
@@ -293,7 +293,7 @@ def _opened(location: Location, drivers: Sequence[str]) -> Any:
             return _described(name, drivers, location)
         except _UNTOLD as error:
             raise SceneError(
-                f"{shown(location)}: its header cannot be understood ({reason_of(error)}); write the pixels anew: "
+                f"{redacted(location)}: its header cannot be understood ({reason_of(error)}); write the pixels anew: "
                 "gdal_translate IN OUT.tif"
             ) from error
 
@@ -315,10 +315,10 @@ def _check_described(dataset: Any, location: Location) -> None:
         SceneError: there is no band, or more than can be looked at.
     """
     if not dataset.count:
-        raise SceneError(f"{shown(location)}: has no band: save the raster that counts as a GeoTIFF of its own")
+        raise SceneError(f"{redacted(location)}: has no band: save the raster that counts as a GeoTIFF of its own")
     if dataset.count > _MOST_BANDS:
         raise SceneError(
-            f"{shown(location)}: has {dataset.count} bands, and at most {_MOST_BANDS} can be read; write those that "
+            f"{redacted(location)}: has {dataset.count} bands, and at most {_MOST_BANDS} can be read; write those that "
             "are meant to a file of their own: gdal_translate -b 1 -b 2 ... IN OUT"
         )
     for index in dataset.indexes:
@@ -354,7 +354,7 @@ def lossy_compression(dataset: Any) -> str | None:
     """
     for source in dataset.files[1:] if dataset.driver == "VRT" else ():
         if Path(source).is_file() and Path(source) != Path(dataset.name):
-            with closing(open_handle(Path(source))) as part:
+            with closing(open_dataset(Path(source))) as part:
                 if (found := lossy_compression(part)) is not None:
                     return f"{found} (of {Path(source).name})"
     tags = {**dataset.tags(ns="IMAGE_STRUCTURE"), **(dataset.tags(1, ns="IMAGE_STRUCTURE") if dataset.count else {})}
@@ -368,7 +368,7 @@ def lossy_compression(dataset: Any) -> str | None:
     return None
 
 
-def remedy_for(path: Location) -> str:
+def read_hint(path: Location) -> str:
     """What to do when reading fails after opening did not."""
     if isinstance(path, Path):
         return "the file is damaged or incomplete: copy or make it again"

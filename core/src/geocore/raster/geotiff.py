@@ -18,18 +18,18 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
 from geocore.errors import SceneError
-from geocore.raster.align import Warp, nesting_ratio
+from geocore.raster.align import Warp, integer_ratio
 from geocore.raster.bands import Bands
 from geocore.raster.declarations import COMMAND_LINE, NOTHING, Decision, Declaration, decide, stated
-from geocore.raster.gdal import grid_of, open_handle, reason_of, remedy_for
+from geocore.raster.gdal import grid_of, open_dataset, read_hint, reason_of
 from geocore.raster.grid import Grid, Window
 from geocore.raster.headers import check_file
-from geocore.raster.paths import access, located, name_of, shown
+from geocore.raster.paths import as_path_or_url, gdal_env, redacted, stem_of
 from geocore.raster.pictures import alpha_bands, alpha_notes, picture_of
 from geocore.raster.scene import Layer, Patch, Scene, valid_mask
 
 
-class RasterSource:
+class RasterReader:
     """A layer read from one file, which stays open; reads from several threads take turns at its handle.
 
     An alpha band is not a band but says which pixels are valid, as do a mask band, a nodata value, and NaN or
@@ -69,11 +69,11 @@ class RasterSource:
         warp: Warp | None = None,
         codes: bool = False,
     ) -> None:
-        self.path = located(path)
-        self._name = shown(self.path)
+        self.path = as_path_or_url(path)
+        self._name = redacted(self.path)
         self._lock = threading.Lock()
-        with access(self.path), ExitStack() as opened:
-            dataset = opened.enter_context(closing(open_handle(self.path)))
+        with gdal_env(self.path), ExitStack() as opened:
+            dataset = opened.enter_context(closing(open_dataset(self.path)))
             if isinstance(self.path, Path):
                 check_file(dataset, self.path)
             self._stored = dataset
@@ -185,7 +185,7 @@ class RasterSource:
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
         masks: list[NDArray[Any]] = []
         try:
-            with self._lock, access(self.path):
+            with self._lock, gdal_env(self.path):
                 if self._dataset.closed:
                     raise ValueError(f"{self._name} is closed")
                 if self._one_type:
@@ -201,7 +201,7 @@ class RasterSource:
         except RasterioError as error:
             raise SceneError(
                 f"{self._name}: {window.height} x {window.width} pixels at row {window.row}, column {window.col} "
-                f"cannot be read ({reason_of(error)}); {remedy_for(self.path)}"
+                f"cannot be read ({reason_of(error)}); {read_hint(self.path)}"
             ) from error
         self._find_valid(into)
         for mask in masks:
@@ -218,7 +218,7 @@ class RasterSource:
     @functools.cached_property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how the file is read, a line each; looks at a few windows of an alpha band."""
-        with self._lock, access(self.path):
+        with self._lock, gdal_env(self.path):
             name = PurePosixPath(self._name).name
             notes = [
                 *self.picture.notes,
@@ -266,8 +266,8 @@ def open_raster(
         SceneError: the file is missing, damaged or not a raster, lacks a band, or is no picture of brightness.
     """
     given = Declaration(nodata, by=COMMAND_LINE)
-    source = RasterSource(path, layer=layer, bands=bands, given=given, usual=usual, codes=codes)
-    return Scene(name_of(source.path), source.grid, {layer: source})
+    source = RasterReader(path, layer=layer, bands=bands, given=given, usual=usual, codes=codes)
+    return Scene(stem_of(source.path), source.grid, {layer: source})
 
 
 def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> Scene:
@@ -287,7 +287,7 @@ def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> 
         raise SceneError(f"scene {name} has no layer {reference!r}: the reference must be one of {', '.join(paths)}")
     with ExitStack() as stack:
         sources = {
-            layer: stack.enter_context(closing(RasterSource(path, layer=layer))) for layer, path in paths.items()
+            layer: stack.enter_context(closing(RasterReader(path, layer=layer))) for layer, path in paths.items()
         }
         grid = sources[reference].grid
         for source in sources.values():
@@ -297,9 +297,9 @@ def open_rasters(name: str, paths: Mapping[str, Path | str], reference: str) -> 
     return scene
 
 
-def _ratio(reference: Grid, source: RasterSource) -> int:
-    grid, name = source.grid, shown(source.path)
-    ratio = nesting_ratio(reference, grid, name)
+def _ratio(reference: Grid, source: RasterReader) -> int:
+    grid, name = source.grid, redacted(source.path)
+    ratio = integer_ratio(reference, grid, name)
     if ratio is None:
         raise SceneError(
             f"{name}: its {grid.height} x {grid.width} pixels do not nest in the {reference.height} x "

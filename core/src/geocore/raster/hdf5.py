@@ -65,11 +65,11 @@ try:
 except ImportError:
     new_inflater = zlib.decompressobj
 
-Place = tuple[slice, ...]
+Selection = tuple[slice, ...]
 """Part of a data set: first and last value, steps of 1, of each axis."""
 
 
-class ChunkCache:
+class DecodedChunks:
     """Decoded chunks that were used last, for windows that share them."""
 
     def __init__(self, most_bytes: int = 1 << 25) -> None:
@@ -154,7 +154,7 @@ class StoredArray:
             ceil(length / step) for length, step in zip(self.shape, self._chunks, strict=True)
         )
 
-    def read(self, place: Place | None = None, *, cache: ChunkCache | None = None) -> NDArray[Any]:
+    def read(self, place: Selection | None = None, *, cache: DecodedChunks | None = None) -> NDArray[Any]:
         """Values equal to `dataset[place]`, for any type, layout and filters.
 
         Args:
@@ -180,7 +180,7 @@ class StoredArray:
             self._check_streams(place)
         return np.asarray(self._dataset[place])
 
-    def check(self, place: Place) -> None:
+    def check(self, place: Selection) -> None:
         """Refuse what `read` would, for another reader.
 
         Raises:
@@ -192,7 +192,7 @@ class StoredArray:
             tuple(slice(part.start, min(part.stop, length)) for part, length in zip(place, self.shape, strict=True))
         )
 
-    def _check_claim(self, place: Place) -> None:
+    def _check_claim(self, place: Selection) -> None:
         wanted = self._itemsize * prod(part.stop - part.start for part in place)
         if wanted > _FREE_BYTES and wanted > (most := most_at_once(self._size)):
             raise SceneError(
@@ -221,7 +221,7 @@ class StoredArray:
                 "once; write it in smaller ones: nccopy -c DIMENSION/SIZE,... IN OUT"
             )
 
-    def _parts(self, place: Place) -> Iterator[tuple[tuple[int, ...], Place, Place]]:
+    def _parts(self, place: Selection) -> Iterator[tuple[tuple[int, ...], Selection, Selection]]:
         """First value of each chunk of a place, the part of it that lies there, and where in the place that is."""
         assert self._chunks is not None
         firsts = (
@@ -242,7 +242,7 @@ class StoredArray:
         skipped, packed = self._dataset.id.read_direct_chunk(start)
         return packed, [code for bit, code in enumerate(self._filters) if not skipped >> bit & 1]
 
-    def _unpacked(self, place: Place, cache: ChunkCache | None) -> NDArray[Any]:
+    def _unpacked(self, place: Selection, cache: DecodedChunks | None) -> NDArray[Any]:
         values = np.empty([part.stop - part.start for part in place], self.dtype)
         if not values.size:
             return values
@@ -266,7 +266,7 @@ class StoredArray:
                     cache.put(key, cut)
         return values
 
-    def _check_streams(self, place: Place) -> None:
+    def _check_streams(self, place: Selection) -> None:
         """Refuse chunks that would be inflated to more than their values take, which HDF5 would do."""
         if self._chunks is None or _DEFLATE not in self._filters:
             return
@@ -438,7 +438,7 @@ def _inflated(packed: bytes, most: int) -> bytes:
     return content
 
 
-def _counts(place: Place, chunks: tuple[int, ...]) -> Iterator[int]:
+def _counts(place: Selection, chunks: tuple[int, ...]) -> Iterator[int]:
     """Chunks along each axis that a place touches."""
     for part, step in zip(place, chunks, strict=True):
         yield (part.stop - 1) // step - part.start // step + 1 if part.stop > part.start else 0

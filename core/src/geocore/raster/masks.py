@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geocore.errors import SceneError, SettingsError
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import LayerSource, Patch, decisions_of, notes_of
+from geocore.raster.scene import BandReader, Patch, decisions_of, notes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class MaskRule:
         return marked
 
 
-class MaskedSource:
+class MaskedReader:
     """A layer whose pixels are invalid where a mask band says so, or where that itself is missing.
 
     Args:
@@ -76,7 +76,7 @@ class MaskedSource:
         SceneError: the mask band holds fractions.
     """
 
-    def __init__(self, source: LayerSource, mask: LayerSource, rule: MaskRule, grid: Grid) -> None:
+    def __init__(self, source: BandReader, mask: BandReader, rule: MaskRule, grid: Grid) -> None:
         if np.dtype(mask.layer.dtype).kind not in "bui":
             raise SceneError(
                 f"mask band {rule.band} is {mask.layer.dtype}: classes and bits are whole numbers; name another band"

@@ -16,13 +16,13 @@ from xml.etree.ElementTree import Element, SubElement
 from rasterio.crs import CRS
 
 from geocore.errors import SceneError
-from geocore.raster.gdal import grid_of, open_handle
+from geocore.raster.gdal import grid_of, open_dataset
 from geocore.raster.grid import Grid
 from geocore.raster.write import Legend, category_names, read_legend
 from geocore.storage.files import atomic_write_text, storage_errors
 from geocore.terminal import one_line
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _TOLERANCE: Final = 1e-6
 """Of the north-up rule, as a share of a pixel."""
@@ -50,7 +50,7 @@ def write_mosaics(folder: Path, stem: str, rasters: Sequence[Path]) -> list[Path
         found = _read(path)
         if found is not None and not _can_be_named(path):
             if len(rasters) > 1:
-                _LOGGER.info("%s: its name cannot stand in a virtual raster, so %s.vrt lacks it", path, stem)
+                logger.info("%s: its name cannot stand in a virtual raster, so %s.vrt lacks it", path, stem)
         elif found is not None:
             groups.setdefault(str(found.grid.crs), []).append(found)
     if sum(map(len, groups.values())) < 2:
@@ -95,7 +95,7 @@ class _Map:
 def _read(path: Path) -> _Map | None:
     """What a VRT repeats of a map; None when it cannot hold the map."""
     try:
-        with closing(open_handle(path)) as dataset:
+        with closing(open_dataset(path)) as dataset:
             grid = grid_of(dataset)
             found = _Map(path, grid, dataset.dtypes, dataset.nodata, dataset.descriptions, read_legend(path))
     except SceneError:  # the map of an earlier call, damaged since

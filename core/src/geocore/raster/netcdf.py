@@ -30,7 +30,7 @@ from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.declarations import FILE, CfDeclaration, Decision, decide, stated_by_cf
 from geocore.raster.grid import Transform, Window
-from geocore.raster.hdf5 import ChunkCache, StoredArray, open_hdf5
+from geocore.raster.hdf5 import DecodedChunks, StoredArray, open_hdf5
 from geocore.raster.scene import Layer, Patch
 from geocore.storage.files import atomic_write_bytes
 from geocore.storage.special_files import open_regular
@@ -209,7 +209,7 @@ class NetcdfFile:
         except _DAMAGE as error:
             self._content.close()
             raise _damaged(self.path, error) from error
-        self._chunks = ChunkCache()
+        self._chunks = DecodedChunks()
         self._arrays: dict[str, StoredArray] = {}
 
     def variable(self, name: str) -> Variable:
@@ -312,7 +312,7 @@ def open_netcdf(path: Path | str) -> Iterator[NetcdfFile]:
         yield file
 
 
-class NetcdfSource:
+class NetcdfReader:
     """A layer made of two-dimensional variables of one file, each a band with a mask of its own.
 
     Opening reads names and shapes only; a window reads only its part.

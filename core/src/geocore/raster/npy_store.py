@@ -266,7 +266,7 @@ _BLOCK_ROWS: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Plane:
+class OutputBand:
     """What one plane holds."""
 
     name: str
@@ -275,15 +275,15 @@ class Plane:
     bands: int = 1
 
 
-class PlaneWriter:
-    """Appends finished rows of one region; a context manager."""
+class StripWriter:
+    """Appends finished rows of one chunk; a context manager."""
 
-    def __init__(self, folder: Path, window: Window, planes: Iterable[Plane]) -> None:
+    def __init__(self, folder: Path, window: Window, planes: Iterable[OutputBand]) -> None:
         """Create the files.
 
         Args:
             folder: the part; created.
-            window: the region in output pixels.
+            window: the chunk in output pixels.
             planes: what is written; at least one.
 
         Raises:
@@ -309,7 +309,7 @@ class PlaneWriter:
 
         Args:
             row: first row, output pixels counted from the scene's first; must follow the rows already written.
-            values: per plane shape (band, rows, region width), or (rows, region width) for one band, of its dtype;
+            values: per plane shape (band, rows, chunk width), or (rows, chunk width) for one band, of its dtype;
                 as many rows in each.
 
         Raises:
@@ -332,7 +332,7 @@ class PlaneWriter:
                 self._files[name].write(np.ascontiguousarray(stack.transpose(1, 0, 2)).data)
         self._next = row + rows
 
-    def __enter__(self) -> PlaneWriter:
+    def __enter__(self) -> StripWriter:
         return self
 
     def __exit__(
@@ -345,7 +345,7 @@ class PlaneWriter:
             raise ValueError(f"rows up to {self._next} were written of {self._window.row_stop}")
 
 
-def read_plane(folder: Path, name: str) -> np.ndarray:
+def read_output_band(folder: Path, name: str) -> np.ndarray:
     """Map a plane of a part.
 
     Args:
@@ -359,7 +359,7 @@ def read_plane(folder: Path, name: str) -> np.ndarray:
     return mapped.transpose(1, 0, 2)
 
 
-def join_planes(
+def merge_chunks(
     parts: Iterable[tuple[Window, Path]],
     name: str,
     write: Callable[[np.ndarray, int, int], None],
@@ -367,12 +367,12 @@ def join_planes(
     """Hand a plane of all parts to a raster writer, a block of rows at a time.
 
     Args:
-        parts: each region in output pixels with its part.
+        parts: each chunk in output pixels with its part.
         name: the plane.
-        write: called with values of shape (band, rows, region width), first row and first column, output pixels.
+        write: called with values of shape (band, rows, chunk width), first row and first column, output pixels.
     """
     for window, folder in parts:
-        plane = read_plane(folder, name)
+        plane = read_output_band(folder, name)
         for first in range(0, window.height, _BLOCK_ROWS):
             rows = np.ascontiguousarray(plane[:, first : first + _BLOCK_ROWS])
             write(rows, window.row + first, window.col)

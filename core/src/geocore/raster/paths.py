@@ -46,17 +46,17 @@ def is_remote(location: Location) -> bool:
     return isinstance(location, str) and urlsplit(location).scheme.lower() in _SCHEMES
 
 
-def located(location: Location) -> Location:
+def as_path_or_url(location: Location) -> Location:
     """The text of an address as it is, everything else as a path."""
     return location if is_remote(location) else Path(location)
 
 
-def name_of(location: Location) -> str:
+def stem_of(location: Location) -> str:
     """Name of the file without folders and ending, for products and messages."""
     return PurePosixPath(urlsplit(str(location)).path).stem if is_remote(location) else Path(location).stem
 
 
-def shown(location: Location) -> str:
+def redacted(location: Location) -> str:
     """A location for messages and records: an address without what may be a password or a signature."""
     if not is_remote(location):
         return str(location)
@@ -64,7 +64,7 @@ def shown(location: Location) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def access(location: Location) -> AbstractContextManager[Any]:
+def gdal_env(location: Location) -> AbstractContextManager[Any]:
     """How GDAL is to read a location, for the thread that enters: a server that does not answer is given up.
 
     GDAL's own environment variables take precedence; those of S3 (AWS_PROFILE, AWS_NO_SIGN_REQUEST, ...) count too.
@@ -99,9 +99,11 @@ def check_named(named: Location, *, by: Path, folder: Path) -> None:
         return
     if is_stated(named):
         return
-    root = posixpath.dirname(shown(named)) if is_remote(named) else os.path.dirname(place)
+    root = posixpath.dirname(redacted(named)) if is_remote(named) else os.path.dirname(place)
     rule = "not in the folder of the file that names it" if isinstance(named, Path) else "an address"
-    raise SceneError(f"{by}: names {shown(named)}, {rule}: if you trust it, set {VARIABLE}={root} to let files name it")
+    raise SceneError(
+        f"{by}: names {redacted(named)}, {rule}: if you trust it, set {VARIABLE}={root} to let files name it"
+    )
 
 
 def is_stated(named: Location) -> bool:

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from geocore.errors import SceneError
 from geocore.raster.headers import Header, header_of
-from geocore.raster.paths import Location, shown
+from geocore.raster.paths import Location, redacted
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -99,14 +99,14 @@ def picture_of(dataset: Any, path: Location, *, codes: bool) -> Picture:
     """
     structure = dataset.tags(ns="IMAGE_STRUCTURE")
     header = _header(dataset, path)
-    _check_readable(dataset, shown(path), header, structure.get("SOURCE_COLOR_SPACE"))
+    _check_readable(dataset, redacted(path), header, structure.get("SOURCE_COLOR_SPACE"))
     alphas = alpha_bands(dataset)
     planes = [i for i in dataset.indexes if i not in set(alphas)] if alphas else list(dataset.indexes)
     from_white = structure.get("MINISWHITE") == "YES" or header.photometric == _WHITE_IS_ZERO
     if from_white and codes:
         raise SceneError(
-            f"{shown(path)}: counts from white (MinIsWhite), so that its numbers are not what viewers show, as codes "
-            "must be; if the stored ones are meant: gdal_translate -co PHOTOMETRIC=MINISBLACK IN OUT"
+            f"{redacted(path)}: counts from white (MinIsWhite), so that its numbers are not what viewers show, as "
+            "codes must be; if the stored ones are meant: gdal_translate -co PHOTOMETRIC=MINISBLACK IN OUT"
         )
     colours, seen, white, notes = None, None, None, []
     if len(planes) == 1 and dataset.dtypes[planes[0] - 1] in ("uint8", "uint16") and not codes:
@@ -116,7 +116,7 @@ def picture_of(dataset: Any, path: Location, *, codes: bool) -> Picture:
         meant = (
             "means nothing for its bands: they are" if white is None else f"is read as brightness, {white} less what is"
         )
-        notes.append(f"{PurePosixPath(shown(path)).name}: counts from white (MinIsWhite), which {meant} stored")
+        notes.append(f"{PurePosixPath(redacted(path)).name}: counts from white (MinIsWhite), which {meant} stored")
     opaque = highest_alpha(dataset.dtypes[alphas[0] - 1]) if header.premultiplied and alphas and planes else None
     keyed = "NODATA_VALUES" in dataset.tags() and all(flags == _KEYED for flags in dataset.mask_flag_enums)
     return Picture(header.orientation, colours, seen, white, keyed, opaque, tuple(notes))

@@ -32,10 +32,10 @@ from xml.etree import ElementTree
 from geocore.errors import DataError, SceneError
 from geocore.raster.declarations import NOTHING, Declaration
 from geocore.raster.formats import unread_among
-from geocore.raster.geotiff import RasterSource
-from geocore.raster.masks import MaskedSource, MaskRule
-from geocore.raster.paths import Location, check_named, is_remote, located, name_of, shown
-from geocore.raster.stack import BandFile, StackSource, grid_of_file
+from geocore.raster.geotiff import RasterReader
+from geocore.raster.masks import MaskedReader, MaskRule
+from geocore.raster.paths import Location, as_path_or_url, check_named, is_remote, redacted, stem_of
+from geocore.raster.stack import BandRef, BandStack, grid_of_file
 from geocore.raster.vrt import MOST_NESTED, named_in
 from geocore.storage.documents import read_text, read_yaml
 from geocore.storage.files import sha256_file
@@ -57,7 +57,7 @@ class Granule:
     """The files of one scene."""
 
     name: str
-    files: Mapping[str, BandFile]
+    files: Mapping[str, BandRef]
     """Band name -> where it lies, in the order of the names; mask bands among them, with interpolation `nearest`."""
     reference: str | None = None
     """Band whose grid is the scene's; None: the finest of those that are read."""
@@ -115,13 +115,13 @@ def _hls(folder: Path) -> dict[str, Granule]:
     }
 
 
-def _hls_file(path: Path, band: str) -> BandFile:
+def _hls_file(path: Path, band: str) -> BandRef:
     if band == "Fmask":
-        return BandFile(path, usual=Declaration(255, by=_HLS_SAYS), interpolation="nearest")
+        return BandRef(path, usual=Declaration(255, by=_HLS_SAYS), interpolation="nearest")
     # Thermal bands of Landsat hold hundredths of a degree.
     scale = 0.01 if band in _HLS_THERMAL[path.name.split(".")[1]] else 1e-4
     unit = "1" if scale == 1e-4 else "degree_Celsius"
-    return BandFile(path, usual=Declaration(-9999, scale, 0.0, unit, by=_HLS_SAYS))
+    return BandRef(path, usual=Declaration(-9999, scale, 0.0, unit, by=_HLS_SAYS))
 
 
 def _listed(path: Path) -> Granule:
@@ -143,11 +143,11 @@ def _listed(path: Path) -> Granule:
     return Granule(path.stem, files, reference)
 
 
-def _listed_file(by: Path, entry: Any) -> BandFile:
-    """One band of a list: a file, or a mapping of `file` and what else a `BandFile` has."""
+def _listed_file(by: Path, entry: Any) -> BandRef:
+    """One band of a list: a file, or a mapping of `file` and what else a `BandRef` has."""
     values: dict[str, Any] = {"file": entry} if isinstance(entry, str) else dict(entry)
     given = values.pop("file")
-    place = located(given)
+    place = as_path_or_url(given)
     place = by.parent / place if isinstance(place, Path) else place
     check_named(place, by=by, folder=by.parent)
     numbers: dict[str, Any] = {key: float(values.pop(key)) for key in ("scale", "offset", "nodata") if key in values}
@@ -160,7 +160,7 @@ def _listed_file(by: Path, entry: Any) -> BandFile:
     if values:
         raise ValueError(f"unknown key {next(iter(values))!r}")
     given = Declaration(**numbers, by="list")
-    return BandFile(place, band, given, interpolation=interpolation)
+    return BandRef(place, band, given, interpolation=interpolation)
 
 
 def _safe(folder: Path) -> Granule:
@@ -186,11 +186,11 @@ def _safe(folder: Path) -> Granule:
     return Granule(folder.name.removesuffix(".SAFE"), files)
 
 
-def _safe_file(path: Path, band: str, quantity: float, offsets: Mapping[str, float]) -> BandFile:
+def _safe_file(path: Path, band: str, quantity: float, offsets: Mapping[str, float]) -> BandRef:
     if band == "SCL":
-        return BandFile(path, usual=Declaration(0, by=_SAFE_SAYS), interpolation="nearest")
+        return BandRef(path, usual=Declaration(0, by=_SAFE_SAYS), interpolation="nearest")
     numbers = 1 / quantity, offsets.get(band, 0.0) / quantity
-    return BandFile(path, usual=Declaration(0, *numbers, "1", by=_SAFE_SAYS))
+    return BandRef(path, usual=Declaration(0, *numbers, "1", by=_SAFE_SAYS))
 
 
 def _rank(band: str) -> int:
@@ -233,7 +233,7 @@ def _numbers(leaves: Iterable[tuple[str, ElementTree.Element]], tags: tuple[str,
     return [float(element.text or "") for tag, element in leaves if tag in tags]
 
 
-def content_hash(location: Location) -> str:
+def scene_hash(location: Location) -> str:
     """SHA-256 of the content of every file of a scene, 64 hexadecimal digits; wherever they lie.
 
     Of one file that names no others it is `files.sha256_file`.
@@ -244,7 +244,7 @@ def content_hash(location: Location) -> str:
     """
     granule = granule_of(location)
     if granule is None:
-        return _content(located(location))
+        return _content(as_path_or_url(location))
     lines = [
         f"{band} {dataclasses.replace(file, path='')} {_content(file.path)}" for band, file in granule.files.items()
     ]
@@ -252,19 +252,19 @@ def content_hash(location: Location) -> str:
 
 
 def files_of_scene(location: Location) -> Iterator[Path]:
-    """Every file whose content `content_hash` takes, without reading what is in them but for lists and VRTs.
+    """Every file whose content `scene_hash` takes, without reading what is in them but for lists and VRTs.
 
     Raises:
-        SceneError, OSError: as of `content_hash`.
+        SceneError, OSError: as of `scene_hash`.
     """
     granule = granule_of(location)
-    for place in [located(location)] if granule is None else [file.path for file in granule.files.values()]:
+    for place in [as_path_or_url(location)] if granule is None else [file.path for file in granule.files.values()]:
         yield from _files(place)
 
 
 def _content(location: Location, above: tuple[Path, ...] = ()) -> str:
     if not isinstance(location, Path):
-        return hashlib.sha256(shown(location).encode()).hexdigest()
+        return hashlib.sha256(redacted(location).encode()).hexdigest()
     check_regular(location)
     digest = sha256_file(location)
     behind = [
@@ -295,20 +295,20 @@ def _behind(location: Path, above: tuple[Path, ...]) -> list[Path]:
     return [place for place in dict.fromkeys(places) if isinstance(place, Path)]
 
 
-ImageSource = RasterSource | StackSource | MaskedSource
+ProductReader = RasterReader | BandStack | MaskedReader
 
 
-def image_name(location: Location) -> str:
+def scene_name(location: Location) -> str:
     """What the products of a scene are called: the file's name without its ending, or the granule's."""
     try:
         granule = granule_of(location)
     except SceneError:  # whoever opens it says what is wrong
         path = Path(location)
         return path.name.removesuffix(".SAFE") if path.is_dir() else path.stem
-    return name_of(location) if granule is None else granule.name
+    return stem_of(location) if granule is None else granule.name
 
 
-def find_images(
+def find_scenes(
     inputs: Sequence[Location], *, extensions: Sequence[str], left_out: Sequence[str] = (), made: Sequence[str] = ()
 ) -> dict[str, Location]:
     """Scenes among files, addresses, granules and folders of them.
@@ -326,7 +326,7 @@ def find_images(
         DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
     """
     found: dict[str, Location] = {}
-    for given in map(located, inputs):
+    for given in map(as_path_or_url, inputs):
         scenes = [given]
         if isinstance(given, Path) and not is_granule(given):
             if not given.exists():
@@ -339,20 +339,20 @@ def find_images(
                     f"{unread_among(sorted(given.iterdir()))}"
                 )
         for scene in scenes:
-            other = found.setdefault(image_name(scene), scene)
+            other = found.setdefault(scene_name(scene), scene)
             if _resolved(other) != _resolved(scene):
                 raise DataError(
-                    f"{shown(scene)} and {shown(other)} share a name and so their products: rename one, or map them "
-                    "into different folders"
+                    f"{redacted(scene)} and {redacted(other)} share a name and so their products: rename one, or map "
+                    "them into different folders"
                 )
     return found
 
 
-def image_bands(location: Location, *, alpha: bool = False) -> tuple[str, ...]:
-    """Names of the bands of a scene: as for `RasterSource`, or all of a granule, mask bands too.
+def scene_bands(location: Location, *, alpha: bool = False) -> tuple[str, ...]:
+    """Names of the bands of a scene: as for `RasterReader`, or all of a granule, mask bands too.
 
     Args:
-        location: as for `open_image`.
+        location: as for `open_scene`.
         alpha: a band of a file that is flagged alpha counts too, as it may be asked for.
 
     Raises:
@@ -361,11 +361,11 @@ def image_bands(location: Location, *, alpha: bool = False) -> tuple[str, ...]:
     granule = granule_of(location)
     if granule is not None:
         return tuple(granule.files)
-    with closing(RasterSource(location)) as source:
+    with closing(RasterReader(location)) as source:
         return source.names if alpha else source.layer.bands.names
 
 
-def open_image(
+def open_scene(
     location: Location,
     *,
     layer: str = "image",
@@ -373,12 +373,12 @@ def open_image(
     given: Declaration = NOTHING,
     usual: Declaration | Sequence[Declaration] = NOTHING,
     mask: MaskRule | None = None,
-) -> ImageSource:
+) -> ProductReader:
     """Open what `location` names as a layer whose pixels are as stored.
 
     Args:
         location: a raster file, its http(s):// or s3:// address, or a granule as `granules.granule_of` knows it. The
-            bands of a granule are brought to its reference, or to the finest grid among those read, as `StackSource`
+            bands of a granule are brought to its reference, or to the finest grid among those read, as `BandStack`
             does it.
         layer: name of the layer.
         bands: names of the bands to read, or numbers from 1, in this order. None reads all; of a granule all that are
@@ -392,9 +392,9 @@ def open_image(
     """
     granule = granule_of(location)
     with ExitStack() as opened:
-        image: RasterSource | StackSource
+        image: RasterReader | BandStack
         if granule is None:
-            single = RasterSource(location, layer=layer, bands=bands, given=given, usual=usual)
+            single = RasterReader(location, layer=layer, bands=bands, given=given, usual=usual)
             image = opened.enter_context(closing(single))
         else:
             image = opened.enter_context(closing(_stack(granule, layer, bands, given, usual)))
@@ -402,11 +402,11 @@ def open_image(
             opened.pop_all()
             return image
         if granule is None:
-            flags: RasterSource | StackSource = opened.enter_context(closing(_flags(location, mask)))
+            flags: RasterReader | BandStack = opened.enter_context(closing(_flags(location, mask)))
         else:
             file = granule.files[_chosen(granule, mask.band)]
-            flags = opened.enter_context(closing(StackSource({mask.band: file}, grid=image.grid)))
-        masked = MaskedSource(image, flags, mask, image.grid)
+            flags = opened.enter_context(closing(BandStack({mask.band: file}, grid=image.grid)))
+        masked = MaskedReader(image, flags, mask, image.grid)
         opened.pop_all()
         return masked
 
@@ -433,15 +433,15 @@ def _resolved(location: Location) -> Location:
     return Path(os.path.realpath(location)) if isinstance(location, Path) else location
 
 
-def _flags(location: Location, mask: MaskRule) -> RasterSource:
+def _flags(location: Location, mask: MaskRule) -> RasterReader:
     """The mask band of a file, without a nodata value that all bands share or that the rule calls clear."""
-    source = RasterSource(location, bands=[mask.band], codes=True)
+    source = RasterReader(location, bands=[mask.band], codes=True)
     nodata = source.layer.bands.bands[0].nodata
     if nodata is None or not (source.shared_nodata or mask.keeps(nodata)):
         return source
     source.close()
     meant = Declaration(math.nan, by=f"mask {mask.band}")
-    return RasterSource(location, bands=[mask.band], given=meant, codes=True)
+    return RasterReader(location, bands=[mask.band], given=meant, codes=True)
 
 
 def _stack(
@@ -450,7 +450,7 @@ def _stack(
     bands: Sequence[str] | None,
     given: Declaration,
     usual: Declaration | Sequence[Declaration],
-) -> StackSource:
+) -> BandStack:
     names = [name for name, file in granule.files.items() if file.interpolation != "nearest"]
     chosen = names if bands is None else [_chosen(granule, band) for band in bands]
     behind = [usual] * len(chosen) if isinstance(usual, Declaration) else usual
@@ -459,7 +459,7 @@ def _stack(
         for name, file, other in zip(chosen, (granule.files[name] for name in chosen), behind, strict=True)
     }
     grid = None if granule.reference is None else grid_of_file(granule.files[granule.reference])
-    return StackSource(files, grid=grid, layer=layer)
+    return BandStack(files, grid=grid, layer=layer)
 
 
 def _chosen(granule: Granule, band: str) -> str:

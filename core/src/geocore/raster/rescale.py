@@ -18,16 +18,16 @@ from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Band, Bands, taken_for
 from geocore.raster.declarations import calibrated, in_units_of, same_kind
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import DecodingSource, Layer, LayerSource, Patch, decisions_of, notes_of
+from geocore.raster.scene import BandReader, Layer, Patch, ReadIntoReader, decisions_of, notes_of
 
 
-def overridden(bands: Bands, scale: float | None, offset: float | None) -> Bands:
+def with_scale(bands: Bands, scale: float | None, offset: float | None) -> Bands:
     """The bands with another scale or offset, both physical; None keeps what they have."""
     changes: dict[str, Any] = {key: value for key, value in (("scale", scale), ("offset", offset)) if value is not None}
     return dataclasses.replace(bands, bands=tuple(dataclasses.replace(band, **changes) for band in bands))
 
 
-class RescaledSource:
+class RescaledReader:
     """A layer whose numbers are brought to the scale and offset of another's.
 
     Whole numbers up to 16 bits come out as the float32 that holds exactly the number that the other layer would, where
@@ -42,7 +42,7 @@ class RescaledSource:
     """
 
     def __init__(
-        self, source: LayerSource, layer: Layer, held: Sequence[Band], grid: Grid, remarks: tuple[str, ...] = ()
+        self, source: BandReader, layer: Layer, held: Sequence[Band], grid: Grid, remarks: tuple[str, ...] = ()
     ) -> None:
         bands = tuple(dataclasses.replace(band, nodata=math.nan) for band in layer.bands)
         self.layer = dataclasses.replace(layer, dtype="float32", bands=dataclasses.replace(layer.bands, bands=bands))
@@ -77,7 +77,7 @@ class RescaledSource:
         self._source.close()
 
 
-def physical(source: LayerSource, grid: Grid) -> LayerSource:
+def physical(source: BandReader, grid: Grid) -> BandReader:
     """A layer in physical values, float32: the source itself where its numbers are physical as they are stored.
 
     Args:
@@ -89,18 +89,18 @@ def physical(source: LayerSource, grid: Grid) -> LayerSource:
         return source
     unpacked = tuple(dataclasses.replace(band, scale=1.0, offset=0.0) for band in bands)
     layer = dataclasses.replace(source.layer, bands=dataclasses.replace(bands, bands=unpacked))
-    return RescaledSource(source, layer, tuple(bands), grid)
+    return RescaledReader(source, layer, tuple(bands), grid)
 
 
-def matched(
-    source: LayerSource,
+def match_scale(
+    source: BandReader,
     layer: Layer,
     grid: Grid,
     name: str,
     *,
     scale: float | None = None,
     offset: float | None = None,
-) -> LayerSource:
+) -> BandReader:
     """A layer in the numbers that a data set would hold for it.
 
     What is the same already stays as it is stored, whole numbers too, unless the data set holds float32 because its own
@@ -139,20 +139,21 @@ def matched(
             "give --scale and --offset that lead to the latter"
         )
     base = own if calibrated(own) and calibrated(wanted) else wanted
-    held = overridden(base if told else in_units_of(base, wanted), scale, offset)
+    held = with_scale(base if told else in_units_of(base, wanted), scale, offset)
     factors, shifts = _conversion(held, wanted)
     widened = layer.dtype == "float32" and source.layer.dtype != layer.dtype
     remarks = taken_for(name, own.names, wanted.names)
     if (factors == 1).all() and not shifts.any() and not widened:
-        return RelabelledSource(source, result, grid, remarks)
-    return RescaledSource(source, result, tuple(held), grid, remarks)
+        return RelabelledReader(source, result, grid, remarks)
+    return RescaledReader(source, result, tuple(held), grid, remarks)
 
 
 def common_layer(layers: Mapping[str, Layer], *, remedy: str) -> Layer:
     """The layer of a data set whose files may differ in nodata, scale, offset, unit and type.
 
     Files that are alike in their numbers keep the type in which they are stored. Otherwise numbers are those of the
-    first file, as float32, to which `matched` brings the others. A nodata value is the layer's where all files have it.
+    first file, as float32, to which `match_scale` brings the others. A nodata value is the layer's where all files have
+    it.
 
     Args:
         layers: name of each file -> its layer; at least one.
@@ -208,10 +209,10 @@ def _numbers_of(layer: Layer) -> list[tuple[float, float, str | None]]:
     return [(band.scale, band.offset, band.unit) for band in layer.bands]
 
 
-class RelabelledSource:
+class RelabelledReader:
     """A layer whose numbers stay and whose bands are called and understood as another's."""
 
-    def __init__(self, source: LayerSource, layer: Layer, grid: Grid, remarks: tuple[str, ...] = ()) -> None:
+    def __init__(self, source: BandReader, layer: Layer, grid: Grid, remarks: tuple[str, ...] = ()) -> None:
         self.layer = layer
         self._remarks = remarks
         self.decisions = decisions_of(source)
@@ -221,7 +222,7 @@ class RelabelledSource:
         self._source = source
         self.read = source.read
         self.close = source.close
-        if isinstance(source, DecodingSource):
+        if isinstance(source, ReadIntoReader):
             self.decode = source.decode
 
     @property

@@ -1,7 +1,7 @@
 """Scene: the layers of one place on nested grids, read window by window as native values with a mask of what is valid.
 
 A photograph or a GeoTIFF is a scene of one layer. Sentinel-2 is three layers whose pixels are 1, 2 and 6 reference
-pixels wide. `geocore.raster.geotiff` opens scenes from files; `ArraySource` serves arrays in memory.
+pixels wide. `geocore.raster.geotiff` opens scenes from files; `ArrayReader` serves arrays in memory.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Patch:
     """As `values`, but the band axis has length 1 where all bands share one mask. True is valid."""
 
 
-class LayerSource(Protocol):
+class BandReader(Protocol):
     """Where the pixels of one layer come from; `read` may be called from several threads."""
 
     @property
@@ -104,7 +104,7 @@ class LayerSource(Protocol):
 
 
 @runtime_checkable
-class BlockSource(Protocol):
+class TiledReader(Protocol):
     """A source whose pixels are decoded block by block."""
 
     @property
@@ -113,7 +113,7 @@ class BlockSource(Protocol):
 
 
 @runtime_checkable
-class DecodingSource(BlockSource, Protocol):
+class ReadIntoReader(TiledReader, Protocol):
     """A source that decodes into memory of the caller's, which saves a copy, and memory touched for the first time."""
 
     def decode(self, window: Window, into: Patch) -> None:
@@ -125,7 +125,7 @@ class DecodingSource(BlockSource, Protocol):
         """
 
 
-class ArraySource:
+class ArrayReader:
     """A layer held in memory: a netCDF variable, a plane computed from metadata, a test image.
 
     Args:
@@ -181,7 +181,7 @@ class Scene:
         SceneError: a layer's shape does not fit the grid and its ratio.
     """
 
-    def __init__(self, name: str, grid: Grid, sources: Mapping[str, LayerSource]) -> None:
+    def __init__(self, name: str, grid: Grid, sources: Mapping[str, BandReader]) -> None:
         for key, source in sources.items():
             if source.layer.name != key:
                 raise ValueError(f"source of layer {source.layer.name!r} is filed under {key!r}")
@@ -197,7 +197,7 @@ class Scene:
         self._sources = dict(sources)
 
     @property
-    def sources(self) -> dict[str, LayerSource]:
+    def sources(self) -> dict[str, BandReader]:
         """Layer name -> where its pixels come from."""
         return dict(self._sources)
 
@@ -268,12 +268,12 @@ class Scene:
         self.close()
 
 
-def notes_of(source: LayerSource) -> tuple[str, ...]:
+def notes_of(source: BandReader) -> tuple[str, ...]:
     """Remarks of a source on how its files were read, one line each; what is wrapped around it passes them on."""
     return tuple(getattr(source, "notes", ()))
 
 
-def decisions_of(source: LayerSource) -> tuple[Decision, ...]:
+def decisions_of(source: BandReader) -> tuple[Decision, ...]:
     """What was decided of each band of a source that reads files, passed on likewise; none of one in memory."""
     return tuple(getattr(source, "decisions", ()))
 

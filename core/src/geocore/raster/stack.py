@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from geocore.errors import SceneError
-from geocore.raster.align import BlockwiseSource, Interpolation, Warp, nesting_ratio
+from geocore.raster.align import Interpolation, Warp, WarpedReader, integer_ratio
 from geocore.raster.bands import Bands
 from geocore.raster.declarations import NOTHING, Decision, Declaration
-from geocore.raster.geotiff import RasterSource
+from geocore.raster.geotiff import RasterReader
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import pixel_side_m
-from geocore.raster.paths import Location, shown
+from geocore.raster.paths import Location, redacted
 from geocore.raster.scene import Layer, Patch, Scene, notes_of
 
 _BLOCK = (256, 512)
@@ -25,7 +25,7 @@ _BLOCK = (256, 512)
 
 
 @dataclass(frozen=True, slots=True)
-class BandFile:
+class BandRef:
     """Where one band of a scene lies and what its numbers mean."""
 
     path: Location
@@ -40,7 +40,7 @@ class BandFile:
     the numbers that they are where the file has a palette."""
 
 
-class StackSource:
+class BandStack:
     """A layer of bands from several files, all on one grid.
 
     A file on the grid is read as it is. One whose pixels are a whole number of the grid's wide, from the same corner,
@@ -55,7 +55,7 @@ class StackSource:
         SceneError: a file cannot be opened or brought to the grid, or lacks its band.
     """
 
-    def __init__(self, files: Mapping[str, BandFile], *, grid: Grid | None = None, layer: str = "image") -> None:
+    def __init__(self, files: Mapping[str, BandRef], *, grid: Grid | None = None, layer: str = "image") -> None:
         if not files:
             raise ValueError("a stack needs a band")
         groups: dict[tuple[Any, ...], list[str]] = {}
@@ -63,7 +63,7 @@ class StackSource:
             groups.setdefault((file.path, file.interpolation), []).append(name)
         order = list(files)
         decisions: dict[str, Decision] = {}
-        self._members: list[tuple[RasterSource | RepeatedSource | BlockwiseSource, list[int]]] = []
+        self._members: list[tuple[RasterReader | UpsampledReader | WarpedReader, list[int]]] = []
         with ExitStack() as opened:
             natives = [
                 opened.enter_context(closing(_open([files[name] for name in names]))) for names in groups.values()
@@ -82,7 +82,7 @@ class StackSource:
         self._dtype = np.result_type(*(native.layer.dtype for native in natives))
         self.layer = Layer(layer, Bands(tuple(decision.band for decision in self.decisions)), self._dtype.name)
         self.shape = self.grid.shape
-        blocks = [member.block for member, _ in self._members if not isinstance(member, RepeatedSource)]
+        blocks = [member.block for member, _ in self._members if not isinstance(member, UpsampledReader)]
         # Blocks of coarse files are large on this grid and hold few pixels: to read one twice costs little.
         blocks = blocks or [member.block for member, _ in self._members]
         self.block: tuple[int, int] = (max(rows for rows, _ in blocks), max(cols for _, cols in blocks))
@@ -112,7 +112,7 @@ class StackSource:
         self._opened.close()
 
 
-class RepeatedSource:
+class UpsampledReader:
     """A coarse layer on a finer grid: each of its pixels stands `ratio` times in both directions.
 
     Args:
@@ -121,7 +121,7 @@ class RepeatedSource:
         shape: (rows, cols) of the finer grid, which the layer covers.
     """
 
-    def __init__(self, source: RasterSource, ratio: int, shape: tuple[int, int]) -> None:
+    def __init__(self, source: RasterReader, ratio: int, shape: tuple[int, int]) -> None:
         self.layer = source.layer
         self.shape = shape
         self.block = (source.block[0] * ratio, source.block[1] * ratio)
@@ -149,7 +149,7 @@ class RepeatedSource:
         self._source.close()
 
 
-def open_stack(name: str, files: Mapping[str, BandFile | Location], *, reference: str | None = None) -> Scene:
+def open_stack(name: str, files: Mapping[str, BandRef | Location], *, reference: str | None = None) -> Scene:
     """Open several files as a scene of one layer, `image`.
 
     Args:
@@ -160,14 +160,14 @@ def open_stack(name: str, files: Mapping[str, BandFile | Location], *, reference
     Raises:
         SceneError: a file cannot be opened or brought to the grid, or lacks its band; or the reference is no band.
     """
-    described = {band: file if isinstance(file, BandFile) else BandFile(file) for band, file in files.items()}
+    described = {band: file if isinstance(file, BandRef) else BandRef(file) for band, file in files.items()}
     if reference is not None and reference not in described:
         raise SceneError(f"scene {name} has no band {reference!r}: the reference must be one of {', '.join(described)}")
-    source = StackSource(described, grid=None if reference is None else grid_of_file(described[reference]))
+    source = BandStack(described, grid=None if reference is None else grid_of_file(described[reference]))
     return Scene(name, source.grid, {source.layer.name: source})
 
 
-def grid_of_file(file: BandFile) -> Grid:
+def grid_of_file(file: BandRef) -> Grid:
     """The grid that a band is stored on.
 
     Raises:
@@ -186,30 +186,30 @@ def finest(grids: Sequence[Grid]) -> Grid:
     return grids[known.index(min(known))]
 
 
-def _open(files: Sequence[BandFile], warp: Warp | None = None) -> RasterSource:
+def _open(files: Sequence[BandRef], warp: Warp | None = None) -> RasterReader:
     """The bands of one file."""
     names, given, usual = zip(*((file.band, file.given, file.usual) for file in files), strict=True)
     codes = files[0].interpolation == "nearest"
-    source = RasterSource(files[0].path, bands=names, given=given, usual=usual, warp=warp, codes=codes)
+    source = RasterReader(files[0].path, bands=names, given=given, usual=usual, warp=warp, codes=codes)
     if names == ("1",) and source.picture.colours is not None and len(source.names) > 1:
         source.close()
         raise SceneError(
-            f"{shown(files[0].path)}: has a palette of colours, of which one band would be red: list it with "
+            f"{redacted(files[0].path)}: has a palette of colours, of which one band would be red: list it with "
             "`interpolation: nearest` if its numbers are classes, else with its bands 1, 2 and 3"
         )
     return source
 
 
 def _onto(
-    grid: Grid, native: RasterSource, files: Mapping[str, BandFile]
-) -> Iterator[tuple[RasterSource | RepeatedSource | BlockwiseSource, list[str]]]:
+    grid: Grid, native: RasterReader, files: Mapping[str, BandRef]
+) -> Iterator[tuple[RasterReader | UpsampledReader | WarpedReader, list[str]]]:
     """The bands of a file on a grid: sources, each with the names of its bands."""
-    ratio = nesting_ratio(grid, native.grid, shown(native.path))
+    ratio = integer_ratio(grid, native.grid, redacted(native.path))
     if ratio == 1:
         yield native, list(files)
         return
     if ratio is not None:
-        yield RepeatedSource(native, ratio, grid.shape), list(files)
+        yield UpsampledReader(native, ratio, grid.shape), list(files)
         return
     native.close()
     # Bands are warped together only where one value marks what is missing in them.
@@ -218,4 +218,4 @@ def _onto(
         alike.setdefault(repr(decision.band.nodata), []).append(name)
     for names in alike.values():
         chosen = [files[name] for name in names]
-        yield BlockwiseSource(_open(chosen, Warp(grid, chosen[0].interpolation)), _BLOCK), names
+        yield WarpedReader(_open(chosen, Warp(grid, chosen[0].interpolation)), _BLOCK), names

@@ -20,7 +20,7 @@ from xml.parsers import expat
 
 from geocore.errors import SceneError
 from geocore.raster.grid import names_files
-from geocore.raster.paths import VARIABLE, Location, check_named, is_remote, is_stated, shown
+from geocore.raster.paths import VARIABLE, Location, check_named, is_remote, is_stated, redacted
 from geocore.storage.special_files import open_regular
 
 _MOST_BYTES: Final = 1 << 26
@@ -132,8 +132,8 @@ def _check_place(named: Named, path: Path, folder: Path) -> None:
         check_named(named.place, by=path, folder=folder)
         return
     raise SceneError(
-        f"{path}: names a part of {shown(named.place)}, and parts are read of files below a stated root only: if you "
-        f"trust it, set {VARIABLE}={os.path.dirname(os.path.realpath(named.place))}"
+        f"{path}: names a part of {redacted(named.place)}, and parts are read of files below a stated root only: if "
+        f"you trust it, set {VARIABLE}={os.path.dirname(os.path.realpath(named.place))}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Products as cloud-optimised GeoTIFF, whole or not there at all, with the meaning of their values beside them.
+"""Products as cloud-optimized GeoTIFF, whole or not there at all, with the meaning of their values beside them.
 
 The colour table inside a GeoTIFF knows neither names nor transparency. GDAL, QGIS (3.30 and later) and ArcGIS take both
 from the raster attribute table in the file `<raster>.aux.xml` (GDAL's PAM); older QGIS takes the names from there.

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geocore.errors import DataError, SettingsError
-from geocore.raster.block_cache import POOL_BYTES, cell_of
+from geocore.raster.block_cache import POOL_BYTES, chunk_for
 from geocore.raster.grid import Window
-from geocore.raster.scene import LayerSource, Scene
+from geocore.raster.scene import BandReader, Scene
 from geocore.settings import SamplingSettings
-from geocore.tiling.tiles import Tiling
+from geocore.tiling.tiles import TileGrid
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class ClassCounts:
     """(rows, cols) of the sample, label pixels."""
 
 
-def count_classes(labels: LayerSource, classes: Sequence[int], *, cell_px: int = 64) -> ClassCounts:
+def count_classes(labels: BandReader, classes: Sequence[int], *, cell_px: int = 64) -> ClassCounts:
     """Count the valid pixels of some classes in every cell, in one pass over a label layer.
 
     Args:
@@ -179,7 +179,7 @@ _CELLS_PER_WINDOW = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class PatchIndex:
     """One sample of one epoch, as a reader is asked for it."""
 
     sample: int
@@ -197,7 +197,7 @@ class Draw:
 class Sampler(Protocol):
     """Lists the draws of an epoch."""
 
-    def epoch(self, epoch: int) -> Sequence[Draw]:
+    def epoch(self, epoch: int) -> Sequence[PatchIndex]:
         """Return the draws of an epoch, in order; the same for the same epoch, however often it is asked."""
         ...
 
@@ -217,13 +217,13 @@ class GridSampler:
         self._seed = seed
         self._shuffle = shuffle
 
-    def epoch(self, epoch: int) -> list[Draw]:
+    def epoch(self, epoch: int) -> list[PatchIndex]:
         """Return every window once, shuffled by (seed, epoch)."""
         order: Sequence[int] = range(len(self._windows))
         if self._shuffle:
             # Sorting random numbers, since numpy promises the stream of `random` and not that of `permutation`.
             order = np.argsort(np.random.default_rng((self._seed, epoch)).random(len(order)), kind="stable").tolist()
-        return [Draw(*self._windows[position], epoch, index) for index, position in enumerate(order)]
+        return [PatchIndex(*self._windows[position], epoch, index) for index, position in enumerate(order)]
 
 
 class RandomWindowSampler:
@@ -233,7 +233,7 @@ class RandomWindowSampler:
         self,
         shapes: Sequence[tuple[int, int]],
         size: int,
-        draws_per_epoch: int,
+        patches_per_epoch: int,
         *,
         seed: int,
         align: int = 1,
@@ -244,21 +244,21 @@ class RandomWindowSampler:
         Args:
             shapes: (rows, cols) of each sample, reference pixels.
             size: edge of the windows, pixels. A smaller sample gives windows that reach outside it.
-            draws_per_epoch: length of an epoch. The first draws of an epoch do not depend on it.
+            patches_per_epoch: length of an epoch. The first draws of an epoch do not depend on it.
             seed: 0 or more.
             align: rows and columns of the windows are multiples of it, as scenes with coarser layers need.
             weights: relative chance of each sample, 0 or more.
         """
-        if draws_per_epoch < 1:
-            raise ValueError(f"draws_per_epoch = {draws_per_epoch}: must be at least 1")
+        if patches_per_epoch < 1:
+            raise ValueError(f"patches_per_epoch = {patches_per_epoch}: must be at least 1")
         self._positions = np.array([[max(0, edge - size) // align + 1 for edge in shape] for shape in shapes])
         chances = np.array([rows * cols for rows, cols in shapes] if weights is None else weights, np.float64)
         if len(shapes) == 0 or len(chances) != len(shapes) or chances.min() < 0 or chances.sum() <= 0:
             raise ValueError(f"{len(shapes)} samples and weights {weights}: needs one weight >= 0 a sample, not all 0")
         self._shares = np.cumsum(chances / chances.sum())
-        self._size, self._align, self._draws, self._seed = size, align, draws_per_epoch, seed
+        self._size, self._align, self._draws, self._seed = size, align, patches_per_epoch, seed
 
-    def epoch(self, epoch: int) -> list[Draw]:
+    def epoch(self, epoch: int) -> list[PatchIndex]:
         """Return the draws of an epoch; each is a pure function of (seed, epoch, index)."""
         # One row of three numbers a draw, so that a row does not depend on how many follow.
         chance = np.random.default_rng((self._seed, epoch)).random((self._draws, 3))
@@ -266,15 +266,15 @@ class RandomWindowSampler:
         samples = np.minimum(np.searchsorted(self._shares, chance[:, 0], side="right"), len(self._shares) - 1)
         corners = (chance[:, 1:] * self._positions[samples]).astype(np.int64) * self._align
         return [
-            Draw(sample, Window(row, col, self._size, self._size), epoch, index)
+            PatchIndex(sample, Window(row, col, self._size, self._size), epoch, index)
             for index, (sample, (row, col)) in enumerate(zip(samples.tolist(), corners.tolist(), strict=True))
         ]
 
 
-class NeighbourhoodSampler:
-    """Draws several windows from each of a few neighbourhoods at a time, so that pixels decoded once serve several.
+class ChunkedSampler:
+    """Draws several windows from each of a few chunks at a time, so that pixels decoded once serve several.
 
-    The positions where a window may start are cut into cells; what the windows of one cell see is a neighbourhood, of
+    The positions where a window may start are cut into cells; what the windows of one cell see is a chunk, of
     cell + size - 1 pixels along an axis: the `chunk` of its draws, which `geocore.raster.block_cache` keeps in memory.
     Each gives `each` windows. A few are open at a time. Every place of a batch has its own, which take turns from batch
     to batch: a batch mixes as many as it has places, and processes that share it out do not decode the same ones. Where
@@ -282,7 +282,7 @@ class NeighbourhoodSampler:
 
     A single draw, looked at alone, has exactly the density asked for: without `densities` every legal position of a
     sample is equally likely, borders and the seams between cells included, and a sample's chance is its share of the
-    area. Draws of one neighbourhood depend on each other. Those that are open together come from equal shares of the
+    area. Draws of one chunk depend on each other. Those that are open together come from equal shares of the
     density, so that they are spread evenly over samples and cells.
 
     With `each` = 1 draws are single: a random block with jitter, or windows by class.
@@ -292,7 +292,7 @@ class NeighbourhoodSampler:
         self,
         shapes: Sequence[tuple[int, int]],
         size: int,
-        draws_per_epoch: int,
+        patches_per_epoch: int,
         *,
         seed: int,
         batch_size: int,
@@ -307,21 +307,23 @@ class NeighbourhoodSampler:
         Args:
             shapes: (rows, cols) of each sample, reference pixels.
             size: edge of the windows, pixels. A smaller sample gives windows that reach outside it.
-            draws_per_epoch: length of an epoch. Neighbourhoods that are open at its end go on in the next one.
+            patches_per_epoch: length of an epoch. Chunks that are open at its end go on in the next one.
             seed: 0 or more.
             batch_size: as given to `Batches`: samples in a batch, all processes together.
-            cells_px: (rows, cols) of the cells of each sample, pixels: see `geocore.raster.block_cache.cell_of`.
-            each: windows of a neighbourhood.
-            open_at_once: neighbourhoods; a multiple or a divisor of batch_size. None: twice the batch.
+            cells_px: (rows, cols) of the cells of each sample, pixels: see `geocore.raster.block_cache.chunk_for`.
+            each: windows of a chunk.
+            open_at_once: chunks; a multiple or a divisor of batch_size. None: twice the batch.
             align: rows and columns of the windows are multiples of it, as scenes with coarser layers need.
             densities: one for each sample; None: uniform.
 
         Raises:
-            SettingsError: the open neighbourhoods cannot be shared out among the places of a batch.
+            SettingsError: the open chunks cannot be shared out among the places of a batch.
         """
         opened = 2 * batch_size if open_at_once is None else open_at_once
-        if min(draws_per_epoch, batch_size, each, opened) < 1:
-            raise ValueError(f"{draws_per_epoch} draws, {batch_size} a batch, {each} each, {opened} open: must be >= 1")
+        if min(patches_per_epoch, batch_size, each, opened) < 1:
+            raise ValueError(
+                f"{patches_per_epoch} draws, {batch_size} a batch, {each} each, {opened} open: must be >= 1"
+            )
         if opened % batch_size and batch_size % opened:
             raise SettingsError(
                 f"open_at_once = {opened}: must be a multiple or a divisor of batch_size = {batch_size}; take "
@@ -341,24 +343,24 @@ class NeighbourhoodSampler:
         self._parts = np.concatenate(parts)
         if not self._parts.size:
             raise ValueError("the densities are 0 everywhere")
-        # Parts of one neighbourhood follow each other, so that its draws fall between two values of this sum.
+        # Parts of one chunk follow each other, so that its draws fall between two values of this sum.
         self._sum = np.cumsum(self._parts["mass"])
         first = np.ones(len(self._parts), np.bool_)
         keys = self._parts[["sample", "cell_row", "cell_col"]]
         first[1:] = keys[1:] != keys[:-1]
         self._first = np.append(np.flatnonzero(first), len(self._parts))
         self._group = np.cumsum(first) - 1
-        self._size, self._align, self._draws, self._seed = size, align, draws_per_epoch, seed
+        self._size, self._align, self._draws, self._seed = size, align, patches_per_epoch, seed
         self._batch_size, self._each, self._open = batch_size, each, opened
 
-    def epoch(self, epoch: int) -> list[Draw]:
+    def epoch(self, epoch: int) -> list[PatchIndex]:
         """Return the draws of an epoch; each is a pure function of (seed, epoch, index)."""
         batch, place = np.divmod(np.arange(self._draws), self._batch_size)
         batch += epoch * -(-self._draws // self._batch_size)
-        # Slots hold one neighbourhood after the other: several take turns at a place, or several places share one.
+        # Slots hold one chunk after the other: several take turns at a place, or several places share one.
         turns, sharing = max(1, self._open // self._batch_size), max(1, self._batch_size // self._open)
         slot = place // sharing * turns + batch % turns
-        # Slots are ahead of each other, so that they do not all need another neighbourhood at the same time.
+        # Slots are ahead of each other, so that they do not all need another chunk at the same time.
         step = batch // turns * sharing + place % sharing + slot * self._each // self._open
         number, turn = np.divmod(step, self._each)
         rounds = {int(n): self._round(int(n)) for n in np.unique(number)}
@@ -367,7 +369,7 @@ class NeighbourhoodSampler:
             samples, corners = rounds[n]
             row, col = corners[s][t]
             window = Window(row, col, self._size, self._size)
-            draws.append(Draw(samples[s], window, epoch, index, self._chunk(samples[s], window)))
+            draws.append(PatchIndex(samples[s], window, epoch, index, self._chunk(samples[s], window)))
         return draws
 
     def _chunk(self, sample: int, window: Window) -> Window | None:
@@ -379,20 +381,20 @@ class NeighbourhoodSampler:
         return Window(window.row // rows * rows, window.col // cols * cols, rows + reach, cols + reach)
 
     def _round(self, number: int) -> tuple[list[int], list[list[list[int]]]]:
-        """The neighbourhoods that the slots hold as their first, second, ...
+        """The chunks that the slots hold as their first, second, ...
 
         Returns:
             For each slot the sample, and (row, col) of each of its windows.
         """
         random = np.random.default_rng((self._seed, number))
-        # One neighbourhood from each of as many equal shares of the density, in random order.
+        # One chunk from each of as many equal shares of the density, in random order.
         order, jitter = random.random((2, self._open))
         share = (np.argsort(np.argsort(order, kind="stable"), kind="stable") + jitter) / self._open
         groups = self._group[self._part_at(share * self._sum[-1])]
         begin, stop = self._first[groups, np.newaxis], self._first[groups + 1, np.newaxis]
         low, high = self._sum[begin] - self._parts["mass"][begin], self._sum[stop - 1]
         chance = random.random((self._open, self._each, 3))
-        # Rounding may lead to the part beside the neighbourhood.
+        # Rounding may lead to the part beside the chunk.
         parts = self._parts[np.clip(self._part_at(low + chance[..., 0] * (high - low)), begin, stop - 1)]
         rows = parts["row"] + (chance[..., 1] * parts["rows"]).astype(np.int64)
         cols = parts["col"] + (chance[..., 2] * parts["cols"]).astype(np.int64)
@@ -452,7 +454,7 @@ def window_sampler(
     settings: SamplingSettings,
     shapes: Sequence[tuple[int, int]],
     size: int,
-    draws_per_epoch: int,
+    patches_per_epoch: int,
     *,
     seed: int,
     batch_size: int,
@@ -466,7 +468,7 @@ def window_sampler(
         settings: of the command.
         shapes: (rows, cols) of each sample, reference pixels.
         size: edge of the windows, pixels.
-        draws_per_epoch: length of an epoch, but for a grid.
+        patches_per_epoch: length of an epoch, but for a grid.
         seed: 0 or more.
         batch_size: as given to `Batches`.
         overlap: of neighbouring windows of a grid, pixels.
@@ -482,10 +484,10 @@ def window_sampler(
     if settings.kind == "grid":
         if counts is not None:
             raise ValueError("a grid cannot be balanced")
-        tiles = Tiling(size=size, overlap=overlap)
+        tiles = TileGrid(size=size, overlap=overlap)
         return GridSampler([tiles.windows(shape) for shape in shapes], seed=seed)
     if settings.kind == "random" and counts is None:
-        return RandomWindowSampler(shapes, size, draws_per_epoch, seed=seed)
+        return RandomWindowSampler(shapes, size, patches_per_epoch, seed=seed)
     densities = None
     if counts is not None:
         # A density is even within a cell, which must be small beside a window to lie where the class is.
@@ -497,10 +499,10 @@ def window_sampler(
     else:
         cells = [_cell(stored(index), size) for index in range(len(shapes))]
         opened, each = _opened_at_once(cells, shapes, size, batch_size, stored), settings.windows_per_chunk
-    return NeighbourhoodSampler(
+    return ChunkedSampler(
         shapes,
         size,
-        draws_per_epoch,
+        patches_per_epoch,
         seed=seed,
         batch_size=batch_size,
         cells_px=cells,
@@ -515,7 +517,7 @@ def _cell(scene: Scene, size: int) -> tuple[int, int]:
     cells = []
     for source in scene.sources.values():
         ratio = source.layer.ratio
-        rows, cols = cell_of(source, -(-size // ratio))
+        rows, cols = chunk_for(source, -(-size // ratio))
         cells.append((rows * ratio, cols * ratio))
     return max(rows for rows, _ in cells), max(cols for _, cols in cells)
 

@@ -1,6 +1,6 @@
-"""Cut a grid into overlapping square tiles to run a model on, and into regions to own an output.
+"""Cut a grid into overlapping square tiles to run a model on, and into chunks to own an output.
 
-Tiles are anchored at the first pixel of the scene, so that a region, a worker or a restart never moves one. A tile
+Tiles are anchored at the first pixel of the scene, so that a chunk, a worker or a restart never moves one. A tile
 that does not fit is moved back to end at the border instead of being cut, and a scene shorter than a tile is covered
 by one tile that reaches outside: a model sees one size only. All lengths are pixels of one grid.
 """
@@ -19,7 +19,7 @@ from geocore.raster.grid import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
+class TileGrid:
     """Square tiles of one size on a regular stride.
 
     Raises:
@@ -127,48 +127,48 @@ class Tiling:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
-    """A part of the output that one job owns; regions of a scene cover it without overlap."""
+class Chunk:
+    """A part of the output that one job owns; chunks of a scene cover it without overlap."""
 
     key: str
     """Name from the first pixel, `r000000-c000000`: fit for a file and in row order when sorted."""
     window: Window
-    """Pixels of the region, inside the scene."""
+    """Pixels of the chunk, inside the scene."""
 
 
-def regions(shape: tuple[int, int], size_px: int, align: int = 1) -> list[Region]:
-    """Cut a scene into regions of about equal size, row by row; one region when the scene is not larger.
+def chunks(shape: tuple[int, int], size_px: int, align: int = 1) -> list[Chunk]:
+    """Cut a scene into chunks of about equal size, row by row; one chunk when the scene is not larger.
 
     Args:
         shape: rows and columns of the scene in pixels.
-        size_px: largest height and width of a region in pixels, rounded down to a multiple of `align`.
-        align: every region starts at a multiple of this.
+        size_px: largest height and width of a chunk in pixels, rounded down to a multiple of `align`.
+        align: every chunk starts at a multiple of this.
 
     Raises:
         SettingsError: if `size_px` is below `align`.
     """
     if size_px < max(align, 1):
-        raise SettingsError(f"region size = {size_px}: must be at least {max(align, 1)} pixels; 16384 is usual")
-    row_edges, col_edges = (_region_edges(length, size_px, align) for length in shape)
+        raise SettingsError(f"chunk size = {size_px}: must be at least {max(align, 1)} pixels; 16384 is usual")
+    row_edges, col_edges = (_chunk_edges(length, size_px, align) for length in shape)
     return [
-        Region(f"r{top:06d}-c{left:06d}", Window(top, left, bottom - top, right - left))
+        Chunk(f"r{top:06d}-c{left:06d}", Window(top, left, bottom - top, right - left))
         for top, bottom in pairwise(row_edges)
         for left, right in pairwise(col_edges)
     ]
 
 
-def tiles_of(region: Region, tiling: Tiling, shape: tuple[int, int]) -> list[tuple[int, int, Window]]:
-    """Tiles of a scene that touch a region, row by row.
+def tiles_in(chunk: Chunk, tiling: TileGrid, shape: tuple[int, int]) -> list[tuple[int, int, Window]]:
+    """Tiles of a scene that touch a chunk, row by row.
 
     Args:
-        region: region of the same scene.
+        chunk: chunk of the same scene.
         tiling: tiles of the whole scene.
         shape: rows and columns of the scene in pixels.
 
     Returns:
         Tile row, tile column and window of each, counted over the whole scene.
     """
-    window = region.window
+    window = chunk.window
     rows = tiling.starts(shape[0])
     cols = tiling.starts(shape[1])
     return [
@@ -178,10 +178,10 @@ def tiles_of(region: Region, tiling: Tiling, shape: tuple[int, int]) -> list[tup
     ]
 
 
-def _region_edges(length: int, size_px: int, align: int) -> list[int]:
+def _chunk_edges(length: int, size_px: int, align: int) -> list[int]:
     units = -(-length // align)
     count = -(-units // (size_px // align))
-    # Equal shares instead of full regions and a sliver, which would repeat almost as many tiles as it owns pixels.
+    # Equal shares instead of full chunks and a sliver, which would repeat almost as many tiles as it owns pixels.
     return [units * i // count * align for i in range(count)] + [length]
 
 

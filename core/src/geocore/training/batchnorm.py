@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all processes, so that several train what one trains."""
+"""Batch normalization over the batch of all processes, so that several train what one trains."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from geocore.device import Place
+from geocore.device import DeviceContext
 
 
-def share_batch_norms(model: nn.Module, place: Place) -> nn.Module:
+def share_batch_norms(model: nn.Module, place: DeviceContext) -> nn.Module:
     """Have the batch norms of a model take mean and variance over the batches of all processes while they train.
 
     On CUDA they become torch's `SyncBatchNorm`; torch has none for a CPU, where they become `SharedBatchNorm`. Names
-    and parameters stay, so that checkpoints and optimisers do not notice.
+    and parameters stay, so that checkpoints and optimizers do not notice.
 
     Args:
         model: changed in place, unless it is a batch norm itself.
@@ -40,17 +40,17 @@ class SharedBatchNorm(_BatchNorm):
         """Any number of dimensions from two on: the one that was replaced has looked at them."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise.
+        """Normalize.
 
         Args:
             input: shape (batch, channel, ...), of any floating type.
         """
         if not self.training:
             return super().forward(input)
-        parts: tuple[Tensor, ...] = _Normalised.apply(  # type: ignore[no-untyped-call]
+        parts: tuple[Tensor, ...] = _Normalized.apply(  # type: ignore[no-untyped-call]
             input, self.weight, self.bias, self.eps
         )
-        normalised, mean, variance, count = parts
+        normalized, mean, variance, count = parts
         if self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
@@ -58,10 +58,10 @@ class SharedBatchNorm(_BatchNorm):
             with torch.no_grad():
                 self.running_mean.lerp_(mean, share)
                 self.running_var.lerp_(variance * (count / (count - 1).clamp_min(1)), share)
-        return normalised
+        return normalized
 
 
-class _Normalised(torch.autograd.Function):
+class _Normalized(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias, and its gradient, with sums over all processes.
 
     Ioffe and Szegedy, Batch Normalization, 2015; the gradients are those of its section 3.
@@ -111,7 +111,7 @@ def _shared(module: nn.Module) -> nn.Module:
         made = SharedBatchNorm(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
         )
-        # The very tensors, which optimisers hold.
+        # The very tensors, which optimizers hold.
         made._parameters, made._buffers = module._parameters, module._buffers
         made.train(module.training)
         return made

@@ -4,9 +4,9 @@ A checkpoint is a folder `step-000123` that is there whole or not at all:
 
     model.safetensors       the weights
     ema.safetensors         their running mean, when the run keeps one
-    optimiser.safetensors   tensors of the optimiser and of the batch source
+    optimizer.safetensors   tensors of the optimizer and of the batch source
     state.json              step, progress, random generators, and the SHA-256 of the other files
-    card.json               bands, units, normalisation, classes, configuration, hash of the data: what predict reads
+    card.json               bands, units, normalization, classes, configuration, hash of the data: what predict reads
 
 Beside them the small text files `last` and `best` each name one. Nothing here is ever unpickled: nested states are JSON
 beside a file of tensors, random generators are text. Weights made elsewhere are read by `geocore.training.pretrained`.
@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from geocore.device import Place, seed_everything
+from geocore.device import DeviceContext, seed_everything
 from geocore.errors import CheckpointError
 from geocore.storage.documents import DocumentError, read_json, read_text
 from geocore.storage.files import (
@@ -80,7 +80,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(mode)
 
 
-def packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def flatten_state(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Turn a nested state into JSON; its tensors and arrays move to `tensors` under the name that stays behind.
 
     Args:
@@ -100,10 +100,10 @@ def packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = torch.from_numpy(np.array(value, order="C"))
         return {"$array": name}
     if isinstance(value, Mapping):
-        # A list of pairs, since JSON would turn the numbers that key an optimiser's state into strings.
-        return {"$items": [[key, packed(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+        # A list of pairs, since JSON would turn the numbers that key an optimizer's state into strings.
+        return {"$items": [[key, flatten_state(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        items = [packed(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
+        items = [flatten_state(item, f"{name}.{index}", tensors) for index, item in enumerate(value)]
         return {"$tuple": items} if isinstance(value, tuple) else items
     if isinstance(value, np.generic):
         return value.item()
@@ -112,10 +112,10 @@ def packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"{name} is a {type(value).__name__}: a saved state holds dicts, lists, tensors, numbers and texts")
 
 
-def unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put the tensors back: the inverse of `packed`."""
+def unflatten_state(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Put the tensors back: the inverse of `flatten_state`."""
     if isinstance(value, list):
-        return [unpacked(item, tensors) for item in value]
+        return [unflatten_state(item, tensors) for item in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
@@ -124,15 +124,15 @@ def unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "$array":
         return tensors[content].numpy()
     if kind == "$items":
-        return {key: unpacked(item, tensors) for key, item in content}
-    return tuple(unpacked(item, tensors) for item in content)
+        return {key: unflatten_state(item, tensors) for key, item in content}
+    return tuple(unflatten_state(item, tensors) for item in content)
 
 
 _SLOT_BYTES = 32768
 """Room for one process's text when texts are exchanged; some 16 KiB are used."""
 
 
-def generator_states(place: Place) -> list[str]:
+def rng_state(place: DeviceContext) -> list[str]:
     """Return the states of Python's, numpy's and torch's generators (CPU and device), one text for each process.
 
     Every process has to call it.
@@ -148,11 +148,11 @@ def generator_states(place: Place) -> list[str]:
     return [bytes(row).decode().rstrip() for row in place.all_reduce_sum(rows).tolist()]
 
 
-def restore_generators(states: list[str], place: Place, *, seed: int) -> None:
+def set_rng_state(states: list[str], place: DeviceContext, *, seed: int) -> None:
     """Put the generators of this process into a captured state.
 
     Args:
-        states: what `generator_states` returned.
+        states: what `rng_state` returned.
         place: this process.
         seed: seeds a process that had no predecessor, after a start with more processes than before.
     """
@@ -170,7 +170,7 @@ def restore_generators(states: list[str], place: Place, *, seed: int) -> None:
         torch.get_device_module(place.device).set_rng_state(_bytes(state["device"][1]))
 
 
-def _capture(place: Place) -> str:
+def _capture(place: DeviceContext) -> str:
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - others may use it
     device: Any = None
     if place.device.type != "cpu":
@@ -197,15 +197,15 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class CheckpointState:
     """What goes into a checkpoint."""
 
     step: int
-    """Optimiser steps done."""
+    """Optimizer steps done."""
     model: Mapping[str, Tensor]
     ema: Mapping[str, Tensor] | None
     """Running mean of the weights, with the names of `model`."""
-    optimiser: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
     """Nested dicts, lists and tuples of tensors and JSON values."""
     source: Mapping[str, Any]
     """State of the batch source, likewise."""
@@ -229,7 +229,7 @@ class Checkpoint:
     weights_hash: str
     """SHA-256 of the file that `model()` reads."""
     packed: dict[str, Any]
-    """`optimiser` and `source` with names in place of tensors."""
+    """`optimizer` and `source` with names in place of tensors."""
     averaged: bool = False
     """Whether the run kept a running mean of the weights; by what was written, not by what lies in the folder."""
 
@@ -245,9 +245,9 @@ class Checkpoint:
         return _tensors(self.path / ("ema.safetensors" if ema and self.averaged else "model.safetensors"))
 
     def training_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read the states of the optimiser and of the batch source."""
-        tensors = _tensors(self.path / "optimiser.safetensors")
-        return unpacked(self.packed["optimiser"], tensors), unpacked(self.packed["source"], tensors)
+        """Read the states of the optimizer and of the batch source."""
+        tensors = _tensors(self.path / "optimizer.safetensors")
+        return unflatten_state(self.packed["optimizer"], tensors), unflatten_state(self.packed["source"], tensors)
 
     def validated(self, name: str) -> float:
         """A value that the validation at or before this checkpoint gave, such as the threshold that it chose.
@@ -276,7 +276,7 @@ class Checkpoint:
         return float(scores[name])
 
 
-def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) -> Path:
+def save_checkpoint(folder: Path, contents: CheckpointState, *, best: bool, keep: int) -> Path:
     """Write a checkpoint, point `last` (and `best`) at it and remove older ones.
 
     Args:
@@ -290,20 +290,20 @@ def save_checkpoint(folder: Path, contents: Contents, *, best: bool, keep: int) 
     """
     target = folder / _name(contents.step)
     tensors: dict[str, Tensor] = {}
-    nested = {key: packed(getattr(contents, key), key, tensors) for key in ("optimiser", "source")}
+    nested = {key: flatten_state(getattr(contents, key), key, tensors) for key in ("optimizer", "source")}
     with atomic_path(target) as part:
         part.mkdir()
         (part / "card.json").write_text(json.dumps(contents.card, indent=1))
         save_tensors(part / "model.safetensors", contents.model)
         if contents.ema is not None:
             save_tensors(part / "ema.safetensors", contents.ema)
-        save_tensors(part / "optimiser.safetensors", tensors)
+        save_tensors(part / "optimizer.safetensors", tensors)
         state = {
             "format": _FORMAT,
             "step": contents.step,
             "progress": dict(contents.progress),
             "random": contents.random,
-            "packed": nested,
+            "flatten_state": nested,
             "files": {path.name: sha256_file(path) for path in sorted(part.iterdir())},
         }
         (part / "state.json").write_text(json.dumps({"content": state, "sha256": sha256_json(state)}))
@@ -327,7 +327,7 @@ def load_checkpoint(folder: Path, which: str = "last", *, for_training: bool = F
     Args:
         folder: the checkpoints of one run.
         which: `last`, `best`, or the name of one, such as `step-000200`.
-        for_training: check the optimiser's file too, the largest one, which only training needs.
+        for_training: check the optimizer's file too, the largest one, which only training needs.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -418,7 +418,7 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
                 "that wrote it (environment.json of the run names it)"
             )
         for name, digest in content["files"].items():
-            if (for_training or name != "optimiser.safetensors") and sha256_file(path / name) != digest:
+            if (for_training or name != "optimizer.safetensors") and sha256_file(path / name) != digest:
                 raise CheckpointError(f"{damaged} ({name} is not what was written)")
         weights = "ema.safetensors" if "ema.safetensors" in content["files"] else "model.safetensors"
         return Checkpoint(
@@ -428,7 +428,7 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
             card=read_json(path / "card.json", finite=False),
             random=content["random"],
             weights_hash=content["files"][weights],
-            packed=content["packed"],
+            packed=content["flatten_state"],
             averaged="ema.safetensors" in content["files"],
         )
     except FileNotFoundError as error:

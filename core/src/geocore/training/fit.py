@@ -23,23 +23,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geocore.device import Place, out_of_memory, seed_everything
+from geocore.device import DeviceContext, out_of_memory, seed_everything
 from geocore.errors import TrainingError
 from geocore.interruptions import REPEAT_S, Stopped
-from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+from geocore.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
 from geocore.terminal import Progress, progress
 from geocore.training.batchnorm import share_batch_norms
 from geocore.training.checkpoint import (
-    Contents,
-    generator_states,
+    CheckpointState,
     has_checkpoints,
     load_checkpoint,
-    restore_generators,
     rewind,
+    rng_state,
     save_checkpoint,
+    set_rng_state,
 )
 from geocore.training.gradients import Losses, Step, backward
-from geocore.training.optim import MovingAverage, learning_rate_factor, load_optimiser, make_optimiser, skips_on_device
+from geocore.training.optim import EMA, learning_rate_factor, load_optimizer, make_optimizer, skips_on_device
 from geocore.training.pretrained import load_strictly
 from geocore.training.run import Run
 
@@ -53,7 +53,7 @@ torchrun and SLURM leave a process after SIGTERM, up to three seconds a step."""
 class StopSignals:
     """Notes SIGINT and SIGTERM while it is open; a second wish of the same kind acts as it did before."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: DeviceContext) -> None:
         """Keep the place; signals are noted from `with` on."""
         self._place = place
         self._received: int | None = None
@@ -97,7 +97,7 @@ class StopSignals:
 _NORM = "gradient_norm"
 
 
-class LossMeter:
+class LossLogger:
     """Collects the losses of each step, checks that they are finite, and writes their means to the run."""
 
     def __init__(self, run: Run, bar: Progress[int], step: int, unwritten: dict[str, list[float]]) -> None:
@@ -137,7 +137,7 @@ class LossMeter:
             if not math.isfinite(number):
                 what = "the gradient's norm" if name == _NORM else f"loss {name!r}"
                 raise TrainingError(
-                    f"{what} is {number} at step {step}: it must be finite; lower optimiser.learning_rate, or "
+                    f"{what} is {number} at step {step}: it must be finite; lower optimizer.learning_rate, or "
                     "check the input for values that are not; the weights of that step were not saved"
                 )
             self._read.setdefault(name, []).append(number)
@@ -188,7 +188,7 @@ class FitResult:
     """What came out of a run."""
 
     steps: int
-    """Optimiser steps done."""
+    """Optimizer steps done."""
     best_step: int | None
     """Step of the best checkpoint: the last one where no validation gave a number, or `training.choose` is last."""
     best_score: float | None
@@ -222,9 +222,9 @@ def fit(
     validate: Validate,
     *,
     training: TrainingSettings,
-    optimiser: OptimiserSettings,
+    optimizer: OptimizerSettings,
     schedule: ScheduleSettings,
-    place: Place,
+    place: DeviceContext,
     run: Run,
     card: Mapping[str, Any],
     primary: str,
@@ -246,14 +246,14 @@ def fit(
         validate: scores the model, every `validate_every` steps and at the end; sees the running mean of the weights
             when there is one. In a distributed run it has to return the score over all processes.
         training: length and rhythm.
-        optimiser: algorithm, learning rate and clipping.
+        optimizer: algorithm, learning rate and clipping.
         schedule: learning rate over the run.
         place: where it runs.
         run: open run folder; when it has checkpoints, training goes on from the last.
         card: JSON values that describe the model; `run.provenance` is added.
         primary: the score that decides which checkpoint is best; higher is better, and of equals the later one is
             best, since it is trained longest. Where no validation gives a number, the last one is taken with a warning.
-        parameter_groups: groups for the optimiser, each with `params` and, where they differ, `lr`, `weight_decay`;
+        parameter_groups: groups for the optimizer, each with `params` and, where they differ, `lr`, `weight_decay`;
             None for all parameters that require a gradient.
         label: what the bar calls it.
         find_unused_parameters: for a model of which a step may leave parts out, in a distributed run. Off by default,
@@ -273,10 +273,10 @@ def fit(
     share_batch_norms(model, place)
     _tell_what_differs(model, place, drawn_apart)
     seed_everything(training.seed + place.rank)
-    updater = make_optimiser(model, parameter_groups, optimiser)
+    updater = make_optimizer(model, parameter_groups, optimizer)
     parameters = [parameter for group in updater.param_groups for parameter in group["params"]]
     parallel = _parallel(model, place, find_unused_parameters)
-    average = MovingAverage(model, training.ema_decay) if training.ema_decay is not None else None
+    average = EMA(model, training.ema_decay) if training.ema_decay is not None else None
     state = _State(model, updater, average, batches, training, place, run, {**run.provenance, **card})
     done = state.resume()
     # On an accelerator a loss that is not finite turns the update into nothing there and is noticed when losses are
@@ -285,7 +285,7 @@ def fit(
 
     bars: Progress[int] = progress(training.steps, label)
     with bars as bar, StopSignals(place) as signals, _memory_errors(training, place):
-        meter = LossMeter(run, bar, done.step, done.unwritten)
+        meter = LossLogger(run, bar, done.step, done.unwritten)
         micro_batches = iter(batches)
         model.train()
         while done.step < training.steps and not _exhausted(done, training):
@@ -293,7 +293,7 @@ def fit(
             for group in updater.param_groups:
                 group["lr"] = group["initial_lr"] * rate
             losses = backward(parallel, step, micro_batches, accumulate=training.accumulate, place=place)
-            norm = nn.utils.clip_grad_norm_(parameters, optimiser.clip_norm) if optimiser.clip_norm else None
+            norm = nn.utils.clip_grad_norm_(parameters, optimizer.clip_norm) if optimizer.clip_norm else None
             done.step += 1
             meter.add(done.step, losses, norm)
             if guarded:
@@ -340,10 +340,10 @@ class _State:
 
     model: nn.Module
     updater: torch.optim.Optimizer
-    average: MovingAverage | None
+    average: EMA | None
     batches: BatchSource
     training: TrainingSettings
-    place: Place
+    place: DeviceContext
     run: Run
     card: dict[str, Any]
 
@@ -354,12 +354,12 @@ class _State:
         if has_checkpoints(folder):
             checkpoint = load_checkpoint(folder, for_training=True)
             load_strictly(self.model, checkpoint.model(ema=False), checkpoint.path)
-            optimiser, source = checkpoint.training_state()
-            load_optimiser(self.updater, optimiser)
+            optimizer, source = checkpoint.training_state()
+            load_optimizer(self.updater, optimizer)
             if self.average is not None:
                 self.average.load_state_dict(checkpoint.model(ema=True))
             self.batches.load_state_dict(source)
-            restore_generators(checkpoint.random, self.place, seed=self.training.seed + self.place.rank)
+            set_rng_state(checkpoint.random, self.place, seed=self.training.seed + self.place.rank)
             done = _Done(**checkpoint.progress)
             if done.best_step is not None and not (folder / f"step-{done.best_step:06d}").exists():
                 done.best_step, done.best_score, done.stale = None, None, 0
@@ -372,13 +372,13 @@ class _State:
 
     def save(self, done: _Done, *, best: bool) -> None:
         """Write a checkpoint; every process has to call it."""
-        states = generator_states(self.place)
+        states = rng_state(self.place)
         if self.place.is_main:
-            contents = Contents(
+            contents = CheckpointState(
                 step=done.step,
                 model=self.model.state_dict(),
                 ema=None if self.average is None else self.average.state_dict(),
-                optimiser=self.updater.state_dict(),
+                optimizer=self.updater.state_dict(),
                 source=self.batches.state_dict(),
                 random=states,
                 progress=asdict(done),
@@ -423,7 +423,7 @@ class _State:
                     buffer.copy_(self.place.all_reduce_sum(main))
 
 
-def _tell_what_differs(model: nn.Module, place: Place, drawn_apart: Sequence[str]) -> None:
+def _tell_what_differs(model: nn.Module, place: DeviceContext, drawn_apart: Sequence[str]) -> None:
     """Say in one line why several processes do not train the weights of one, where they do not."""
     drops = any(
         float(getattr(module, name, 0.0) or 0.0) > 0
@@ -440,7 +440,7 @@ def _tell_what_differs(model: nn.Module, place: Place, drawn_apart: Sequence[str
         )
 
 
-def _parallel(model: nn.Module, place: Place, find_unused_parameters: bool) -> nn.Module:
+def _parallel(model: nn.Module, place: DeviceContext, find_unused_parameters: bool) -> nn.Module:
     """Wrap the model so that its backward pass sums gradients over processes; as it is when there is one process."""
     if place.world_size == 1:
         return model
@@ -457,7 +457,7 @@ def _exhausted(done: _Done, training: TrainingSettings) -> bool:
 
 
 @contextmanager
-def _memory_errors(training: TrainingSettings, place: Place) -> Iterator[None]:
+def _memory_errors(training: TrainingSettings, place: DeviceContext) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:

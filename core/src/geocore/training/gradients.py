@@ -1,6 +1,6 @@
 """Gradients of a step's loss, over micro-batches and processes.
 
-A task's step gives (sum, count) for each named loss of a micro-batch. The loss of an optimiser step is
+A task's step gives (sum, count) for each named loss of a micro-batch. The loss of an optimizer step is
 
     sum over names of (sum over all micro-batches and processes) / (count over all micro-batches and processes)
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 
 SumCount = tuple[Tensor, Tensor]
 Step = Callable[[nn.Module, Any], Mapping[str, SumCount]]
@@ -26,11 +26,11 @@ only as `model(...)`: in a distributed run that call is what keeps the processes
 
 
 Losses = dict[str, Tensor]
-"""The losses of one optimiser step over all processes: name -> float32 scalar on the device, without graph."""
+"""The losses of one optimizer step over all processes: name -> float32 scalar on the device, without graph."""
 
 
-def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate: int, place: Place) -> Losses:
-    """Consume the micro-batches of one optimiser step and leave the gradient of its loss in the parameters.
+def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate: int, place: DeviceContext) -> Losses:
+    """Consume the micro-batches of one optimizer step and leave the gradient of its loss in the parameters.
 
     Args:
         model: plain, or wrapped for a distributed run. Its parameters have no gradient yet.
@@ -47,7 +47,7 @@ def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate:
     return _backward_many(model, step, source, accumulate, place)
 
 
-def _backward_one(model: nn.Module, step: Step, source: Iterator[Any], place: Place) -> Losses:
+def _backward_one(model: nn.Module, step: Step, source: Iterator[Any], place: DeviceContext) -> Losses:
     """One micro-batch: the counts are known before the backward pass, which sums over processes as it goes."""
     names, sums, counts = _forward(model, step, source, place)
     if place.world_size == 1:
@@ -62,7 +62,9 @@ def _backward_one(model: nn.Module, step: Step, source: Iterator[Any], place: Pl
     return dict(zip(names, (all_sums / all_divisors).unbind(), strict=True))
 
 
-def _backward_many(model: nn.Module, step: Step, source: Iterator[Any], accumulate: int, place: Place) -> Losses:
+def _backward_many(
+    model: nn.Module, step: Step, source: Iterator[Any], accumulate: int, place: DeviceContext
+) -> Losses:
     """Several micro-batches: counts are known after the last one, so each loss has its own gradient until then."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     names: tuple[str, ...] = ()
@@ -97,7 +99,7 @@ def _backward_many(model: nn.Module, step: Step, source: Iterator[Any], accumula
 
 
 def _forward(
-    model: nn.Module, step: Step, source: Iterator[Any], place: Place
+    model: nn.Module, step: Step, source: Iterator[Any], place: DeviceContext
 ) -> tuple[tuple[str, ...], list[Tensor], list[Tensor]]:
     """Return loss names, their sums with their graphs, and their counts; all float32 scalars."""
     batch = to_device(next(source), place)
@@ -132,7 +134,7 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[object]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _sum_over_processes(parameters: list[nn.Parameter], place: Place) -> None:
+def _sum_over_processes(parameters: list[nn.Parameter], place: DeviceContext) -> None:
     """Sum the gradients in the parameters over all processes; one that no process has stays None."""
     present = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=place.device)
     pieces = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocore.device import Place
+from geocore.device import DeviceContext
 from geocore.errors import CheckpointError, SettingsError
-from geocore.settings import OptimiserSettings, ScheduleSettings
+from geocore.settings import OptimizerSettings, ScheduleSettings
 
 
-def make_optimiser(
-    model: nn.Module, groups: list[dict[str, Any]] | None, settings: OptimiserSettings
+def make_optimizer(
+    model: nn.Module, groups: list[dict[str, Any]] | None, settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
-    """Make the optimiser, fused where the device can; `initial_lr` of each group is its highest learning rate."""
+    """Make the optimizer, fused where the device can; `initial_lr` of each group is its highest learning rate."""
     wanted = groups or [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
 
     def make(fused: bool) -> torch.optim.Optimizer:
@@ -33,42 +33,42 @@ def make_optimiser(
         return torch.optim.AdamW(parameters, lr=rate, betas=settings.betas, weight_decay=decay, fused=fused)
 
     try:
-        optimiser = make(settings.fused)
+        optimizer = make(settings.fused)
     except RuntimeError:  # this device has no fused kernel
-        optimiser = make(False)
-    for group in optimiser.param_groups:
+        optimizer = make(False)
+    for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    return optimiser
+    return optimizer
 
 
-def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Take over a saved state, but keep the present choice of kernel and the memory format of the parameters."""
     for group in state["param_groups"]:
-        group["fused"] = optimiser.defaults["fused"]
+        group["fused"] = optimizer.defaults["fused"]
     try:
-        optimiser.load_state_dict(state)
+        optimizer.load_state_dict(state)
     except ValueError as error:
-        raise CheckpointError(f"the optimiser's state does not fit the model ({error}); start a new run") from error
-    for parameter, moments in optimiser.state.items():
+        raise CheckpointError(f"the optimizer's state does not fit the model ({error}); start a new run") from error
+    for parameter, moments in optimizer.state.items():
         for name, value in moments.items():
             if value is not None and value.shape == parameter.shape and value.stride() != parameter.stride():
                 moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def skips_on_device(optimiser: torch.optim.Optimizer, place: Place) -> bool:
+def skips_on_device(optimizer: torch.optim.Optimizer, place: DeviceContext) -> bool:
     """Tell whether the update kernel itself should look at `found_inf`, and then leave the weights alone.
 
     On a CPU reading a loss costs less than that.
     """
-    return place.device.type != "cpu" and bool(optimiser.defaults["fused"])
+    return place.device.type != "cpu" and bool(optimizer.defaults["fused"])
 
 
 def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> float:
-    """Return the factor on the learning rate for one optimiser step.
+    """Return the factor on the learning rate for one optimizer step.
 
-    A linear warm-up to 1 over `warmup_steps`, then by `kind`: `cosine` falls to `final_share` along half a cosine, once
-    or anew every `restart_every` steps (Loshchilov and Hutter 2017), `poly` along (1 - t)**power, and `constant` stays
-    at 1.
+    A linear warm-up to 1 over `warmup_steps`, then by `kind`: `cosine` falls to `final_fraction` along half a cosine,
+    once or anew every `restart_every` steps (Loshchilov and Hutter 2017), `poly` along (1 - t)**power, and `constant`
+    stays at 1.
 
     Args:
         step: 0 for the first step. At `steps` and beyond, the factor stays at its last value.
@@ -76,7 +76,7 @@ def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> f
         schedule: kind, warm-up, last share and power.
 
     Returns:
-        A factor above 0 in the warm-up and between `final_share` and 1 after it.
+        A factor above 0 in the warm-up and between `final_fraction` and 1 after it.
 
     Raises:
         SettingsError: the warm-up does not end before the run does.
@@ -97,10 +97,10 @@ def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> f
         remaining = (1.0 - t) ** schedule.power
     else:
         raise ValueError(f"schedule.kind = {schedule.kind}: must be cosine, poly or constant")
-    return schedule.final_share + (1.0 - schedule.final_share) * remaining
+    return schedule.final_fraction + (1.0 - schedule.final_fraction) * remaining
 
 
-class MovingAverage:
+class EMA:
     """Exponential running mean of everything in a model's state, buffers included (Polyak averaging).
 
     The decay rises from 0.1 as (1 + step) / (10 + step), so that a short run is not an average of its random start.
@@ -126,7 +126,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the model's weights after optimiser step `step` (1 for the first)."""
+        """Take in the model's weights after optimizer step `step` (1 for the first)."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._float_means, self._float_live, 1.0 - decay)
         for mean, value in self._others:

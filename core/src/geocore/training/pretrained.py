@@ -311,7 +311,7 @@ def layer_decay_groups(
         weight_decay: weight decay of matrices and filters.
 
     Returns:
-        Groups for a torch optimiser, with `params`, `lr` and `weight_decay`.
+        Groups for a torch optimizer, with `params`, `lr` and `weight_decay`.
     """
     if not 0.0 < decay <= 1.0:
         raise ValueError(f"decay = {decay}: must be above 0 and at most 1")

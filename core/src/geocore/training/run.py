@@ -184,7 +184,7 @@ class Run:
         """Append a line to metrics.jsonl, and to TensorBoard where wanted; does nothing in other processes.
 
         Args:
-            step: optimiser steps done.
+            step: optimizer steps done.
             values: name -> number; numbers that are not finite become null.
 
         Raises:
@@ -388,7 +388,7 @@ class Trained(Generic[N]):
 
 
 _latest: dict[tuple[Origin, Callable[[Checkpoint], Any]], Trained[Any]] = {}
-"""The network that was read last, alone: a process maps many regions with it."""
+"""The network that was read last, alone: a process maps many chunks with it."""
 
 
 def chosen_network(run: Path, which: str, restore: Callable[[Checkpoint], N]) -> Trained[N]:

@@ -2,7 +2,7 @@
 
 Every draw is a pure function of (seed, epoch, index of the sample within the epoch), made by hashing and not by a
 generator that has a state: a sample is changed in the same way wherever it lies in a batch, in any process, on any
-device, and after a resume. Draws are made where the keys are, so nothing waits for a GPU.
+device, and after a resume. CounterRNG are made where the keys are, so nothing waits for a GPU.
 
 A batch is a dict with `inputs` (layer name to a tensor, or to a dict of `values` and `valid`), `targets`, optionally
 `valid` (layer name to a mask, for inputs that are tensors), and `keys`, int64, shape (batch, 2): epoch and index.
@@ -25,14 +25,14 @@ from geocore.raster.bands import Bands
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class CounterRNG:
     """Random numbers of one augmentation for each sample of a batch; the same number for the same key."""
 
     state: Tensor
     """Shape (batch,), int64."""
 
     @classmethod
-    def of(cls, keys: Tensor, seed: int, position: int) -> Draws:
+    def of(cls, keys: Tensor, seed: int, position: int) -> CounterRNG:
         """Start from the keys.
 
         Args:
@@ -43,9 +43,9 @@ class Draws:
         start = torch.full_like(keys[:, 0], seed)
         return cls(_mixed(_mixed(_mixed(_mixed(start) + position) + keys[:, 0]) + keys[:, 1]))
 
-    def part(self, number: int) -> Draws:
+    def part(self, number: int) -> CounterRNG:
         """Draws that are independent of these, and of those of any other number."""
-        return Draws(_mixed(self.state + number))
+        return CounterRNG(_mixed(self.state + number))
 
     def uniform(self, number: int) -> Tensor:
         """Draw `number` of each sample, shape (batch,), float32, uniform in [0, 1)."""
@@ -92,7 +92,7 @@ class Augmentation(ABC):
     """One random change of a batch."""
 
     @abstractmethod
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Return a changed copy of a batch; tensors that do not change are shared with it.
 
         Args:
@@ -111,7 +111,7 @@ class Flip(Augmentation):
     vertical: float = 0.5
     """Probability that top and bottom change places."""
 
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Mirror each sample by its own draws."""
         never = torch.zeros_like(draws.state, dtype=torch.bool)
         columns, rows = draws.uniform(0) < self.horizontal, draws.uniform(1) < self.vertical
@@ -125,7 +125,7 @@ class Rot90(Augmentation):
     Images must be square.
     """
 
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Turn each sample by its own draw."""
         quarters = (draws.uniform(0) * 4).long()
         # A turn is a transposition followed by flips.
@@ -143,7 +143,7 @@ class Gain(Augmentation):
     layers: tuple[str, ...] = ()
     """Layers to change; empty for all that are floating point."""
 
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Multiply each sample by its own factor."""
         factor = self.low + (self.high - self.low) * draws.uniform(0)
         return _toned(batch, self.layers, lambda x, _: x * _spread(factor, x))
@@ -158,7 +158,7 @@ class Bias(Augmentation):
     layers: tuple[str, ...] = ()
     """Layers to change; empty for all that are floating point."""
 
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Shift each sample by its own number."""
         shift = self.limit * (2.0 * draws.uniform(0) - 1.0)
         return _toned(batch, self.layers, lambda x, _: x + _spread(shift, x))
@@ -173,7 +173,7 @@ class Noise(Augmentation):
     layers: tuple[str, ...] = ()
     """Layers to change; empty for all that are floating point."""
 
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Add each sample's own noise."""
 
         def noisy(x: Tensor, layer: int) -> Tensor:
@@ -201,7 +201,7 @@ def compose(
 
     def augment(batch: Batch) -> Batch:
         for position, augmentation in enumerate(chain):
-            batch = augmentation.apply(batch, Draws.of(batch["keys"], seed, position), known)
+            batch = augmentation.apply(batch, CounterRNG.of(batch["keys"], seed, position), known)
         return batch
 
     return augment

@@ -1,6 +1,6 @@
 """From stored pixel values to what a model sees: bands selected by name, clipped, scaled, invalid pixels set to 0.
 
-`Preprocessing` is part of the saved and exported model, so that training and prediction cannot differ. It runs on the
+`Normalize` is part of the saved and exported model, so that training and prediction cannot differ. It runs on the
 model's device and takes every stored type; uint16 is turned into float32, never into int16, so that radar and thermal
 counts above 32767 keep their contrast. Work is done in float32: contrast below 2**-24 of the values themselves is lost.
 How the bands of a layer are scaled comes from measured statistics or from a checkpoint's card.
@@ -22,7 +22,7 @@ from geocore.raster.bands import Bands
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
+class BandNormalization:
     """How one layer is scaled; plain values, so that a checkpoint's card can hold them."""
 
     bands: tuple[str, ...]
@@ -36,7 +36,9 @@ class Scaling:
     high: tuple[float, ...]
 
 
-def measured_scaling(statistics: Statistics, layer: str, held: Bands, clip: tuple[float, float] | None) -> Scaling:
+def normalization_from_statistics(
+    statistics: Statistics, layer: str, held: Bands, clip: tuple[float, float] | None
+) -> BandNormalization:
     """Take the figures of the selected bands of one layer from the statistics.
 
     Args:
@@ -80,28 +82,28 @@ def measured_scaling(statistics: Statistics, layer: str, held: Bands, clip: tupl
         shared = math.sqrt(square / 2) or 1.0
         for i, part, zero in zip(pair, parts, zeros, strict=True):
             mean[i], std[i], low[i], high[i] = zero, shared / part.scale, -math.inf, math.inf
-    return Scaling(names, pairs, tuple(mean), tuple(std), tuple(low), tuple(high))
+    return BandNormalization(names, pairs, tuple(mean), tuple(std), tuple(low), tuple(high))
 
 
-def scaling_to_plain(scaling: Scaling) -> dict[str, Any]:
+def normalization_to_plain(normalization: BandNormalization) -> dict[str, Any]:
     """Plain JSON values; JSON has no infinity, so limits that do not clip are None."""
     return {
-        "bands": list(scaling.bands),
-        "vector_pairs": [list(pair) for pair in scaling.pairs],
-        "mean": list(scaling.mean),
-        "std": list(scaling.std),
-        "low": [value if math.isfinite(value) else None for value in scaling.low],
-        "high": [value if math.isfinite(value) else None for value in scaling.high],
+        "bands": list(normalization.bands),
+        "vector_pairs": [list(pair) for pair in normalization.pairs],
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "low": [value if math.isfinite(value) else None for value in normalization.low],
+        "high": [value if math.isfinite(value) else None for value in normalization.high],
     }
 
 
-def scaling_from_plain(values: Mapping[str, Any]) -> Scaling:
-    """Read what `scaling_to_plain` wrote.
+def normalization_from_plain(values: Mapping[str, Any]) -> BandNormalization:
+    """Read what `normalization_to_plain` wrote.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: a figure is missing or not a number.
     """
-    scaling = Scaling(
+    normalization = BandNormalization(
         bands=tuple(str(name) for name in values["bands"]),
         pairs=tuple((int(first), int(second)) for first, second in values["vector_pairs"]),
         mean=tuple(float(value) for value in values["mean"]),
@@ -109,17 +111,20 @@ def scaling_from_plain(values: Mapping[str, Any]) -> Scaling:
         low=tuple(-math.inf if value is None else float(value) for value in values["low"]),
         high=tuple(math.inf if value is None else float(value) for value in values["high"]),
     )
-    lengths = {len(part) for part in (scaling.bands, scaling.mean, scaling.std, scaling.low, scaling.high)}
+    lengths = {
+        len(part)
+        for part in (normalization.bands, normalization.mean, normalization.std, normalization.low, normalization.high)
+    }
     if len(lengths) != 1:
         raise ValueError("bands and figures differ in number")
-    return scaling
+    return normalization
 
 
 Mode = Literal["dataset", "tile"]
 
 
-class Preprocessing(nn.Module):
-    """Selects the bands that the model takes and normalises them.
+class Normalize(nn.Module):
+    """Selects the bands that the model takes and normalizes them.
 
     In mode `dataset` a band is scaled by the mean and standard deviation of the data set; in mode `tile` by those of
     the valid pixels of each sample (over its dates too), which suits photographs and uncalibrated scenes. A standard
@@ -144,18 +149,20 @@ class Preprocessing(nn.Module):
             statistics: one entry per band for every layer in `bands`, in stored units.
             bands: layer name to the bands of its arrays, in their order.
             mode: where mean and standard deviation come from.
-            clip: lower and upper percentile (of those in the statistics) at which values are cut before scaling.
+            clip: lower and upper percentile (of those in the statistics) at which values are cut before normalization.
 
         Raises:
             DataError: a layer has no statistics, or a band no valid pixel.
             SettingsError: the statistics do not hold the percentiles of `clip`.
         """
         super().__init__()
-        scalings = {name: measured_scaling(statistics, name, held, clip) for name, held in bands.items()}
-        self._build(mode, scalings, bands)
+        normalizations = {
+            name: normalization_from_statistics(statistics, name, held, clip) for name, held in bands.items()
+        }
+        self._build(mode, normalizations, bands)
 
     @classmethod
-    def from_card(cls, card: Mapping[str, Any], bands: Mapping[str, Bands]) -> Preprocessing:
+    def from_card(cls, card: Mapping[str, Any], bands: Mapping[str, Bands]) -> Normalize:
         """Build it from a checkpoint's card.
 
         Args:
@@ -169,33 +176,33 @@ class Preprocessing(nn.Module):
         """
         try:
             mode = card["mode"]
-            scalings = {name: scaling_from_plain(values) for name, values in card["layers"].items()}
+            normalizations = {name: normalization_from_plain(values) for name, values in card["layers"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
-                f"the checkpoint's card does not describe the normalisation ({error!r}); train again"
+                f"the checkpoint's card does not describe the normalization ({error!r}); train again"
             ) from error
-        missing = [name for name in scalings if name not in bands]
+        missing = [name for name in normalizations if name not in bands]
         if missing:
             raise DataError(f"layer {missing[0]} is what the model takes, the data have {', '.join(bands)}; add it")
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._build(mode, scalings, bands)
+        module._build(mode, normalizations, bands)
         return module
 
-    def _build(self, mode: Mode, scalings: Mapping[str, Scaling], bands: Mapping[str, Bands]) -> None:
+    def _build(self, mode: Mode, normalizations: Mapping[str, BandNormalization], bands: Mapping[str, Bands]) -> None:
         if mode not in ("dataset", "tile"):
             raise ValueError(f"mode = {mode}: must be dataset or tile")
         self.mode: Mode = mode
-        self.layers = tuple(scalings)
-        self._scalings = dict(scalings)
+        self.layers = tuple(normalizations)
+        self._scalings = dict(normalizations)
         # A list, as layer names may hold dots or equal a method of ModuleDict.
         self.scalers = nn.ModuleList(
-            _LayerScaler(scaling, tuple(bands[name].indices(scaling.bands)), len(bands[name]), mode)
-            for name, scaling in scalings.items()
+            _LayerScaler(normalization, tuple(bands[name].indices(normalization.bands)), len(bands[name]), mode)
+            for name, normalization in normalizations.items()
         )
 
     def forward(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Normalise a batch.
+        """Normalize a batch.
 
         Args:
             inputs: layer name to `values`, shape (batch, band, row, col) or (batch, time, band, row, col), any real
@@ -230,7 +237,7 @@ class Preprocessing(nn.Module):
         """Return mode, bands and figures as plain JSON values, for a checkpoint's card."""
         return {
             "mode": self.mode,
-            "layers": {name: scaling_to_plain(scaling) for name, scaling in self._scalings.items()},
+            "layers": {name: normalization_to_plain(normalization) for name, normalization in self._scalings.items()},
         }
 
     def channels(self, layer: str) -> int:
@@ -239,23 +246,25 @@ class Preprocessing(nn.Module):
 
 
 class _LayerScaler(nn.Module):
-    """Selection and scaling of one layer."""
+    """Selection and normalization of one layer."""
 
     mean: Tensor
     std: Tensor
     low: Tensor
     high: Tensor
 
-    def __init__(self, scaling: Scaling, indices: tuple[int, ...], stored_bands: int, mode: Mode) -> None:
+    def __init__(
+        self, normalization: BandNormalization, indices: tuple[int, ...], stored_bands: int, mode: Mode
+    ) -> None:
         super().__init__()
         self.stored_bands = stored_bands
         # Taking all bands in order is the common case, and indexing would copy the batch.
         self.indices = None if indices == tuple(range(stored_bands)) else list(indices)
         self.per_tile = mode == "tile"
-        self.clipped = any(map(math.isfinite, scaling.low + scaling.high))
-        self.pairs = scaling.pairs
+        self.clipped = any(map(math.isfinite, normalization.low + normalization.high))
+        self.pairs = normalization.pairs
         for name in ("mean", "std", "low", "high"):
-            values = torch.tensor(getattr(scaling, name), dtype=torch.float32)
+            values = torch.tensor(getattr(normalization, name), dtype=torch.float32)
             self.register_buffer(name, values[:, None, None])
 
     def forward(self, values: Tensor, valid: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from geocore.storage.files import atomic_path
 from geocore.storage.memory import most_at_once
 from geocore.storage.names import plain_path
 from geocore.storage.special_files import open_regular
-from geocore.vector.polygonize import polygonise_labels
+from geocore.vector.polygonize import polygonize_labels
 
 _SQLITE: Final = b"SQLite format 3\0"
 _PARQUET: Final = b"PAR1"
@@ -250,7 +250,7 @@ _INDEX: Final = f"rtree_{LAYER}_geom"
 """Spatial index of the layer, a table beside it."""
 
 
-def rasterise(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32") -> npt.NDArray[Any]:
+def rasterize(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32") -> npt.NDArray[Any]:
     """Burn polygons onto a grid; a pixel belongs to a polygon that holds its centre.
 
     Args:
@@ -284,7 +284,7 @@ def rasterise(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32")
     return np.asarray(burnt, dtype=dtype)
 
 
-def polygonise(mask: npt.NDArray[np.bool_], transform: Transform, window: Window | None = None) -> Geometry:
+def polygonize(mask: npt.NDArray[np.bool_], transform: Transform, window: Window | None = None) -> Geometry:
     """Outline of one object along the edges of its pixels.
 
     Args:
@@ -301,7 +301,7 @@ def polygonise(mask: npt.NDArray[np.bool_], transform: Transform, window: Window
     row, col = (0, 0) if window is None else (window.row, window.col)
     moved = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
     # Parts that touch at corners stay apart, so that no ring crosses itself there.
-    parts, _ = polygonise_labels(mask, moved)
+    parts, _ = polygonize_labels(mask, moved)
     if not len(parts):
         raise ValueError("a mask without a pixel has no outline")
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))

@@ -196,7 +196,7 @@ def _between(rows: Array, first: int, is_first: bool, is_last: bool, background:
 IntArray = npt.NDArray[np.intp]
 
 
-def polygonise_labels(
+def polygonize_labels(
     labels: Array | Iterable[Array], transform: Transform, background: Collection[int] = (0,)
 ) -> tuple[npt.NDArray[Any], Array]:
     """Outline every object of a label raster: pixels of one value that share edges, not only corners.

@@ -1,7 +1,7 @@
-"""What windows drawn from one neighbourhood cost a trained score: independent draws against 8 and 16 a neighbourhood.
+"""What windows drawn from one chunk cost a trained score: independent draws against 8 and 16 a chunk.
 
 A small U-Net learns to outline blobs in synthetic scenes. They are brighter than their surroundings in some places and
-darker in others, so that windows of one neighbourhood are alike. All trainings take the same steps of the same batch
+darker in others, so that windows of one chunk are alike. All trainings take the same steps of the same batch
 size; only the places and the order of the windows differ. Scores are the IoU of the blobs in scenes of their own.
 
     python -m geocore_bench.correlated
@@ -27,9 +27,9 @@ from geocore.datasets.loader import Batches
 from geocore.device import seed_everything
 from geocore.raster.bands import Band, Bands
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.settings import SamplingSettings
-from geocore.tiling.samplers import Draw, NeighbourhoodSampler, Sampler, window_sampler
+from geocore.tiling.samplers import ChunkedSampler, PatchIndex, Sampler, window_sampler
 from geocore_synthetic.fields import gaussian_field
 
 WINDOW = 64
@@ -46,16 +46,16 @@ class Way:
 
     name: str
     each: int
-    """Windows of a neighbourhood; 0: independent windows."""
+    """Windows of a chunk; 0: independent windows."""
     alone: bool = False
-    """Whether one neighbourhood is open at a time, so that a batch sees one place, as no command draws."""
+    """Whether one chunk is open at a time, so that a batch sees one place, as no command draws."""
 
     def sampler(self, scenes: list[Scene], draws: int, seed: int) -> Sampler:
         """The sampler of one training, as a command has it made."""
         shapes = [scene.grid.shape for scene in scenes]
         if self.alone:
             cells = [(2 * WINDOW, 2 * WINDOW)] * len(scenes)
-            return NeighbourhoodSampler(
+            return ChunkedSampler(
                 shapes, WINDOW, draws, seed=seed, batch_size=BATCH, cells_px=cells, each=self.each, open_at_once=1
             )
         settings = SamplingSettings(kind="chunked", windows_per_chunk=self.each) if self.each else SamplingSettings()
@@ -64,8 +64,8 @@ class Way:
 
 WAYS = (
     Way("independent", 0),
-    Way("8 a neighbourhood", 8),
-    Way("16 a neighbourhood", 16),
+    Way("8 a chunk", 8),
+    Way("16 a chunk", 16),
     Way("16, all of one batch", 16, alone=True),
 )
 """The last is what mixing avoids: a batch sees one place."""
@@ -75,7 +75,7 @@ def draw_scene(seed: int) -> Scene:
     """A scene with the layers `image`, two bands of float32, and `mask`, uint8: 1 in a blob.
 
     A blob is where a field is high. The first band shows it brighter or darker than its surroundings, by a drift of
-    some hundreds of pixels that the second band shows; a window sees one of the two, a neighbourhood as well.
+    some hundreds of pixels that the second band shows; a window sees one of the two, a chunk as well.
     """
     rng = np.random.default_rng((7, seed))
     shape = (SCENE, SCENE)
@@ -86,7 +86,7 @@ def draw_scene(seed: int) -> Scene:
     image = np.stack(bands).astype(np.float32)
     layer = Layer("image", Bands((Band("1"), Band("2"))), "float32")
     labels = Layer("mask", Bands((Band("1"),)), "uint8")
-    sources = {"image": ArraySource(layer, image), "mask": ArraySource(labels, mask.astype(np.uint8))}
+    sources = {"image": ArrayReader(layer, image), "mask": ArrayReader(labels, mask.astype(np.uint8))}
     return Scene(f"scene {seed}", Grid(*shape), sources)
 
 
@@ -123,10 +123,10 @@ def train(way: Way, scenes: list[Scene], held_out: list[Scene], *, seed: int, st
     """IoU of the blobs in the held-out scenes after training."""
     seed_everything(seed)
     network = SmallUNet()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-    def read(draw: Draw) -> dict[str, Any]:
+    def read(draw: PatchIndex) -> dict[str, Any]:
         assert draw.window is not None
         patches = scenes[draw.sample].read(draw.window)
         return {"image": patches["image"].values, "mask": patches["mask"].values}
@@ -139,9 +139,9 @@ def train(way: Way, scenes: list[Scene], held_out: list[Scene], *, seed: int, st
         batch = next(batches)
         logits, truth = network(batch["image"]), batch["mask"].float()
         loss = functional.binary_cross_entropy_with_logits(logits, truth, pos_weight=balance)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return held_out_iou(network.eval(), held_out)
 

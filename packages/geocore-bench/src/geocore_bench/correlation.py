@@ -1,4 +1,4 @@
-"""What windows drawn from one neighbourhood cost a trained score, see `correlated`: the other side of their speed.
+"""What windows drawn from one chunk cost a trained score, see `correlated`: the other side of their speed.
 
 A contender is a way of drawing, and its value the IoU in held-out scenes after equal steps, a mean over seeds.
 """

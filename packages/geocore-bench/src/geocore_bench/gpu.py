@@ -27,7 +27,7 @@ from geocore_bench.scenes import BANDS, REFLECTANCE, texture
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.raster.scene import Scene
 
 Model = Literal["unet-resnet34", "vit-large"]
@@ -87,26 +87,26 @@ def scene() -> Scene:
     """The scene, in memory."""
     from geocore.raster.bands import Band, Bands
     from geocore.raster.grid import Grid
-    from geocore.raster.scene import ArraySource, Layer, Scene
+    from geocore.raster.scene import ArrayReader, Layer, Scene
 
     bands = Bands(tuple(Band(str(number + 1)) for number in range(BANDS)))
-    source = ArraySource(Layer("image", bands, "uint16"), texture(SCENE_PX, 1))
+    source = ArrayReader(Layer("image", bands, "uint16"), texture(SCENE_PX, 1))
     return Scene("memory", Grid(SCENE_PX, SCENE_PX), {"image": source})
 
 
-def training(model: Model, place: Place, source: Scene) -> Busy:
+def training(model: Model, place: DeviceContext, source: Scene) -> Busy:
     """fit() on random windows."""
     import torch
 
     from geocore.datasets.loader import Batches
-    from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
-    from geocore.tiling.samplers import Draw, RandomWindowSampler
+    from geocore.settings import OptimizerSettings, ScheduleSettings, Settings, TrainingSettings
+    from geocore.tiling.samplers import PatchIndex, RandomWindowSampler
     from geocore.training.fit import fit
     from geocore.training.run import Run
 
     batch = _BATCH[model]
 
-    def read(draw: Draw) -> dict[str, Any]:
+    def read(draw: PatchIndex) -> dict[str, Any]:
         assert draw.window is not None
         values = source.read(draw.window)["image"].values
         return {"image": values, "label": (values[0] > 1500).astype(np.uint8)}
@@ -129,7 +129,7 @@ def training(model: Model, place: Place, source: Scene) -> Busy:
                     step,
                     lambda network: {"score": 0.0},
                     training=length,
-                    optimiser=OptimiserSettings(),
+                    optimizer=OptimizerSettings(),
                     schedule=ScheduleSettings(kind="constant"),
                     place=place,
                     run=opened,
@@ -146,16 +146,16 @@ def training(model: Model, place: Place, source: Scene) -> Busy:
     return Busy("training", model, place.precision, pixels / 1e6 / seconds, busy, peak)
 
 
-def mapping(model: Model, place: Place, source: Scene) -> Busy:
-    """map_region() over the scene, labels copied to the host."""
+def mapping(model: Model, place: DeviceContext, source: Scene) -> Busy:
+    """map_chunk() over the scene, labels copied to the host."""
     from geocore.datasets.batch import VALID
-    from geocore.inference.blend import DenseBlend
-    from geocore.inference.outputs import labels_of
-    from geocore.inference.tiled import map_region
+    from geocore.inference.blend import OverlapBlender
+    from geocore.inference.outputs import argmax_labels
+    from geocore.inference.tiled import predict_tiles
     from geocore.raster.grid import Window
-    from geocore.tiling.tiles import Region, Tiling
+    from geocore.tiling.tiles import Chunk, TileGrid
 
-    tiling = Tiling(size=TILE_PX, overlap=OVERLAP_PX)
+    tiling = TileGrid(size=TILE_PX, overlap=OVERLAP_PX)
     prepared = place.prepare(network(model)).eval()
     labels = np.empty(source.grid.shape, np.uint8)
 
@@ -164,17 +164,17 @@ def mapping(model: Model, place: Place, source: Scene) -> Busy:
         return {"classes": prepared(images), VALID: batch["image"]["valid"]}
 
     def emit(row: int, rows: dict[str, Tensor]) -> None:
-        found = labels_of(rows["classes"]).cpu().numpy()
+        found = argmax_labels(rows["classes"]).cpu().numpy()
         labels[row : row + len(found)] = found
 
     def work(rows: int) -> None:
-        region = Region("all", Window(0, 0, rows, SCENE_PX))
-        map_region(
+        chunk = Chunk("all", Window(0, 0, rows, SCENE_PX))
+        predict_tiles(
             forward,
             source,
-            region,
+            chunk,
             tiling,
-            DenseBlend(region, tiling, source.grid.shape, {"classes": CLASSES}, emit=emit),
+            OverlapBlender(chunk, tiling, source.grid.shape, {"classes": CLASSES}, emit=emit),
             read=lambda scene, window: scene.read(window),
             place=place,
         )
@@ -215,7 +215,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 def runs() -> Iterator[Busy]:
     """Both models, training and mapping, float32 and bfloat16."""
-    from geocore.device import open_place
+    from geocore.device import device_context
     from geocore.settings import DeviceSettings
 
     source = scene()
@@ -224,7 +224,7 @@ def runs() -> Iterator[Busy]:
     for model in models:
         for precision in precisions:
             settings = DeviceSettings(device="cuda", precision=precision, channels_last=model == "unet-resnet34")
-            with open_place(settings, batch_size=_BATCH[model]) as place:
+            with device_context(settings, batch_size=_BATCH[model]) as place:
                 yield training(model, place, source)
                 yield mapping(model, place, source)
 

@@ -19,7 +19,7 @@ from geocore_bench.scenes import BLOCK_PX, REFLECTANCE
 if TYPE_CHECKING:
     import torch
 
-    from geocore.device import Place
+    from geocore.device import DeviceContext
 
 _OUTPUT = "classes"
 _FORWARDS = 12
@@ -27,7 +27,7 @@ _FORWARDS = 12
 
 @dataclass(frozen=True, slots=True)
 class GeocoreMap:
-    """Map with `geocore.inference.tiled.map_region` and `blending.DenseBlend`."""
+    """Map with `geocore.inference.tiled.predict_tiles` and `OverlapBlender`."""
 
     precision: str = "float32"
     cog: bool = False
@@ -37,9 +37,9 @@ class GeocoreMap:
         """Measure it."""
         import torch
 
-        from geocore.device import Place
+        from geocore.device import DeviceContext
 
-        place = Place(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
+        place = DeviceContext(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
         model = place.prepare(build(setting, data))
         _set_up_kernels(model, setting, place)
 
@@ -52,24 +52,24 @@ class GeocoreMap:
         rate = {"tile_mpx_s": tiles * setting.tile_px**2 / 1e6 / seconds}
         return Measured(measured.value, {**measured.details, **rate})
 
-    def _map(self, model: Any, setting: Setting, path: Path, target: Path, place: Place) -> int:
+    def _map(self, model: Any, setting: Setting, path: Path, target: Path, place: DeviceContext) -> int:
         """Write the product and return the number of tiles; the calls of geocore that are measured are all here."""
         from geocore.datasets.batch import VALID
-        from geocore.inference.blend import DenseBlend
-        from geocore.inference.outputs import labels_of
-        from geocore.inference.tiled import map_region
+        from geocore.inference.blend import OverlapBlender
+        from geocore.inference.outputs import argmax_labels
+        from geocore.inference.tiled import predict_tiles
         from geocore.raster.geotiff import open_raster
         from geocore.raster.grid import Window
         from geocore.raster.write import RasterWriter
-        from geocore.tiling.tiles import Region, Tiling
+        from geocore.tiling.tiles import Chunk, TileGrid
 
-        tiling = Tiling(size=setting.tile_px, overlap=setting.overlap_px)
+        tiling = TileGrid(size=setting.tile_px, overlap=setting.overlap_px)
         with (
             open_raster(path) as scene,
             RasterWriter(target, grid=scene.grid, count=1, dtype="uint8", cog=self.cog) as writer,
         ):
             shape = scene.grid.shape
-            region = Region("all", Window(0, 0, *shape))
+            chunk = Chunk("all", Window(0, 0, *shape))
             product = _BlockRows(writer.write, *shape)
 
             def forward(batch: Any) -> dict[str, Any]:
@@ -77,21 +77,21 @@ class GeocoreMap:
                 return {_OUTPUT: model(images), VALID: batch["image"]["valid"]}
 
             def emit(row: int, rows: dict[str, torch.Tensor]) -> None:
-                product.write(row, labels_of(rows[_OUTPUT]).numpy())
+                product.write(row, argmax_labels(rows[_OUTPUT]).numpy())
 
-            map_region(
+            predict_tiles(
                 forward,
                 scene,
-                region,
+                chunk,
                 tiling,
-                DenseBlend(region, tiling, shape, {_OUTPUT: CLASSES}, emit=emit),
+                OverlapBlender(chunk, tiling, shape, {_OUTPUT: CLASSES}, emit=emit),
                 read=lambda scene, window: scene.read(window),
                 place=place,
             )
             return len(tiling.windows(shape))
 
 
-def _set_up_kernels(model: Any, setting: Setting, place: Place) -> None:
+def _set_up_kernels(model: Any, setting: Setting, place: DeviceContext) -> None:
     """Call the model once as it will be called: in one thread, its precision and its memory format.
 
     `build` has done so with all threads and in float32, which are kernels that the others need.
@@ -136,7 +136,7 @@ def parts_alone(setting: Setting, data: Path) -> Measured:
     from rasterio.io import MemoryFile
     from rasterio.windows import Window
 
-    from geocore.tiling.tiles import Tiling
+    from geocore.tiling.tiles import TileGrid
 
     model = build(setting, data)
     torch.set_num_threads(1)
@@ -158,7 +158,7 @@ def parts_alone(setting: Setting, data: Path) -> Measured:
             timed("decode", lambda window=window, rows=rows: source.read(window=window, out=pixels[:, :rows]))
             timed("cast", lambda: cast.copy_(torch.from_numpy(pixels)).mul_(1 / REFLECTANCE))
         tile = cast[None, :, : setting.tile_px, : setting.tile_px].contiguous()
-        for _ in Tiling(size=setting.tile_px, overlap=setting.overlap_px).windows((height, width)):
+        for _ in TileGrid(size=setting.tile_px, overlap=setting.overlap_px).windows((height, width)):
             timed("model", lambda: model(tile))
         labels = (pixels[:1] > 1500).astype(np.uint8)
         profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "width": width, "height": height}
@@ -184,9 +184,9 @@ def forward_alone(setting: Setting, data: Path) -> Measured:
     """
     import torch
 
-    from geocore.device import Place, to_device
+    from geocore.device import DeviceContext, to_device
 
-    place = Place(torch.device("cpu"), channels_last=True)
+    place = DeviceContext(torch.device("cpu"), channels_last=True)
     model = place.prepare(build(setting, data))
     image = to_device(torch.rand(1, setting.bands, setting.tile_px, setting.tile_px), place)
 

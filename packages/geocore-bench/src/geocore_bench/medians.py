@@ -142,7 +142,7 @@ class Composites:
 def _stored_medians(path: Path, threads: int) -> NDArray[Any]:
     """The calls of crops-activesampling that are measured."""
     # By name, as no library depends on a task: the environment has it.
-    layout: Any = importlib.import_module("crops_activesampling.layout")
+    layout: Any = importlib.import_module("crops_activesampling.s4a_format")
     made: Any = importlib.import_module("crops_activesampling.composites")
     config: Any = importlib.import_module("crops_activesampling.config")
     wanted = config.CompositeSettings(frequency="1MS", bands=list(BANDS), fill="none")

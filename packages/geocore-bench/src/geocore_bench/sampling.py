@@ -1,9 +1,9 @@
 """Random windows of 256 x 256 x 6 a second, as float32 batches of 16, from one compressed scene.
 
 Peers read every window for itself. geocore does too when asked for independent windows; several windows of one decoded
-neighbourhood (`--sampling.kind chunked --sampling.windows-per-chunk N` of a training command), and a scene that was
+chunk (`--sampling.kind chunked --sampling.windows-per-chunk N` of a training command), and a scene that was
 decoded before (`--cache FOLDER`), are what it offers to go faster. Windows are drawn and read by what those commands
-call. Its neighbourhoods end one by one from the first batch on, so that as many are decoded in what is measured as over
+call. Its chunks end one by one from the first batch on, so that as many are decoded in what is measured as over
 a long training. What correlated windows do to a trained score is a question of its own: `correlation`.
 """
 
@@ -29,14 +29,14 @@ CACHED = "geocore, decoded before"
 TORCHGEO, TORCHGEO_NEW = "torchgeo 0.8.1", "torchgeo 0.10.1"
 
 _WARM = 4
-"""Batches that a loader has handed out before the clock starts: the neighbourhoods of the start are open by then."""
+"""Batches that a loader has handed out before the clock starts: the chunks of the start are open by then."""
 _SPARE = 8
 """Batches behind the last one that counts, so that readers have work until then."""
 
 
 def each_of(windows: int) -> str:
-    """Name of the contender that draws so many windows from a neighbourhood."""
-    return f"geocore, {windows} windows a neighbourhood"
+    """Name of the contender that draws so many windows from a chunk."""
+    return f"geocore, {windows} windows a chunk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class GeocoreWindows:
     """`geocore.datasets.loader.Batches` over one scene, as a training command makes them of its settings."""
 
     each: int = 0
-    """Windows of a neighbourhood; 0: every window is drawn and read by itself."""
+    """Windows of a chunk; 0: every window is drawn and read by itself."""
     cached: bool = False
     """Whether the scene is decoded into a cache before."""
     longer: int = 4
@@ -103,19 +103,19 @@ class GeocoreWindows:
 
     def _batches(self, path: Path, draws: int, threads: int, cache: Path | None) -> tuple[Iterator[Any], float]:
         """The batches of one epoch, and the seconds that decoding took before; all calls of geocore are here."""
-        from geocore.datasets.cache import DecodedScenes
+        from geocore.datasets.cache import SceneCache
         from geocore.datasets.loader import Batches
         from geocore.raster.geotiff import open_raster
         from geocore.settings import SamplingSettings
-        from geocore.tiling.samplers import Draw, window_sampler
+        from geocore.tiling.samplers import PatchIndex, window_sampler
 
-        scenes, name = DecodedScenes(cache, reader="geocore"), path.stem
+        scenes, name = SceneCache(cache, reader="geocore"), path.stem
         settings = SamplingSettings(kind="chunked", windows_per_chunk=self.each) if self.each else SamplingSettings()
 
         def stored(_: int) -> Any:
             return scenes.open(path, name, open_raster, stored=True)
 
-        def read(draw: Draw) -> Any:
+        def read(draw: PatchIndex) -> Any:
             assert draw.window is not None
             return scenes.open(path, name, open_raster, chunk=draw.chunk).read(draw.window)["image"].values
 
@@ -208,7 +208,7 @@ def cases(quick: bool) -> list[Case]:
         *peers(by_hand),
     )
     two = (Contender(each_of(8), OURS, GeocoreWindows(each=8)), *peers())
-    # A neighbourhood of strips is as wide as the scene: 8 of them are open, not 32, and each has to serve more.
+    # A chunk of strips is as wide as the scene: 8 of them are open, not 32, and each has to serve more.
     rows = (Contender(each_of(32), OURS, GeocoreWindows(each=32)), *peers())
     unit = "windows/s"
     return [

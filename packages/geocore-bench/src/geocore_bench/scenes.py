@@ -1,7 +1,7 @@
 """Rasters that the benchmarks read: seeded, shaped and stored like scenes of Sentinel-2.
 
 Content is smooth fractal reflectance with sensor noise, so that a codec meets something like a scene and no constant.
-A `cog_N` is a cloud-optimised GeoTIFF, deflate with predictor in blocks of 512; `lzw_strip_N` holds the same pixels in
+A `cog_N` is a cloud-optimized GeoTIFF, deflate with predictor in blocks of 512; `lzw_strip_N` holds the same pixels in
 strips, and `big_N` repeats a smaller scene over a larger one.
 """
 

@@ -88,8 +88,8 @@ def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: b
     """
     import torch
 
-    from geocore.device import Place
-    from geocore.settings import OptimiserSettings, ScheduleSettings, Settings, TrainingSettings
+    from geocore.device import DeviceContext
+    from geocore.settings import OptimizerSettings, ScheduleSettings, Settings, TrainingSettings
     from geocore.training.fit import fit
     from geocore.training.run import Run
 
@@ -113,9 +113,9 @@ def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: b
             step,
             lambda model: {"score": 0.0},
             training=length,
-            optimiser=OptimiserSettings(learning_rate=_RATE, clip_norm=None),
+            optimizer=OptimizerSettings(learning_rate=_RATE, clip_norm=None),
             schedule=ScheduleSettings(kind="constant"),
-            place=Place(torch.device("cpu"), channels_last=channels_last),
+            place=DeviceContext(torch.device("cpu"), channels_last=channels_last),
             run=run,
             card={},
             primary="score",
@@ -154,7 +154,7 @@ class BareLoop:
         channels_last = setting.channels_last and self.fused
         if channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
-        optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, fused=self.fused)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, fused=self.fused)
         model.train()
         for image, label in _loader(batches):
             marks()
@@ -162,9 +162,9 @@ class BareLoop:
                 image = image.contiguous(memory_format=torch.channels_last)
             loss = torch.nn.functional.cross_entropy(model(image), label)
             marks.loss = loss.detach()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            optimizer.step()
         return marks.measured()
 
 
@@ -217,15 +217,15 @@ def accelerate_loop(setting: Setting, data: Path) -> Measured:
     marks = Marks(setting.warm, setting.steps)
     accelerator = Accelerator(cpu=True)
     plain = torch.optim.AdamW(model.parameters(), lr=_RATE)
-    model, optimiser, loader = accelerator.prepare(model, plain, _loader(batches))
+    model, optimizer, loader = accelerator.prepare(model, plain, _loader(batches))
     model.train()
     for image, label in loader:
         marks()
         loss = torch.nn.functional.cross_entropy(model(image), label)
         marks.loss = loss.detach()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         accelerator.backward(loss)
-        optimiser.step()
+        optimizer.step()
     return marks.measured()
 
 

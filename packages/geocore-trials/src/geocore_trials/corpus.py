@@ -246,7 +246,7 @@ def _make_patch(path: Path, number: int) -> None:
 
 
 def _read_patch(path: Path) -> bytes:
-    from crops_activesampling.layout import open_patch
+    from crops_activesampling.s4a_format import open_patch
 
     with open_patch(path) as patch:
         digest = hashlib.sha256(
@@ -325,7 +325,7 @@ def _make_split(path: Path, number: int) -> None:
 
 
 def _read_split(path: Path) -> bytes:
-    from floods_prithvi.lists import read_list
+    from floods_prithvi.split_lists import read_list
 
     return repr(read_list(path)).encode()
 
@@ -433,10 +433,12 @@ def _make_checkpoint(name: str) -> Callable[[Path, int], None]:
     def make(path: Path, number: int) -> None:
         import torch
 
-        from geocore.training.checkpoint import Contents, save_checkpoint
+        from geocore.training.checkpoint import CheckpointState, save_checkpoint
 
         weight = torch.arange(64.0).reshape(8, 8) + number
-        contents = Contents(1, {"weight": weight}, None, {"lr": 0.1}, {}, ["{}"], {"step": 1}, {"bands": ["red"]})
+        contents = CheckpointState(
+            1, {"weight": weight}, None, {"lr": 0.1}, {}, ["{}"], {"step": 1}, {"bands": ["red"]}
+        )
         saved = save_checkpoint(path.with_suffix(".run"), contents, best=True, keep=1)
         shutil.copy(saved / name, path)
 

@@ -39,8 +39,13 @@ _IMPORTED: Final = (
         "geocore.datasets.schema",
         "geocore.cli.main",
     ),
-    *("seaice_multitask.scenes", "crops_activesampling.layout", "crops_activesampling.rules", "floods_prithvi.config"),
-    *("floods_prithvi.lists", "slumps_detectron2.pairs"),
+    *(
+        "seaice_multitask.scenes",
+        "crops_activesampling.s4a_format",
+        "crops_activesampling.rules",
+        "floods_prithvi.config",
+    ),
+    *("floods_prithvi.split_lists", "slumps_detectron2.pairs"),
 )
 
 

@@ -41,12 +41,12 @@ _TRAINING: Final = {
         *_STEPS,
     ),
     "seaice": (
-        *("--model.widths", "4", "8", "--tiling.size", "32", "--tiling.overlap", "8", "--draws-per-epoch", "8"),
+        *("--model.widths", "4", "8", "--tiling.size", "32", "--tiling.overlap", "8", "--patches-per-epoch", "8"),
         *_STEPS,
     ),
     "floods": (
         *("--model.variant", "v2-tiny", "--model.head", "unet", "--tiling.size", "48", "--tiling.overlap", "16"),
-        *("--draws-per-epoch", "4", "--baseline.steps", "2", "--baseline.batch-size", "2", *_STEPS),
+        *("--patches-per-epoch", "4", "--baseline.steps", "2", "--baseline.batch-size", "2", *_STEPS),
     ),
     "crops": (
         *("--model.kind", "convstar", "--model.hidden", "8", "--model.layers", "1", "--model.months", "4..9"),
@@ -301,7 +301,7 @@ def _draw_published(path: Path) -> None:
     torch.manual_seed(3)
     each = PUBLISHED["sen1floods11"]
     net = network_of(each, TrainSettings.model_validate(dict(each.settings))).eval()
-    state = {name: value for name, value in net.state_dict().items() if not name.startswith("preprocessing.")}
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("normalize.")}
     state["backbone.pos_embed"] = net.backbone.pos_embed
     torch.save({"meta": {"epoch": 1}, "state_dict": state}, path)
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from crops_activesampling import cf_times, composites, layout, plane_medians
+from crops_activesampling import cf_times, composites, median_network, s4a_format
 from crops_activesampling.composites import check_bands, patch_composites, period_edges
 from crops_activesampling.config import CompositeSettings
-from crops_activesampling.layout import PatchName, open_patch
+from crops_activesampling.s4a_format import PatchName, open_patch
 from geocore.errors import DataError
-from geocore.jobs.job import Outcome, Task
-from geocore.jobs.runner import run_tasks
+from geocore.jobs.job import Job, JobResult
+from geocore.jobs.runner import run_jobs
 from geocore.raster import hdf5
 from geocore.raster.npy_store import NewEntry, map_array, new_entry, read_entry
 from geocore.settings import WorkerSettings
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FOLDER: Final = "medians"
 """Folder of the entries within that of a data set."""
 
-_MODULES: Final = (cf_times, composites, hdf5, layout, plane_medians)
+_MODULES: Final = (cf_times, composites, hdf5, s4a_format, median_network)
 _CODE: Final = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))
 _COMPUTED: Final = ("medians", "counts", "parcels")
 
@@ -48,8 +48,8 @@ def cache_patches(
     *,
     encoder: Encoder | None = None,
     workers: int | WorkerSettings = 0,
-    on_done: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
+    on_done: Callable[[JobResult], None] | None = None,
+) -> list[JobResult]:
     """Make the entries of patches; those that are in the cache already are left as they are.
 
     Where only the encoder is another than before, medians are kept.
@@ -59,7 +59,7 @@ def cache_patches(
         out: folder that gets the folder `medians`.
         settings: of the composites.
         encoder: makes classes of the labels; None leaves them out.
-        workers: who does it, as for `run_tasks`.
+        workers: who does it, as for `run_jobs`.
         on_done: called after each patch.
 
     Returns:
@@ -78,11 +78,11 @@ def cache_patches(
         "composites": settings.model_dump(mode="json"),
         "encoder": None if encoder is None else _identity(encoder),
     }
-    tasks = [Task(PatchName.of(path).id, _arguments(path)) for path in patches]
+    tasks = [Job(PatchName.of(path).id, _arguments(path)) for path in patches]
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     work = partial(_cache_patch, folder=out / FOLDER, context=context, encoder=encoder)
-    return run_tasks(tasks, work, out / FOLDER, context=context, workers=workers, on_done=on_done)
+    return run_jobs(tasks, work, out / FOLDER, context=context, workers=workers, on_done=on_done)
 
 
 def _arguments(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from crops_activesampling.config import CompareSettings
 from geocore.cli.main import command
 from geocore.storage.files import atomic_path, atomic_write_text, remove_leftovers
 
-_AXES: Final = ("optimiser steps", "forward passes of one sample", "seconds")
+_AXES: Final = ("optimizer steps", "forward passes of one sample", "seconds")
 
 
 def main() -> NoReturn:

@@ -1,6 +1,6 @@
 """Finished runs as strategies: what F1 they reach, and what it costs them.
 
-Steps are optimiser steps. Forwards are forward passes of one sample, a training step being 3 for each. Seconds are
+Steps are optimizer steps. Forwards are forward passes of one sample, a training step being 3 for each. Seconds are
 those of reading, choosing and training, without validation. Looking up hold-out losses costs what making them once
 cost; the training of the hold-out model is told apart.
 """

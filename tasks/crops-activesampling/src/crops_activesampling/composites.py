@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.config import CompositeSettings
-from crops_activesampling.layout import RATIOS, Patch
-from crops_activesampling.plane_medians import Plane, middle_of
+from crops_activesampling.median_network import Plane, middle_of
+from crops_activesampling.s4a_format import RATIOS, Patch
 from geocore.errors import DataError, SettingsError
 
 SCALE: Final = 0.5

@@ -14,12 +14,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from crops_activesampling import caching, cf_times, composites, definitions, encoders, layout, rules, splits, windows
+from crops_activesampling import (
+    caching,
+    cf_times,
+    composites,
+    definitions,
+    encoders,
+    rules,
+    s4a_format,
+    splits,
+    windows,
+)
 from crops_activesampling.caching import FOLDER, cache_patches
 from crops_activesampling.composites import SCALE
 from crops_activesampling.config import TASK, PrepareSettings, SplitSettings
 from crops_activesampling.encoders import Encoder, read_encoder
-from crops_activesampling.layout import PatchName, find_patches, true_labels
+from crops_activesampling.s4a_format import PatchName, find_patches, true_labels
 from crops_activesampling.splits import assign_splits, counts_of_splits, leaks, missing_classes
 from crops_activesampling.windows import CROPS, MEDIANS, NOISE, Patches, Windows, grid_of_entry, windows_of
 from geocore.datasets.dataset import Dataset, load_prepared
@@ -27,12 +37,12 @@ from geocore.datasets.labels import check_varied
 from geocore.datasets.sample_data import built_in_sample
 from geocore.datasets.schema import LabelSpec, Sample, Scalar
 from geocore.datasets.shift import pixel_attribute, with_pixel_sizes
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.errors import DataError
-from geocore.jobs.job import Outcome
+from geocore.jobs.job import JobResult
 from geocore.raster.bands import Band, Bands
 from geocore.raster.npy_store import Entry, map_array, read_entry, write_cached
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.storage.files import remove_leftovers, sha256_file, sha256_json
 from geocore.terminal import progress
 from geocore.tiling.overlaps import View, shared_by_splits, view_of
@@ -49,7 +59,7 @@ __all__ = [
     "pixels_of_split",
 ]
 
-_CODE: Final = (caching, cf_times, composites, definitions, encoders, layout, rules, splits, windows)
+_CODE: Final = (caching, cf_times, composites, definitions, encoders, s4a_format, rules, splits, windows)
 _SAMPLE_SUBPATCH: Final = 32
 
 
@@ -67,7 +77,7 @@ def chosen_patches(settings: PrepareSettings) -> tuple[dict[Path, str], list[str
     return {paths[name]: split for name, split in list(assigned.items())[: settings.limit]}, notes
 
 
-def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = None) -> Dataset:
+def describe(settings: PrepareSettings, outcomes: Sequence[JobResult] | None = None) -> Dataset:
     """The data set of the patches that are in the cache.
 
     Args:
@@ -121,7 +131,7 @@ def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = Non
     if not any(sample.split == "train" for sample in samples):
         return dataset
     # Training needs statistics, scoring goes by those of the network.
-    return dataclasses.replace(dataset, statistics=measure(_scenes(Patches(dataset, "train")), [MEDIANS]))
+    return dataclasses.replace(dataset, statistics=compute_statistics(_scenes(Patches(dataset, "train")), [MEDIANS]))
 
 
 def pixels_of_split(dataset: Dataset, split: str) -> dict[str, int]:
@@ -175,7 +185,7 @@ def _view(dataset: Dataset, sample: Sample) -> View:
     medians = dataset.path(sample.inputs[MEDIANS])
     plane = map_array(medians)[:, 0].sum(axis=0, dtype=np.float64)
     grid = grid_of_entry(read_entry(medians.parents[1], medians.parent.name).facts, *plane.shape)
-    scene = Scene(sample.id, grid, {MEDIANS: ArraySource(Layer(MEDIANS, Bands.named("1"), "float64"), plane)})
+    scene = Scene(sample.id, grid, {MEDIANS: ArrayReader(Layer(MEDIANS, Bands.named("1"), "float64"), plane)})
     return view_of(sample.id, scene, MEDIANS, samples=len(dataset.samples))
 
 
@@ -232,7 +242,7 @@ def _sample(path: Path, split: str, entry: Entry, settings: PrepareSettings, enc
     if truth is not None:
         given = np.array(labels)
         noisy = (given != 0) & (given != encoder.encode(truth))
-        fingerprint = sha256_json({"made_from": entry.fingerprint, "wrong": sha256_file(layout.truth_path(path))})
+        fingerprint = sha256_json({"made_from": entry.fingerprint, "wrong": sha256_file(s4a_format.truth_path(path))})
         write_cached(settings.out / NOISE, name.id, {NOISE: noisy}, fingerprint=fingerprint)
         hashes[f"{NOISE}/{name.id}/{NOISE}.npy"] = read_entry(settings.out / NOISE, name.id).hashes[NOISE]
         attributes["noisy_px"] = int(noisy.sum())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
     from crops_activesampling.scores import Counts
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.report.report import Panel
 
     PatchCounts = Sequence[Mapping[str, Counts]]
@@ -51,7 +51,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from crops_activesampling.scores import MEANINGS, PRIMARY, VIEWS, named, per_class, total, weighted_f1
     from geocore.datasets.dataset import datasets_of_run
     from geocore.datasets.shift import warn_of_sizes
-    from geocore.device import open_place, seed_everything
+    from geocore.device import device_context, seed_everything
     from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.report.overview import noted
     from geocore.report.report import write_report
@@ -73,7 +73,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     _check_fit(network, dataset)
     warn_of_sizes(dataset, settings.split, network.layer)
     patches, classes = Patches(dataset, settings.split), network.head.channels
-    with open_place(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as place:
 
         def counted(net: CropNet) -> PatchCounts:
             maps = map_split(place.prepare(net), patches, tiling=trained.tiling, place=place)
@@ -263,7 +263,7 @@ def _short(counts: Mapping[str, Counts]) -> dict[str, float]:
 
 
 def _panels(
-    network: CropNet, patches: Patches, counts: PatchCounts, trained: TrainSettings, place: Place
+    network: CropNet, patches: Patches, counts: PatchCounts, trained: TrainSettings, place: DeviceContext
 ) -> list[Panel]:
     """The confusion matrix, and the patches with the lowest, the highest and two middle scores."""
     from crops_activesampling.mapping import map_patch

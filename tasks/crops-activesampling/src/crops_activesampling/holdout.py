@@ -20,7 +20,7 @@ from crops_activesampling.config import TASK, TrainSettings
 from crops_activesampling.loss import CROPS, sample_losses
 from crops_activesampling.model import MEDIANS, class_names, restore_model, training_split
 from geocore.datasets.loader import Batches
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 from geocore.errors import DataError, RunError
 from geocore.raster.npy_store import Entry, new_entry, read_cached, read_entry
 from geocore.storage.files import remove_leftovers, sha256_json
@@ -66,7 +66,7 @@ def holdout_losses(
     settings: TrainSettings,
     *,
     windows: Callable[[Sequence[int]], Windows],
-    place: Place,
+    place: DeviceContext,
 ) -> HoldoutLosses:
     """Losses of a hold-out model on the windows that a run trains on; made by the first process that asks.
 
@@ -158,7 +158,9 @@ def _is_there(folder: Path, key: str, identity: str) -> bool:
     return True
 
 
-def _losses(network: CropNet, windows: Windows, place: Place, *, threads: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _losses(
+    network: CropNet, windows: Windows, place: DeviceContext, *, threads: int
+) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Loss of every window by its index, shape (windows,), float32, NaN where a window is not read or has no label."""
     count = sum(len(its) for its in windows.windows)
     batch_size = min(_WINDOWS_PER_BATCH, count)

@@ -18,24 +18,24 @@ from torch import Tensor
 
 from crops_activesampling.composites import patch_composites
 from crops_activesampling.config import CompositeSettings
-from crops_activesampling.layout import open_patch
 from crops_activesampling.model import CLASSES, MEDIANS, read_window
+from crops_activesampling.s4a_format import open_patch
 from crops_activesampling.scores import Classes, Counts, patch_counts
 from geocore.datasets.batch import VALID
 from geocore.datasets.shift import TrainedOn, compare_with_training
 from geocore.errors import CheckpointError, DataError
-from geocore.inference.blend import DenseBlend
-from geocore.inference.outputs import labels_of, percent_of
-from geocore.inference.tiled import map_region
+from geocore.inference.blend import OverlapBlender
+from geocore.inference.outputs import argmax_labels, to_percent
+from geocore.inference.tiled import predict_tiles
 from geocore.raster.grid import Window
-from geocore.raster.scene import ArraySource, Scene
+from geocore.raster.scene import ArrayReader, Scene
 from geocore.terminal import progress
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
     from crops_activesampling.windows import Patches
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.settings import TilingSettings
 
 UNSEEN: Final = 0
@@ -56,7 +56,7 @@ class MappedPatch:
     """Shape (n, row, col), float32: probability of each crop, 0-1, the first one being class 1; 0 where unseen."""
 
 
-def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: Place) -> MappedPatch:
+def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: DeviceContext) -> MappedPatch:
     """Map a patch.
 
     Args:
@@ -76,24 +76,24 @@ def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: 
     def keep(row: int, blended: dict[str, Tensor]) -> None:
         values, seen = blended[CLASSES], blended[VALID][0]
         rows = slice(row, row + len(seen))
-        classes[rows] = (labels_of(values) + 1).masked_fill(~seen, UNSEEN).cpu().numpy()
-        probability[rows] = percent_of(values.amax(0), seen).cpu().numpy()
+        classes[rows] = (argmax_labels(values) + 1).masked_fill(~seen, UNSEEN).cpu().numpy()
+        probability[rows] = to_percent(values.amax(0), seen).cpu().numpy()
         shares[:, rows] = values.cpu().numpy()
 
-    region, tiles = Region("all", Window(0, 0, *shape)), Tiling(size=tiling.size, overlap=tiling.overlap)
-    map_region(
+    chunk, tiles = Chunk("all", Window(0, 0, *shape)), TileGrid(size=tiling.size, overlap=tiling.overlap)
+    predict_tiles(
         network.predict,
         scene,
-        region,
+        chunk,
         tiles,
-        DenseBlend(region, tiles, shape, {CLASSES: channels}, emit=keep),
+        OverlapBlender(chunk, tiles, shape, {CLASSES: channels}, emit=keep),
         read=read_window,
         place=place,
     )
     return MappedPatch(classes, probability, shares)
 
 
-def map_split(network: CropNet, patches: Patches, *, tiling: TilingSettings, place: Place) -> Iterator[Classes]:
+def map_split(network: CropNet, patches: Patches, *, tiling: TilingSettings, place: DeviceContext) -> Iterator[Classes]:
     """Classes of every patch of a split, one after the other; arguments as for `map_patch`.
 
     Raises:
@@ -163,7 +163,7 @@ def read_composites(path: Path, network: CropNet) -> tuple[Scene, npt.NDArray[np
         )
     # A DN above 32767 makes this patch float32, whatever those were that the network was trained on.
     layer = dataclasses.replace(network.layer, dtype=made.medians.dtype.name, times=times)
-    return Scene(patch.name.id, patch.grid, {MEDIANS: ArraySource(layer, made.medians)}), parcels
+    return Scene(patch.name.id, patch.grid, {MEDIANS: ArrayReader(layer, made.medians)}), parcels
 
 
 def check_numbers(network: CropNet, scene: Scene) -> None:
@@ -180,5 +180,5 @@ def check_numbers(network: CropNet, scene: Scene) -> None:
     periods = [period - 1 for period in network.periods]
     # A pixel is seen where all bands have data.
     seen: npt.NDArray[np.bool_] = np.logical_and.reduce(patch.valid[periods], axis=1, keepdims=True)
-    trained = TrainedOn.of(network.preprocessing.card()["layers"][MEDIANS], network.layer, "training patches")
+    trained = TrainedOn.of(network.normalize.card()["layers"][MEDIANS], network.layer, "training patches")
     compare_with_training(scene.name, [(patch.values[periods], seen)], trained, far=FAR)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import MediansSettings
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 from geocore.terminal import one_line, shell_word
 
 if TYPE_CHECKING:
-    from geocore.jobs.job import Outcome
+    from geocore.jobs.job import JobResult
 
 
 def main() -> NoReturn:
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     command(medians, MediansSettings, prog="crops-medians", resumes=True)
 
 
-@in_shares
+@run_sharded
 def medians(settings: MediansSettings) -> None:
     """Fill the cache and say what is in it; the same command goes on where it was stopped.
 
@@ -32,7 +32,7 @@ def medians(settings: MediansSettings) -> None:
     from collections import Counter
 
     from crops_activesampling.caching import FOLDER, cache_patches
-    from crops_activesampling.layout import find_patches
+    from crops_activesampling.s4a_format import find_patches
     from geocore.datasets.schema import FILE_NAME
     from geocore.errors import DataError
     from geocore.raster.npy_store import read_entry
@@ -44,10 +44,10 @@ def medians(settings: MediansSettings) -> None:
             "--out; those of the data set are there already"
         )
     found = find_patches(settings.data)[: settings.limit]
-    failed: list[Outcome] = []
+    failed: list[JobResult] = []
     with progress(len(found), "patches") as bar:
 
-        def done(outcome: Outcome) -> None:
+        def done(outcome: JobResult) -> None:
             bar.advance()
             if outcome.status == "failed":
                 failed.append(outcome)

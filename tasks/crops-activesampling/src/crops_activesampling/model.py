@@ -1,4 +1,4 @@
-"""The network: a U-Net on stacked dates or ConvSTAR, with the normalisation that belongs to it.
+"""The network: a U-Net on stacked dates or ConvSTAR, with the normalization that belongs to it.
 
 Class 0, "nothing to be learnt here", is never predicted: channel 0 of the logits is class 1.
 
@@ -22,10 +22,10 @@ from crops_activesampling.loss import CROPS, UNLABELLED, class_pixels
 from crops_activesampling.unet import unet
 from geocore.datasets.batch import VALID
 from geocore.errors import CheckpointError, DataError, SettingsError, WeightsError
-from geocore.inference.blend import Head
+from geocore.inference.blend import OutputHead
 from geocore.raster.scene import Layer, Patch
 from geocore.training.pretrained import load_strictly
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 if TYPE_CHECKING:
     from crops_activesampling.config import TrainSettings
@@ -45,7 +45,7 @@ class CropNet(nn.Module):
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
+        normalize: Normalize,
         layer: Layer,
         class_names: Mapping[int, str],
         model: ModelSettings,
@@ -54,7 +54,7 @@ class CropNet(nn.Module):
         """Build it with random weights.
 
         Args:
-            preprocessing: normalises the layer `medians`, in stored units.
+            normalize: normalizes the layer `medians`, in stored units.
             layer: bands and periods as they are stored, all of them.
             class_names: index, from 1, and name of each crop.
             model: kind and size, and the periods that are seen.
@@ -72,14 +72,14 @@ class CropNet(nn.Module):
                 f"model.months {model.months}: the composites have the periods 1 to {len(layer.times)}; give some of "
                 "these"
             )
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layer, self.class_names, self.model = layer, dict(class_names), model
         self.protocol = dict(protocol)
         self.periods = tuple(periods)
         """Periods that are seen, from 1, in the order in which they are."""
         scales = torch.tensor([band.scale for band in layer.bands.bands])
         self.register_buffer("scale", scales[:, None, None], persistent=False)
-        bands, classes = preprocessing.channels(MEDIANS), len(class_names)
+        bands, classes = normalize.channels(MEDIANS), len(class_names)
         self.body: nn.Module
         if model.kind == "convstar":
             self.body = ConvStar(bands, classes, hidden=model.hidden, layers=model.layers)
@@ -89,9 +89,9 @@ class CropNet(nn.Module):
             self._multiple = 2**model.depth
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Channels and kind of the output, as blending wants to know them; channel 0 is class 1."""
-        return Head(len(self.class_names), "classes")
+        return OutputHead(len(self.class_names), "classes")
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about the network, so that `restore_model` can build it again."""
@@ -102,7 +102,7 @@ class CropNet(nn.Module):
             "layer": self.layer.to_dict(),
             "units": "DN",
             "protocol": self.protocol,
-            "preprocessing": self.preprocessing.card(),
+            "normalize": self.normalize.card(),
         }
 
     def images(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
@@ -114,14 +114,14 @@ class CropNet(nn.Module):
                 `valid`, bool, of the same shape or with a band axis of 1.
 
         Returns:
-            Shape (B, T * C, H, W), float32, normalised, all bands of the first period first, 0 where a period lacks
+            Shape (B, T * C, H, W), float32, normalized, all bands of the first period first, 0 where a period lacks
             any band.
         """
         values, valid = self._seen(inputs)
         if values.is_floating_point():
             # Statistics are those of stored numbers; the scale is 0.5, so nothing is rounded.
             values = values.float() / self.scale
-        images: Tensor = self.preprocessing({MEDIANS: {"values": values, "valid": valid}})[MEDIANS]
+        images: Tensor = self.normalize({MEDIANS: {"values": values, "valid": valid}})[MEDIANS]
         return images
 
     def forward(self, images: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class CropNet(nn.Module):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise SettingsError(
-                "training.batch_size 1: batch normalisation needs 2 or more where one pixel is left; take 2, or larger "
+                "training.batch_size 1: batch normalization needs 2 or more where one pixel is left; take 2, or larger "
                 "windows"
             ) from error
         return logits
@@ -179,7 +179,7 @@ def build_model(dataset: Dataset, settings: TrainSettings) -> CropNet:
     """A network for a data set; it says at first what the shares of the crops are.
 
     Args:
-        dataset: prepared; its statistics normalise the composites.
+        dataset: prepared; its statistics normalize the composites.
         settings: model, and the split that is trained on.
 
     Raises:
@@ -191,7 +191,7 @@ def build_model(dataset: Dataset, settings: TrainSettings) -> CropNet:
         raise DataError(f"{dataset.root}: has no labelled composites with statistics: prepare it with crops-prepare")
     network = CropNet(
         # Clouds that no mask took out lie many standard deviations off and would rule the batch statistics.
-        Preprocessing(dataset.statistics, {MEDIANS: layer.bands}, clip=(1.0, 99.0)),
+        Normalize(dataset.statistics, {MEDIANS: layer.bands}, clip=(1.0, 99.0)),
         layer,
         class_names(dataset),
         settings.model,
@@ -262,7 +262,7 @@ def restore_model(checkpoint: Checkpoint) -> CropNet:
     try:
         layer = Layer.from_dict(MEDIANS, card["layer"])
         network = CropNet(
-            Preprocessing.from_card(card["preprocessing"], {MEDIANS: layer.bands}),
+            Normalize.from_card(card["normalize"], {MEDIANS: layer.bands}),
             layer,
             {int(index): str(name) for index, name in card["classes"].items()},
             ModelSettings.model_validate(card["model"]),

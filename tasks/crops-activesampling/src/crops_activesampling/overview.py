@@ -13,7 +13,7 @@ from crops_activesampling.products import class_colours
 from crops_activesampling.windows import CROPS, MEDIANS, Patches
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.scene import Scene
 from geocore.report.overview import Contents, Overview, number, splits_of, spread
 from geocore.report.preview import UNLABELLED, ClassKey, Marks, Preview, colours_shown
@@ -45,7 +45,7 @@ def overview_of(dataset: Dataset) -> Overview:
         samples="patches",
         groups="tiles",
         contents=contents,
-        statistics=dataset.statistics or measure(_scenes(dataset), [MEDIANS]),
+        statistics=dataset.statistics or compute_statistics(_scenes(dataset), [MEDIANS]),
         measured=measured if dataset.statistics is not None else dataset.samples,
         sizes=list(_size_lines(sizes, names)),
         keys={CROPS: _keys(names)},

@@ -1,4 +1,4 @@
-"""Writing patches in the layout that `layout` reads, with the attributes of Sen4AgriNet's own files."""
+"""Writing patches in the layout that `s4a_format` reads, with the attributes of Sen4AgriNet's own files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
+from crops_activesampling.s4a_format import PIXEL_M, RATIOS, PatchName
 from geocore.raster.netcdf import new_netcdf
 from geocore.storage.files import remove_leftovers
 

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from crops_activesampling.config import TASK, PredictSettings
 from geocore.cli.checks import check_inputs, check_run
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
-    from geocore.jobs.job import Task
+    from geocore.jobs.job import Job
     from geocore.training.run import Origin, Trained
 
 
@@ -34,7 +34,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="crops-predict", resumes=True)
 
 
-@in_shares
+@run_sharded
 def predict(settings: PredictSettings) -> None:
     """Map all patches; those that fail are listed after the others are done.
 
@@ -49,7 +49,7 @@ def predict(settings: PredictSettings) -> None:
     from crops_activesampling.mapping import composite_settings
     from crops_activesampling.model import restore_model
     from crops_activesampling.products import mosaic_paths, product_paths, told
-    from geocore.inference.batch import Survey, scene_tasks
+    from geocore.inference.batch import BatchPrediction, scene_jobs
     from geocore.storage.files import sha256_file
     from geocore.training.run import chosen_network
 
@@ -64,19 +64,19 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("crops-activesampling"),
     }
-    survey, output = Survey(settings.output, checkpoint, context), settings.output
-    tasks = scene_tasks(inputs, sha256_file)
-    patches = survey.map(
+    prediction, output = BatchPrediction(settings.output, checkpoint, context), settings.output
+    tasks = scene_jobs(inputs, sha256_file)
+    patches = prediction.run(
         "patches", tasks, MapPatch(settings, trained.origin), products=partial(product_paths, output), workers=settings
     )
     there = [task for task in tasks if task.key in patches.summaries]
-    mosaics = survey.map(
+    mosaics = prediction.run(
         "joined maps",
         _mosaic_tasks(there) if settings.mosaic else [],
         JoinPatches(settings, trained.origin),
         products=partial(mosaic_paths, output),
     )
-    survey.finish(
+    prediction.finish(
         {"patches": patches, "mosaics": mosaics}, told=told, maps=lambda name: product_paths(output, name)[:1]
     )
 
@@ -87,7 +87,7 @@ def find_inputs(inputs: Sequence[Path]) -> dict[str, Path]:
     Raises:
         DataError: a path is neither a patch nor a folder with some, or two files are the same patch.
     """
-    from crops_activesampling.layout import PatchName, find_patches
+    from crops_activesampling.s4a_format import PatchName, find_patches
     from geocore.errors import DataError
 
     found: dict[PatchName, Path] = {}
@@ -115,13 +115,13 @@ class MapPatch:
         from crops_activesampling.mapping import check_numbers, map_patch, read_composites
         from crops_activesampling.products import write_products
         from geocore.datasets.shift import warn_if_resized
-        from geocore.device import open_place
+        from geocore.device import device_context
 
         trained = _network(self.origin)
         network = trained.network
         scene, parcels = read_composites(Path(arguments["path"]), network)
         warn_if_resized(scene.name, scene.grid, network.layer)
-        with open_place(self.settings.device, batch_size=self.settings.batch_size) as place:
+        with device_context(self.settings.device, batch_size=self.settings.batch_size) as place:
             place.prepare(network)
             check_numbers(network, scene)
             found = map_patch(network, scene, tiling=trained.tiling, place=place)
@@ -150,16 +150,16 @@ class JoinPatches:
         part.write_text(json.dumps(summary))
 
 
-def _mosaic_tasks(patches: Sequence[Task]) -> list[Task]:
+def _mosaic_tasks(patches: Sequence[Job]) -> list[Job]:
     """A task for each year and tile of patches."""
-    from crops_activesampling.layout import PatchName
-    from geocore.jobs.job import Task
+    from crops_activesampling.s4a_format import PatchName
+    from geocore.jobs.job import Job
 
     members: dict[str, dict[str, str]] = defaultdict(dict)
     for patch in patches:
         name = PatchName.of(patch.key)
         members[f"{name.year}_{name.tile}"][patch.key] = patch.arguments["sha256"]
-    return [Task(name, {"name": name, "patches": hashes}) for name, hashes in members.items()]
+    return [Job(name, {"name": name, "patches": hashes}) for name, hashes in members.items()]
 
 
 def _network(origin: Origin) -> Trained[CropNet]:

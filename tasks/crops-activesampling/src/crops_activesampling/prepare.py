@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from crops_activesampling.config import TASK, PrepareSettings
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 from geocore.terminal import one_line
 
 if TYPE_CHECKING:
-    from geocore.jobs.job import Outcome
+    from geocore.jobs.job import JobResult
 
 
 def main() -> NoReturn:
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     command(prepare, PrepareSettings, prog="crops-prepare", resumes=True)
 
 
-@in_shares
+@run_sharded
 def prepare(settings: PrepareSettings) -> None:
     """Fill the cache, write dataset.yaml and preview.png, say what is there; the same command goes on where it stopped.
 
@@ -44,10 +44,10 @@ def prepare(settings: PrepareSettings) -> None:
     check_out(settings, TASK)
     encoder = read_encoder(settings.encoder)
     chosen = list(chosen_patches(settings)[0])
-    failed: list[Outcome] = []
+    failed: list[JobResult] = []
     with progress(len(chosen), "patches") as bar:
 
-        def done(outcome: Outcome) -> None:
+        def done(outcome: JobResult) -> None:
             bar.advance()
             if outcome.status == "failed":
                 failed.append(outcome)

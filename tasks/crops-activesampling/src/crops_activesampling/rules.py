@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from crops_activesampling.definitions import read_definition
-from crops_activesampling.layout import PatchName
+from crops_activesampling.s4a_format import PatchName
 from geocore.errors import DataError, SettingsError
 
 SPLITS: Final = ("train", "val", "test")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from crops_activesampling.config import Score, SelectionSettings
 from crops_activesampling.loss import CROPS, labelled_means, sample_losses
-from geocore.device import Place, to_device
+from geocore.device import DeviceContext, to_device
 
 if TYPE_CHECKING:
     from crops_activesampling.model import CropNet
@@ -79,7 +79,7 @@ def correct_class_margins(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         Shape (batch,), float32, nats; below 0 where pixels are right. NaN where a sample has no labelled pixel.
     """
-    # The normalisation of the softmax cancels in the difference.
+    # The normalization of the softmax cancels in the difference.
     values = logits.float()
     labels = (target.long() - 1).clamp_min(0)[:, None]
     right = values.gather(1, labels)
@@ -168,7 +168,7 @@ class Scorer:
 
     network: CropNet
     settings: SelectionSettings
-    place: Place
+    place: DeviceContext
     holdout: Tensor | None = None
     """Loss of each window of the split under the hold-out model, shape (windows,), float32, nats."""
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from crops_activesampling.scoring import best, perturbed
 from geocore.errors import RunError, TrainingError
-from geocore.transforms.augment import Draws
+from geocore.transforms.augment import CounterRNG
 
 if TYPE_CHECKING:
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.training.fit import BatchSource
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Chooser:
         """
         keys = torch.cat([batch["keys"] for batch in candidates])
         number = len(keys) // self.block
-        uniform = Draws.of(keys, self.seed, _UNIFORM).uniform(0)
+        uniform = CounterRNG.of(keys, self.seed, _UNIFORM).uniform(0)
         warm = handed < self.warmup_batches
         score = self.warmup_score if warm else self.score
         shares = torch.split(uniform, [len(batch["keys"]) for batch in candidates])
@@ -82,7 +82,7 @@ class Chooser:
             [score(batch, share).cpu() for batch, share in zip(candidates, shares, strict=True)]
         ).double()
         if self.pick == "boltzmann" and not warm:
-            scores = perturbed(scores, Draws.of(keys, self.seed, _GUMBEL).uniform(0), self.temperature)
+            scores = perturbed(scores, CounterRNG.of(keys, self.seed, _GUMBEL).uniform(0), self.temperature)
         return best(scores, number)
 
 
@@ -100,7 +100,7 @@ class Selecting:
         batches: BatchSource,
         chooser: Chooser,
         *,
-        place: Place,
+        place: DeviceContext,
         log: Callable[[int, Mapping[str, float]], None] | None = None,
         log_every_blocks: int = 1,
     ) -> None:
@@ -204,7 +204,7 @@ class Selecting:
         if bool((positions < 0).any()):
             raise TrainingError(
                 f"none of the {offered} samples of a block has a finite score: each block needs one with labels; "
-                "raise selection.block or set skip_empty, or lower optimiser.learning_rate if the loss has diverged"
+                "raise selection.block or set skip_empty, or lower optimizer.learning_rate if the loss has diverged"
             )
         if self._chooser.forwards and self._handed >= self._chooser.warmup_batches:
             self._scored += offered * self._place.world_size

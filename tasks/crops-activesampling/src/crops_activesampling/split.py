@@ -29,7 +29,7 @@ def split(settings: SplitCommandSettings) -> None:
     import numpy as np
 
     from crops_activesampling.encoders import read_encoder
-    from crops_activesampling.layout import PatchName, find_patches, open_patch
+    from crops_activesampling.s4a_format import PatchName, find_patches, open_patch
     from crops_activesampling.splits import (
         assign_splits,
         counts_of_splits,

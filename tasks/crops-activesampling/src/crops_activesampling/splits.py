@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from crops_activesampling.config import SplitSettings
-from crops_activesampling.layout import PatchName
 from crops_activesampling.rules import SPLITS, drawn_order, read_rules
+from crops_activesampling.s4a_format import PatchName
 from geocore.errors import DataError
 from geocore.storage.documents import DocumentError, read_text
 from geocore.storage.files import atomic_write_text, remove_leftovers, storage_errors

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from crops_activesampling.selection import Selecting
     from geocore.datasets.dataset import Dataset
     from geocore.datasets.loader import Batches
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.settings import TilingSettings
     from geocore.training.run import Run
 
@@ -51,12 +51,12 @@ def train(settings: TrainSettings) -> None:
     from crops_activesampling.holdout import holdout_losses
     from crops_activesampling.model import training_split, validation_split
     from crops_activesampling.scoring import needs_holdout
-    from geocore.device import open_place
+    from geocore.device import device_context
     from geocore.report.report import write_report
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice, unseen
 
-    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:
@@ -100,12 +100,14 @@ def train(settings: TrainSettings) -> None:
                 print(run.closing("crops-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | None, place: Place, run: Run) -> None:
+def _fit(
+    settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | None, place: DeviceContext, run: Run
+) -> None:
     from torch import Tensor, nn
 
+    from crops_activesampling.cost_meter import Metered
     from crops_activesampling.data import Patches, Windows
     from crops_activesampling.loss import CROPS, class_pixels, class_weights, crop_loss
-    from crops_activesampling.metering import Metered
     from crops_activesampling.model import build_model, training_split, validation_split
     from geocore.datasets.loader import Batches
     from geocore.device import seed_everything
@@ -160,7 +162,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | Non
         step,
         validate,
         training=settings.training,
-        optimiser=settings.optimiser,
+        optimizer=settings.optimizer,
         schedule=settings.schedule,
         place=place,
         run=run,
@@ -174,7 +176,7 @@ def selecting(
     settings: TrainSettings,
     network: CropNet,
     holdout: HoldoutLosses | None,
-    place: Place,
+    place: DeviceContext,
     run: Run,
 ) -> Selecting:
     """Batches of the samples that are worth training on."""
@@ -216,7 +218,9 @@ def selecting(
     return Selecting(batches, chooser, place=place, log=log, log_every_blocks=every)
 
 
-def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSettings, place: Place) -> dict[str, float]:
+def _validation_scores(
+    network: CropNet, patches: Patches, *, tiling: TilingSettings, place: DeviceContext
+) -> dict[str, float]:
     """Scores over the labelled pixels of whole patches, where anything was observed.
 
     Returns:
@@ -229,15 +233,15 @@ def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSett
     from crops_activesampling.model import CLASSES, read_window
     from crops_activesampling.scores import confusion, scores_of
     from geocore.datasets.batch import VALID
-    from geocore.inference.blend import DenseBlend
-    from geocore.inference.outputs import labels_of
-    from geocore.inference.tiled import map_region
+    from geocore.inference.blend import OverlapBlender
+    from geocore.inference.outputs import argmax_labels
+    from geocore.inference.tiled import predict_tiles
     from geocore.raster.grid import Window
-    from geocore.tiling.tiles import Region, Tiling
+    from geocore.tiling.tiles import Chunk, TileGrid
 
     classes = network.head.channels
     matrix, logarithms = np.zeros((classes, classes), np.int64), 0.0
-    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
     for index in range(len(patches.samples)):
         scene, truth = patches.scene(index), patches.labels(index)
 
@@ -245,12 +249,12 @@ def _validation_scores(network: CropNet, patches: Patches, *, tiling: TilingSett
             nonlocal matrix, logarithms
             probability, valid = rows[CLASSES].cpu().numpy(), rows[VALID][0].cpu().numpy()
             labels = np.where(valid, truth[row : row + len(valid)], 0)
-            matrix = matrix + confusion(labels, labels_of(rows[CLASSES]).cpu().numpy() + 1, classes)
+            matrix = matrix + confusion(labels, argmax_labels(rows[CLASSES]).cpu().numpy() + 1, classes)
             right = np.take_along_axis(probability, np.maximum(labels, 1)[None].astype(np.int64) - 1, 0)[0][labels > 0]
             # A probability that is rounded to 0 must not make the mean infinite.
             logarithms += float(np.log(np.maximum(right.astype(np.float64), 1e-12)).sum())
 
-        region = Region("all", Window(0, 0, *scene.grid.shape))
-        blend = DenseBlend(region, tiles, scene.grid.shape, {CLASSES: classes}, emit=count_rows)
-        map_region(network.predict, scene, region, tiles, blend, read=read_window, place=place)
+        chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
+        blend = OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: classes}, emit=count_rows)
+        predict_tiles(network.predict, scene, chunk, tiles, blend, read=read_window, place=place)
     return scores_of(matrix) | {"minus_loss": logarithms / max(1, int(matrix.sum()))}

@@ -16,11 +16,11 @@ from geocore.datasets.schema import Sample
 from geocore.errors import DataError
 from geocore.raster.grid import Grid, Window, length_unit_of
 from geocore.raster.npy_store import read_entry
-from geocore.raster.scene import ArraySource, Scene
-from geocore.tiling.tiles import Tiling
+from geocore.raster.scene import ArrayReader, Scene
+from geocore.tiling.tiles import TileGrid
 
 if TYPE_CHECKING:
-    from geocore.tiling.samplers import Draw
+    from geocore.tiling.samplers import PatchIndex
 
 MEDIANS: Final = "medians"
 """Layer of the data set."""
@@ -72,7 +72,7 @@ class Windows:
                 "split"
             )
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         """One training item.
 
         Args:
@@ -141,7 +141,7 @@ class Patches:
         if medians.dtype != layer.dtype:
             # Another patch has a DN above 32767, so that all of them count as float32.
             medians = medians.astype(layer.dtype)
-        return Scene(sample.id, grid, {MEDIANS: ArraySource(layer, medians)})
+        return Scene(sample.id, grid, {MEDIANS: ArrayReader(layer, medians)})
 
     def labels(self, index: int) -> npt.NDArray[np.uint8]:
         """Classes of a patch, shape (row, col), uint8, 0 where unlabelled.
@@ -198,5 +198,5 @@ def windows_of(sample: Sample, dataset: Dataset) -> list[Window]:
     rows, cols = int(sample.attributes["rows"]), int(sample.attributes["cols"])
     if size > min(rows, cols):
         raise DataError(f"subpatch {size}: patch {sample.id} has {rows} x {cols} pixels; lower it to {min(rows, cols)}")
-    every = Tiling(size=size).windows((rows, cols))
+    every = TileGrid(size=size).windows((rows, cols))
     return [place for place in every if edge == "overlap" or (place.row % size == 0 and place.col % size == 0)]

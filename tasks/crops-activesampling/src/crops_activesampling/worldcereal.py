@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
-from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import PIXEL_M, RATIOS, PatchName
 from geocore.cli.main import command
 from geocore.errors import DataError
 from geocore.raster.declarations import valid_codes

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from floods_prithvi.positions import Grid, resized, sincos_1d, sincos_3d
+from floods_prithvi.positional_encoding import Grid, resized, sincos_1d, sincos_3d
 from floods_prithvi.variants import BANDS, VariantSpec
 from geocore.errors import SettingsError
 
@@ -96,7 +96,7 @@ class Prithvi(nn.Module):
         its last row or column where it is smaller than what is missing.
 
         Args:
-            images: shape (B, C, T, H, W), float32, normalised, bands as in config.SIX_BANDS.
+            images: shape (B, C, T, H, W), float32, normalized, bands as in config.SIX_BANDS.
             dates: shape (B, T, 2), float32: year, and day of the year from 0. NaN or None: unknown, adds nothing.
             places: shape (B, 2), float32: latitude and longitude, degrees. NaN or None: unknown, adds nothing.
             taps: blocks, from 0, whose tokens are wanted; None: all.
@@ -183,7 +183,7 @@ class _PatchEmbed(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention, then two layers on each token; both see normalised tokens and add to those that came in."""
+    """Attention, then two layers on each token; both see normalized tokens and add to those that came in."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

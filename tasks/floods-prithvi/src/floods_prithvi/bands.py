@@ -11,8 +11,8 @@ from rasterio.enums import ColorInterp
 
 from floods_prithvi.config import SIX_BANDS
 from geocore.errors import SceneError
-from geocore.raster.gdal import open_handle
-from geocore.raster.paths import Location, access, shown
+from geocore.raster.gdal import open_dataset
+from geocore.raster.paths import Location, gdal_env, redacted
 from geocore.raster.products import granule_of
 
 _SCHEMES: Final = (
@@ -55,7 +55,7 @@ def _names(path: Location) -> tuple[list[str], list[int]]:
     if granule is not None:
         return list(granule.files), []
     try:
-        with access(path), closing(open_handle(path)) as file:
+        with gdal_env(path), closing(open_dataset(path)) as file:
             flagged = [number for number in file.indexes if file.colorinterp[number - 1] == ColorInterp.alpha]
             return [name or "" for name in file.descriptions], flagged
     except SceneError:
@@ -82,8 +82,8 @@ def _choose(
     else:
         problem = f"its bands are {', '.join(name or '?' for name in names)}"
     raise SceneError(
-        f"{shown(path)}: {problem}, but six are needed{dates} ({six}): say which ones, such as --bands 2 3 4 9 12 13 "
-        "for the thirteen of Sentinel-2"
+        f"{redacted(path)}: {problem}, but six are needed{dates} ({six}): say which ones, such as --bands 2 3 4 9 12 "
+        "13 for the thirteen of Sentinel-2"
     )
 
 
@@ -101,15 +101,15 @@ def _given(
             numbers.append(plain.index(_plain(band)) + 1)
         else:
             held = ", ".join(filter(None, names)) or f"numbered 1 to {len(names)}"
-            raise SceneError(f"{shown(path)}: has no band {band!r}: its bands are {held}; correct --bands")
+            raise SceneError(f"{redacted(path)}: has no band {band!r}: its bands are {held}; correct --bands")
     each, rest = divmod(len(names) - len(flagged), frames)
     if len(numbers) == len(SIX_BANDS) and frames > 1 and not rest and max(numbers) <= each:
         numbers = [number + frame * each for frame in range(frames) for number in numbers]
     if len(numbers) != len(SIX_BANDS) * frames:
         dates = f" at {frames} dates, or six among those of the first date" if frames > 1 else ""
         raise SceneError(
-            f"{shown(path)}: --bands names {len(bands)} ({', '.join(bands)}), but six are needed{dates}: give one for "
-            f"each of {', '.join(SIX_BANDS)}, in this order"
+            f"{redacted(path)}: --bands names {len(bands)} ({', '.join(bands)}), but six are needed{dates}: give one "
+            f"for each of {', '.join(SIX_BANDS)}, in this order"
         )
     return numbers
 

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any, Final
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.indices import IndexName, IndexThreshold
 from floods_prithvi.loss import pixel_loss
 from floods_prithvi.mapping import chip_counts
 from floods_prithvi.model import CLASSES, class_names
 from floods_prithvi.scores import named, primary, total
 from geocore.datasets.batch import VALID
-from geocore.inference.blend import Head
+from geocore.inference.blend import OutputHead
 from geocore.metrics.confusion import Confusion
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
     from floods_prithvi.data import Chips
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.raster.scene import Layer
 
 INDICES: Final[Mapping[str, tuple[IndexName, ...]]] = MappingProxyType(
@@ -47,13 +47,13 @@ logger = logging.getLogger(__name__)
 
 
 class UNet(nn.Module):
-    """U-Net with its normalisation; the dates of an image are further channels."""
+    """U-Net with its normalization; the dates of an image are further channels."""
 
-    def __init__(self, preprocessing: Preprocessing, layer: Layer, encoder: str, classes: int) -> None:
+    def __init__(self, normalize: Normalize, layer: Layer, encoder: str, classes: int) -> None:
         """Build it with random weights.
 
         Args:
-            preprocessing: normalises the layer `image`.
+            normalize: normalizes the layer `image`.
             layer: bands, and dates where there are several.
             encoder: name of an encoder of segmentation-models-pytorch.
             classes: number of classes.
@@ -61,15 +61,15 @@ class UNet(nn.Module):
         import segmentation_models_pytorch
 
         super().__init__()
-        self.preprocessing = preprocessing
-        self.head = Head(classes, "classes")
-        channels = preprocessing.channels(IMAGE) * max(1, len(layer.times))
+        self.normalize = normalize
+        self.head = OutputHead(classes, "classes")
+        channels = normalize.channels(IMAGE) * max(1, len(layer.times))
         self.unet = segmentation_models_pytorch.Unet(
             encoder, encoder_weights=None, in_channels=channels, classes=classes
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of normalised tiles of any size.
+        """Logits of normalized tiles of any size.
 
         Args:
             images: shape (batch, date * band, row, col), float32.
@@ -90,7 +90,7 @@ class UNet(nn.Module):
     ) -> dict[str, Tensor]:
         """Class probabilities of tiles as they are read; dates and places are not looked at."""
         valid = inputs[IMAGE]["valid"]
-        probability = self.head.activate(self(self.preprocessing(inputs)[IMAGE]))
+        probability = self.head.activate(self(self.normalize(inputs)[IMAGE]))
         return {CLASSES: probability, VALID: valid.flatten(1, -3).all(dim=1, keepdim=True)}
 
 
@@ -125,7 +125,7 @@ def index_counts(home: Dataset, chips: Chips) -> dict[str, list[Confusion]]:
 
 
 def unet_counts(
-    settings: TrainSettings, home: Dataset, chips: Chips, folder: Path, place: Place
+    settings: TrainSettings, home: Dataset, chips: Chips, folder: Path, place: DeviceContext
 ) -> dict[str, list[Confusion]]:
     """Counts of every chip by the U-Net, trained where it is not yet.
 
@@ -144,7 +144,7 @@ def unet_counts(
     return {"U-Net": chip_counts(network, chips, tiling=settings.tiling, place=place)}
 
 
-def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: Place) -> UNet:
+def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: DeviceContext) -> UNet:
     """Train the U-Net, or go on, or read it where it is finished; in evaluation mode, on the place's device.
 
     Args:
@@ -160,7 +160,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
     from floods_prithvi.data import Chips, Windows
     from geocore.datasets.loader import Batches
     from geocore.device import seed_everything
-    from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+    from geocore.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
     from geocore.training.checkpoint import load_checkpoint
     from geocore.training.fit import fit
     from geocore.training.pretrained import load_strictly
@@ -173,15 +173,15 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
     assert chosen.steps > 0
     names, layer = class_names(dataset), dataset.layers[IMAGE]
     leading = primary(names)
-    preprocessing = Preprocessing(dataset.statistics, {IMAGE: layer.bands})
-    network = UNet(preprocessing, layer, chosen.encoder, len(names))
+    normalize = Normalize(dataset.statistics, {IMAGE: layer.bands})
+    network = UNet(normalize, layer, chosen.encoder, len(names))
     windows, held_out = Windows(dataset, "train"), Chips(dataset, "val")
     turns: list[Augmentation] = [Rot90()] if settings.augmentation.turn else []
     augment = compose([Flip(settings.augmentation.flip, settings.augmentation.flip), *turns], seed=seed)
 
     def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         moved = augment({name: batch[name] for name in ("inputs", "targets", "keys")})
-        logits = model(preprocessing(moved["inputs"])[IMAGE])
+        logits = model(normalize(moved["inputs"])[IMAGE])
         return {"loss": pixel_loss(logits, moved["targets"]["mask"], settings.loss)}
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -198,7 +198,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
         seed=seed,
     )
     # An epoch of fewer draws than a batch would be empty.
-    draws = max(settings.draws_per_epoch, chosen.batch_size)
+    draws = max(settings.patches_per_epoch, chosen.batch_size)
     batches = Batches(
         windows.sampler(settings, draws=draws, batch_size=chosen.batch_size),
         windows.read,
@@ -215,7 +215,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: P
                 step,
                 validate,
                 training=training,
-                optimiser=OptimiserSettings(learning_rate=chosen.learning_rate),
+                optimizer=OptimizerSettings(learning_rate=chosen.learning_rate),
                 schedule=ScheduleSettings(warmup_steps=min(10, chosen.steps // 10)),
                 place=place,
                 run=run,

@@ -127,7 +127,7 @@ class AugmentationSettings(Settings):
 class BaselineSettings(Settings):
     """The U-Net that evaluation trains once beside the index threshold."""
 
-    steps: int = deciding(200, "optimiser steps; 0: no U-Net", ge=0)
+    steps: int = deciding(200, "optimizer steps; 0: no U-Net", ge=0)
     batch_size: int = deciding(4, "tiles in a batch", gt=0)
     learning_rate: float = deciding(1e-3, "highest learning rate", gt=0)
     encoder: str = deciding("resnet18", "encoder of segmentation-models-pytorch")
@@ -141,7 +141,7 @@ class TrainSettings(CacheSettings, RunSettings):
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     tiling: TilingSettings = TilingSettings(size=224, overlap=112)
-    draws_per_epoch: int = deciding(1000, "windows drawn in an epoch; a grid has one of its own", gt=0)
+    patches_per_epoch: int = deciding(1000, "windows drawn in an epoch; a grid has one of its own", gt=0)
     sampling: ClassSamplingSettings = ClassSamplingSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
     baseline: BaselineSettings = BaselineSettings()
@@ -199,7 +199,7 @@ class PredictSettings(MappingSettings, WorkerSettings):
     date: str | None = operational(None, "date of the scenes (YYYY-MM-DD), for networks that take time and location")
     min_area_m2: float = deciding(0.0, "smaller polygons are left out, m2", ge=0)
     flips: bool = deciding(False, "average over the four mirror images")
-    region_px: int = deciding(16384, "edge of the part of a scene that one job maps, pixels", ge=256)
+    chunk_px: int = deciding(16384, "edge of the part of a scene that one job maps, pixels", ge=256)
     plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
 

@@ -12,21 +12,29 @@ from pathlib import Path
 
 import numpy as np
 
-from floods_prithvi import bands, chips, lists, names, windows
-from floods_prithvi.chips import IGNORED, IMAGE, MASK, centre_of, check_label, image_layer, read_target
+from floods_prithvi import bands, chip_reader, file_patterns, split_lists, windows
+from floods_prithvi.chip_reader import IGNORED, IMAGE, MASK, centre_of, check_label, image_layer, read_target
 from floods_prithvi.config import TASK, PrepareSettings
-from floods_prithvi.lists import assign_splits
-from floods_prithvi.names import FORMATS, METADATA, ChipFiles, date_of_event, find_chips, listed, read_event_dates
+from floods_prithvi.file_patterns import (
+    FORMATS,
+    METADATA,
+    ChipFiles,
+    date_of_event,
+    find_chips,
+    listed,
+    read_event_dates,
+)
+from floods_prithvi.split_lists import assign_splits
 from floods_prithvi.windows import SEPARATOR, Chips, Reader, Windows, pixels_of
 from geocore.datasets.dataset import Dataset, load_prepared
 from geocore.datasets.labels import Census, check_varied, missing_note
 from geocore.datasets.sample_data import built_in_sample
 from geocore.datasets.schema import LabelSpec, Sample, Scalar
 from geocore.datasets.shift import pixel_attribute, with_pixel_sizes
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.errors import DataError
 from geocore.raster.declarations import QuantityCheck, Readings
-from geocore.raster.products import content_hash
+from geocore.raster.products import scene_hash
 from geocore.raster.scene import Scene, decisions_of
 from geocore.storage.files import sha256_file, storage_errors
 from geocore.terminal import progress
@@ -89,9 +97,9 @@ def describe(settings: PrepareSettings) -> Dataset:
         remarks.insert(0, f"{torn} {form.groups} lie in several splits, so that these tell nothing of unseen ones")
     with storage_errors():
         settings.out.mkdir(parents=True, exist_ok=True)  # paths of the data set lead through it
-    # A data set to score on alone is normalised as the network's own was.
+    # A data set to score on alone is normalized as the network's own was.
     trains = any(sample.split == "train" for sample in samples)
-    statistics = measure(_opened(Windows(dataset, "train")), [IMAGE]) if trains else None
+    statistics = compute_statistics(_opened(Windows(dataset, "train")), [IMAGE]) if trains else None
     return dataclasses.replace(dataset, statistics=statistics, notes=[*dataset.notes, *remarks])
 
 
@@ -191,7 +199,7 @@ def _sample(
         return Path(os.path.relpath(os.path.realpath(path), os.path.realpath(out))).as_posix()
 
     image, label = relative(chip.image), relative(chip.label)
-    hashes = {image: content_hash(chip.image), label: content_hash(chip.label)}
+    hashes = {image: scene_hash(chip.image), label: scene_hash(chip.label)}
     return Sample(chip.id, chip.group, split, {IMAGE: image}, {MASK: label}, attributes, hashes)
 
 
@@ -273,6 +281,6 @@ def _sample_dataset() -> Dataset:
         write_sample(folder / "chips", seed=0)
         describe(PrepareSettings(data=folder / "chips", out=folder)).save(folder)
 
-    own = [__file__, *(str(module.__file__) for module in (bands, chips, lists, names, windows))]
+    own = [__file__, *(str(module.__file__) for module in (bands, chip_reader, split_lists, file_patterns, windows))]
     code = [sha256_file(Path(path)) for path in (*CODE, *own)]
     return Dataset.load(built_in_sample(TASK, code, build))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from floods_prithvi.data import Chips
     from floods_prithvi.model import FloodNet
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.metrics.confusion import Confusion
     from geocore.report.report import Panel
 
@@ -51,7 +51,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     from floods_prithvi.model import build_model, restore_model
     from floods_prithvi.scores import meanings, named, per_class, primary, score_of_state, total
     from geocore.datasets.shift import warn_of_sizes
-    from geocore.device import open_place, seed_everything
+    from geocore.device import device_context, seed_everything
     from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.report.overview import noted
     from geocore.report.report import write_report
@@ -66,7 +66,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     warn_of_sizes(dataset, settings.split, network.layer)
     names = network.class_names
     chips = Chips(dataset, settings.split)
-    with open_place(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as place:
         counts = chip_counts(place.prepare(network), chips, tiling=trained.tiling, place=place)
         seed_everything(trained.training.seed)
         untrained: list[Confusion] = []
@@ -154,7 +154,7 @@ def _check_fit(network: FloodNet, dataset: Dataset) -> None:
     Raises:
         DataError: it does not.
     """
-    from floods_prithvi.chips import IMAGE
+    from floods_prithvi.chip_reader import IMAGE
     from floods_prithvi.model import class_names
     from geocore.errors import DataError
 
@@ -185,7 +185,7 @@ def _protocol(trained: TrainSettings) -> dict[str, str | int]:
 
 
 def _baselines(
-    settings: EvaluateSettings, trained: TrainSettings, home: Dataset, chips: Chips, place: Place
+    settings: EvaluateSettings, trained: TrainSettings, home: Dataset, chips: Chips, place: DeviceContext
 ) -> dict[str, list[Confusion]]:
     """Counts of every chip by the index threshold, where there are two classes, and by the U-Net."""
     from floods_prithvi.baselines import index_counts, unet_counts
@@ -212,7 +212,7 @@ def _remarks(chips: Chips, counts: Sequence[Confusion], names: dict[int, str]) -
 
 
 def _panels(
-    network: FloodNet, chips: Chips, counts: Sequence[Confusion], trained: TrainSettings, place: Place
+    network: FloodNet, chips: Chips, counts: Sequence[Confusion], trained: TrainSettings, place: DeviceContext
 ) -> list[Panel]:
     """The chips with the lowest, the highest and two middle scores."""
     from floods_prithvi.mapping import map_chip

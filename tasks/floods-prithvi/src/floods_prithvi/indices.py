@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.scores import IGNORED, count
 from geocore.metrics.confusion import Confusion
 from geocore.raster.grid import Window
@@ -40,9 +40,9 @@ def mndwi(green: FloatArray, swir_1: FloatArray) -> FloatArray:
         swir_1: the same, at 1.6 micrometres.
 
     Returns:
-        As `normalised_difference`; above 0 over most water.
+        As `normalized_difference`; above 0 over most water.
     """
-    return normalised_difference(green, swir_1)
+    return normalized_difference(green, swir_1)
 
 
 def ndwi(green: FloatArray, nir: FloatArray) -> FloatArray:
@@ -53,9 +53,9 @@ def ndwi(green: FloatArray, nir: FloatArray) -> FloatArray:
         nir: the same, at 0.86 micrometres.
 
     Returns:
-        As `normalised_difference`; above 0 over most water.
+        As `normalized_difference`; above 0 over most water.
     """
-    return normalised_difference(green, nir)
+    return normalized_difference(green, nir)
 
 
 def nbr(nir: FloatArray, swir_2: FloatArray) -> FloatArray:
@@ -66,12 +66,12 @@ def nbr(nir: FloatArray, swir_2: FloatArray) -> FloatArray:
         swir_2: the same, at 2.2 micrometres.
 
     Returns:
-        As `normalised_difference`; low, often below 0, over burnt ground.
+        As `normalized_difference`; low, often below 0, over burnt ground.
     """
-    return normalised_difference(nir, swir_2)
+    return normalized_difference(nir, swir_2)
 
 
-def normalised_difference(first: FloatArray, second: FloatArray) -> FloatArray:
+def normalized_difference(first: FloatArray, second: FloatArray) -> FloatArray:
     """(first - second) / (first + second).
 
     Reflectance below 0, as correction for the atmosphere leaves it in shadow and on water, counts as 0: its sums come

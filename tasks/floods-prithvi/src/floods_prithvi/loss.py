@@ -65,7 +65,7 @@ def dice(logits: Tensor, target: Tensor) -> SumCount:
     Milletari et al. 2016, V-Net, as in mmsegmentation's `DiceLoss` (which masks the numerator alone, so that ignored
     pixels still push predictions). A tile's value needs all of its pixels and none of another tile. So the sum is that
     of the tiles with a labelled pixel and the count their number: the quotient is the mean over the tiles of an
-    optimiser step, however they are cut into micro-batches and processes. It is not the Dice of the pooled pixels.
+    optimizer step, however they are cut into micro-batches and processes. It is not the Dice of the pooled pixels.
 
     Args:
         logits: shape (batch, class, row, col), floating point. May be anything under ignored pixels.

@@ -10,24 +10,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.model import CLASSES
 from floods_prithvi.scores import IGNORED, count
 from geocore.datasets.batch import VALID
-from geocore.inference.blend import DenseBlend, Head
-from geocore.inference.outputs import confidence_of, labels_of, percent_of
-from geocore.inference.tiled import map_region
-from geocore.inference.tta import mirror_mean
+from geocore.inference.blend import OutputHead, OverlapBlender
+from geocore.inference.outputs import argmax_labels, margin, to_percent
+from geocore.inference.tiled import predict_tiles
+from geocore.inference.tta import flip_average
 from geocore.metrics.confusion import Confusion
 from geocore.raster.grid import Window
-from geocore.raster.npy_store import Plane
+from geocore.raster.npy_store import OutputBand
 from geocore.raster.scene import Patch, Scene
 from geocore.terminal import progress
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 
 if TYPE_CHECKING:
     from floods_prithvi.data import Chips
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.settings import TilingSettings
 
 Chart = npt.NDArray[np.uint8]
@@ -46,7 +46,7 @@ class Network(Protocol):
     """What maps tiles: Prithvi with its head, and the U-Net beside it."""
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Classes of the output."""
 
     def predict(self, inputs: Inputs, dates: Tensor | None = None, places: Tensor | None = None) -> dict[str, Tensor]:
@@ -63,33 +63,33 @@ class Network(Protocol):
         """
 
 
-def planes() -> list[Plane]:
-    """The planes of a mapped region, uint8, one band each."""
-    return [Plane(name, "uint8") for name in (CLASS, PROBABILITY, CONFIDENCE)]
+def planes() -> list[OutputBand]:
+    """The planes of a mapped chunk, uint8, one band each."""
+    return [OutputBand(name, "uint8") for name in (CLASS, PROBABILITY, CONFIDENCE)]
 
 
 def map_rows(
     network: Network,
     scene: Scene,
-    region: Region,
+    chunk: Chunk,
     *,
     tiling: TilingSettings,
-    place: Place,
+    place: DeviceContext,
     emit: Callable[[int, dict[str, Chart]], None],
     dates: Tensor | None = None,
     places: Tensor | None = None,
     flips: bool = False,
 ) -> None:
-    """Map a region and hand out its rows as they become finished.
+    """Map a chunk and hand out its rows as they become finished.
 
     Args:
         network: in evaluation mode, on the place's device.
         scene: with the layer `image`, reflectance.
-        region: pixels of the scene.
+        chunk: pixels of the scene.
         tiling: size and overlap of the tiles, pixels.
         place: device and precision.
         emit: called with the first row, counted from the scene's first, and for each of `planes` an array of shape
-            (rows, region width), uint8, 255 where invalid.
+            (rows, chunk width), uint8, 255 where invalid.
         dates: of the scene, shape (date, 2), float32: year, and day of the year from 0; None or NaN: unknown.
         places: of the scene's centre, shape (2,), float32: latitude and longitude, degrees; None or NaN: unknown.
         flips: average over the four mirror images.
@@ -97,7 +97,7 @@ def map_rows(
     Raises:
         SceneError: the scene cannot be read.
     """
-    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
 
     def finished(row: int, blended: dict[str, Tensor]) -> None:
         emit(row, _described(blended[CLASSES], blended[VALID]))
@@ -107,12 +107,12 @@ def map_rows(
         values = inputs[IMAGE]["values"]
         return network.predict(inputs, _repeated(dates, values), _repeated(places, values))
 
-    map_region(
-        mirror_mean(forward) if flips else forward,
+    predict_tiles(
+        flip_average(forward) if flips else forward,
         scene,
-        region,
+        chunk,
         tiles,
-        DenseBlend(region, tiles, scene.grid.shape, {CLASSES: network.head.channels}, emit=finished),
+        OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: network.head.channels}, emit=finished),
         read=_read,
         place=place,
     )
@@ -123,7 +123,7 @@ def map_scene(
     scene: Scene,
     *,
     tiling: TilingSettings,
-    place: Place,
+    place: DeviceContext,
     dates: Tensor | None = None,
     places: Tensor | None = None,
 ) -> dict[str, Chart]:
@@ -138,12 +138,12 @@ def map_scene(
         for name, part in rows.items():
             charts[name][row : row + len(part)] = part
 
-    region = Region("all", Window(0, 0, *scene.grid.shape))
-    map_rows(network, scene, region, tiling=tiling, place=place, emit=emit, dates=dates, places=places)
+    chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
+    map_rows(network, scene, chunk, tiling=tiling, place=place, emit=emit, dates=dates, places=places)
     return charts
 
 
-def map_chip(network: Network, chips: Chips, index: int, *, tiling: TilingSettings, place: Place) -> Chart:
+def map_chip(network: Network, chips: Chips, index: int, *, tiling: TilingSettings, place: DeviceContext) -> Chart:
     """Classes of one chip of a split, shape (row, col), uint8, 255 where invalid; its date and place are told."""
     dates, places = chips.coordinates(index)
     with chips.scene(index) as scene:
@@ -151,7 +151,7 @@ def map_chip(network: Network, chips: Chips, index: int, *, tiling: TilingSettin
     return charts[CLASS]
 
 
-def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, place: Place) -> list[Confusion]:
+def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, place: DeviceContext) -> list[Confusion]:
     """Counts of every chip of a split.
 
     Pixels that are invalid in the image do not count, whatever their label.
@@ -196,12 +196,12 @@ def _described(shares: Tensor, valid: Tensor) -> dict[str, Chart]:
     Returns:
         As `map_rows` emits them.
     """
-    classes = labels_of(shares)
+    classes = argmax_labels(shares)
     probability = shares[1] if len(shares) == 2 else shares.amax(0)
     seen = valid[0]
     described = {
         CLASS: classes.masked_fill(~seen, INVALID),
-        PROBABILITY: percent_of(probability, seen),
-        CONFIDENCE: percent_of(confidence_of(shares), seen),
+        PROBABILITY: to_percent(probability, seen),
+        CONFIDENCE: to_percent(margin(shares), seen),
     }
     return {name: plane.cpu().numpy() for name, plane in described.items()}

@@ -1,4 +1,4 @@
-"""The network: Prithvi, a head on its tokens, and the normalisation that belongs to them.
+"""The network: Prithvi, a head on its tokens, and the normalization that belongs to them.
 
 Parts are called as in the published checkpoints (`backbone`, `neck`, `decode_head`, `auxiliary_head`), so that these
 load as they are.
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from floods_prithvi.backbone import Prithvi
-from floods_prithvi.chips import IMAGE
+from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.config import TASK, ModelSettings
 from floods_prithvi.heads import FcnHead, Neck, UnetHead, tokens_to_image
 from floods_prithvi.variants import VARIANTS
@@ -29,11 +29,11 @@ from floods_prithvi.windows import stored_of
 from geocore.datasets.batch import VALID
 from geocore.datasets.shift import TrainedOn
 from geocore.errors import CheckpointError, DataError, SettingsError, WeightsError
-from geocore.inference.blend import Head
+from geocore.inference.blend import OutputHead
 from geocore.raster.declarations import Declaration
 from geocore.raster.scene import Layer
 from geocore.training.pretrained import load_strictly
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
@@ -75,7 +75,7 @@ class FloodNet(nn.Module):
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
+        normalize: Normalize,
         layer: Layer,
         class_names: Mapping[int, str],
         model: ModelSettings,
@@ -84,7 +84,7 @@ class FloodNet(nn.Module):
         """Build it with random weights.
 
         Args:
-            preprocessing: normalises the layer `image`.
+            normalize: normalizes the layer `image`.
             layer: bands, and dates where there are several.
             class_names: index, from 0, and name of each class.
             model: backbone and head.
@@ -95,7 +95,7 @@ class FloodNet(nn.Module):
         """
         super().__init__()
         spec = VARIANTS[model.variant]
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.layer, self.class_names, self.model = layer, dict(class_names), model
         self.stored = stored
         self.frames = max(1, len(layer.times))
@@ -119,14 +119,14 @@ class FloodNet(nn.Module):
             self.backbone.requires_grad_(False)
 
     @property
-    def head(self) -> Head:
+    def head(self) -> OutputHead:
         """Channels and kind of the output, as blending wants to know them."""
-        return Head(len(self.class_names), "classes")
+        return OutputHead(len(self.class_names), "classes")
 
     @property
     def trained_on(self) -> TrainedOn:
         """What the numbers of its training data were."""
-        return TrainedOn.of(self.preprocessing.card()["layers"][IMAGE], self.layer, "training chips")
+        return TrainedOn.of(self.normalize.card()["layers"][IMAGE], self.layer, "training chips")
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about the network, so that `restore_model` can build it again."""
@@ -137,7 +137,7 @@ class FloodNet(nn.Module):
             "layer": self.layer.to_dict(),
             "units": "reflectance",
             "stored": dataclasses.asdict(self.stored),
-            "preprocessing": self.preprocessing.card(),
+            "normalize": self.normalize.card(),
         }
 
     def images(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
@@ -148,9 +148,9 @@ class FloodNet(nn.Module):
                 reflectance, anything where invalid, and `valid`, bool, with one band.
 
         Returns:
-            Shape (B, T * C, H, W), float32, normalised, all bands of the first date first, 0 where invalid.
+            Shape (B, T * C, H, W), float32, normalized, all bands of the first date first, 0 where invalid.
         """
-        images: Tensor = self.preprocessing(inputs)[IMAGE]
+        images: Tensor = self.normalize(inputs)[IMAGE]
         return images
 
     def forward(self, images: Tensor, dates: Tensor | None = None, places: Tensor | None = None) -> dict[str, Tensor]:
@@ -217,7 +217,7 @@ def build_model(dataset: Dataset, settings: TrainSettings) -> tuple[FloodNet, Lo
     """A network for a data set, and what became of the weights it was given.
 
     Args:
-        dataset: prepared; its statistics normalise the images.
+        dataset: prepared; its statistics normalize the images.
         settings: model and weights.
 
     Raises:
@@ -239,8 +239,8 @@ def build_model(dataset: Dataset, settings: TrainSettings) -> tuple[FloodNet, Lo
             f"loss.class_weights: {len(weights)} weights for {len(names)} classes ({', '.join(names.values())}): "
             "give one for each"
         )
-    preprocessing = Preprocessing(dataset.statistics, {IMAGE: layer.bands})
-    network = FloodNet(preprocessing, layer, names, settings.model, Stored.of(dataset))
+    normalize = Normalize(dataset.statistics, {IMAGE: layer.bands})
+    network = FloodNet(normalize, layer, names, settings.model, Stored.of(dataset))
     if settings.model.weights == "none":
         return network, None
     return network, import_weights(Path(settings.model.weights), network)
@@ -263,7 +263,7 @@ def restore_model(checkpoint: Checkpoint) -> FloodNet:
     try:
         layer = Layer.from_dict(IMAGE, card["layer"])
         network = FloodNet(
-            Preprocessing.from_card(card["preprocessing"], {IMAGE: layer.bands}),
+            Normalize.from_card(card["normalize"], {IMAGE: layer.bands}),
             layer,
             {int(index): str(name) for index, name in card["classes"].items()},
             ModelSettings.model_validate(card["model"]),
@@ -299,9 +299,9 @@ def parameter_groups(network: FloodNet, settings: TrainSettings) -> list[dict[st
     return layer_decay_groups(
         network,
         [entry, *blocks, sorted(names)],
-        learning_rate=settings.optimiser.learning_rate,
+        learning_rate=settings.optimizer.learning_rate,
         decay=settings.model.layer_decay,
-        weight_decay=settings.optimiser.weight_decay,
+        weight_decay=settings.optimizer.weight_decay,
     )
 
 

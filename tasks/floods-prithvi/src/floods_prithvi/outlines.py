@@ -16,7 +16,7 @@ import shapely
 
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import PixelAreas
-from geocore.vector.polygonize import components, polygonise_labels
+from geocore.vector.polygonize import components, polygonize_labels
 
 Chart = npt.NDArray[np.uint8]
 Strip = tuple[int, Chart, Chart]
@@ -114,7 +114,7 @@ class _Pieces:
             self._pieces.append(_Piece(int(labels[number]), *figures, offset + int(firsts[number]), []))
         ids[~kept[ids]] = 0
         # In whole pixels, so that seams fit exactly.
-        polygons, numbers = polygonise_labels(ids, (1.0, 0.0, 0.0, 0.0, 1.0, float(row)))
+        polygons, numbers = polygonize_labels(ids, (1.0, 0.0, 0.0, 0.0, 1.0, float(row)))
         for polygon, place in zip(polygons, places[numbers].tolist(), strict=True):
             self._pieces[place].polygons.append(polygon)
         self._link(classes[0], places[ids[0]])

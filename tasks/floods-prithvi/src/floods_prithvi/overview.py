@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from floods_prithvi.chips import IMAGE, MASK
+from floods_prithvi.chip_reader import IMAGE, MASK
 from floods_prithvi.overlay import SHOWN
 from floods_prithvi.windows import Chips, pixels_of
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.scene import Scene
 from geocore.report.overview import Contents, Overview, percent, splits_of, spread
 from geocore.report.preview import Marks, Preview, class_keys, colours_shown, read_reduced, thinned
@@ -32,7 +32,7 @@ def overview_of(dataset: Dataset) -> Overview:
         samples="chips",
         groups="groups",
         contents=contents,
-        statistics=dataset.statistics or measure(_scenes(dataset), [IMAGE]),
+        statistics=dataset.statistics or compute_statistics(_scenes(dataset), [IMAGE]),
         measured=measured,
         sizes=list(_sizes(list(contents.values()), list(names.values()))),
         keys={MASK: class_keys(names, background=0)},

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from floods_prithvi.config import TASK, PredictSettings
 from geocore.cli.checks import check_inputs, check_run
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 
 if TYPE_CHECKING:
     from floods_prithvi.model import FloodNet
     from geocore.raster.paths import Location
     from geocore.raster.scene import Scene
-    from geocore.tiling.tiles import Region
+    from geocore.tiling.tiles import Chunk
     from geocore.training.run import Origin, Trained
 
 FAR = 4.0
@@ -37,7 +37,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="floods-predict", resumes=True)
 
 
-@in_shares
+@run_sharded
 def predict(settings: PredictSettings) -> None:
     """Map all scenes; those that fail are listed after the others are done.
 
@@ -47,7 +47,7 @@ def predict(settings: PredictSettings) -> None:
     """
     check_run(settings.run, TASK)
     check_inputs(settings.input, settings.output)
-    from floods_prithvi.names import find_rasters
+    from floods_prithvi.file_patterns import find_rasters
     from geocore.raster.masks import MaskRule
 
     if settings.mask is not None:
@@ -57,20 +57,20 @@ def predict(settings: PredictSettings) -> None:
     from floods_prithvi.mapping import planes
     from floods_prithvi.model import restore_model
     from floods_prithvi.products import product_paths, told
-    from geocore.inference.batch import Survey, scene_tasks
-    from geocore.inference.estimate import show_plans
-    from geocore.raster.products import content_hash
+    from geocore.inference.batch import BatchPrediction, scene_jobs
+    from geocore.inference.estimate import print_estimates
+    from geocore.raster.products import scene_hash
     from geocore.training.run import chosen_network
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
     _coordinates(settings, network, None)  # too few dates would else fail every scene
     if settings.plan:
-        show_plans(
+        print_estimates(
             _to_plan(settings, trained, scenes),
             trained.tiling,
             settings.output,
-            region_px=settings.region_px,
+            chunk_px=settings.chunk_px,
             channels=network.head.channels,
             planes=planes(),
             batch_size=settings.batch_size,
@@ -82,30 +82,30 @@ def predict(settings: PredictSettings) -> None:
         **settings.model_dump(
             mode="json", include={"bands", "scale", "offset", "nodata", "mask", "date", "flips", "min_area_m2"}
         ),
-        "region_px": settings.region_px,
+        "chunk_px": settings.chunk_px,
         "precision": settings.device.precision,
         "version": importlib.metadata.version("floods-prithvi"),
     }
-    survey = Survey(settings.output, checkpoint, context)
-    mapped = survey.map(
+    prediction = BatchPrediction(settings.output, checkpoint, context)
+    mapped = prediction.run(
         "scenes",
-        scene_tasks(scenes, content_hash),
-        # Workers share the regions of a scene: scenes may be few and large.
+        scene_jobs(scenes, scene_hash),
+        # Workers share the chunks of a scene: scenes may be few and large.
         MapScene(settings, trained.origin, context, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
-    survey.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[:1])
+    prediction.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[:1])
 
 
 @dataclass(frozen=True, slots=True)
 class MapScene:
-    """The job of one scene: its regions, then what needs all of them."""
+    """The job of one scene: its chunks, then what needs all of them."""
 
     settings: PredictSettings
     origin: Origin
     context: dict[str, Any]
     scenes: tuple[str, ...]
-    """Names of all: shards share out the regions of each from another one on."""
+    """Names of all: shards share out the chunks of each from another one on."""
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         """Write the products of one scene, then a short summary as the part.
@@ -114,33 +114,33 @@ class MapScene:
             arguments: `path` of the scene, `sha256` of its content.
             part: where the summary goes.
         """
-        from floods_prithvi.chips import IMAGE
+        from floods_prithvi.chip_reader import IMAGE
         from floods_prithvi.products import write_products
         from geocore.datasets.shift import look_over, warn_if_resized
-        from geocore.inference.batch import parts_folder
-        from geocore.inference.tiled import predict_scene
-        from geocore.jobs.runner import joining
-        from geocore.raster.paths import located
-        from geocore.raster.products import image_name
+        from geocore.inference.batch import chunk_dir
+        from geocore.inference.tiled import run_chunks
+        from geocore.jobs.runner import merging
+        from geocore.raster.paths import as_path_or_url
+        from geocore.raster.products import scene_name
 
-        path, settings = located(arguments["path"]), self.settings
-        name = image_name(path)
+        path, settings = as_path_or_url(arguments["path"]), self.settings
+        name = scene_name(path)
         network = _network(self.origin).network
-        folder = parts_folder(settings.output, name)
+        folder = chunk_dir(settings.output, name)
         with _open(settings, path, network) as scene:
             warn_if_resized(name, scene.grid, network.layer)
             look_over(scene, IMAGE, network.trained_on, far=FAR, size_px=_PROBE_PX, scale=1.0)
-            regions = predict_scene(
-                MapRegion(settings, self.origin, path),
+            chunks = run_chunks(
+                MapChunk(settings, self.origin, path),
                 scene.grid.shape,
                 folder,
-                region_px=settings.region_px,
+                chunk_px=settings.chunk_px,
                 align=1,
                 context={**self.context, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(name)),
             )
-            parts = [(region.window, made) for region, made in regions]
-            with joining(folder, [made for _, made in parts]):
+            parts = [(chunk.window, made) for chunk, made in chunks]
+            with merging(folder, [made for _, made in parts]):
                 summary = write_products(
                     settings.output,
                     name,
@@ -153,31 +153,31 @@ class MapScene:
 
 
 @dataclass(frozen=True, slots=True)
-class MapRegion:
-    """The job of one region; sent to worker processes, which read the network themselves."""
+class MapChunk:
+    """The job of one chunk; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
     origin: Origin
     path: Location
 
-    def __call__(self, region: Region, part: Path) -> None:
-        """Write the planes of a region into the folder `part`."""
+    def __call__(self, chunk: Chunk, part: Path) -> None:
+        """Write the planes of a chunk into the folder `part`."""
         from floods_prithvi.mapping import map_rows, planes
-        from geocore.device import open_place
-        from geocore.raster.npy_store import PlaneWriter
+        from geocore.device import device_context
+        from geocore.raster.npy_store import StripWriter
 
         trained = _network(self.origin)
         network = trained.network
         with (
-            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
             _open(self.settings, self.path, network) as scene,
-            PlaneWriter(part, region.window, planes()) as writer,
+            StripWriter(part, chunk.window, planes()) as writer,
         ):
             dates, places = _coordinates(self.settings, network, scene)
             map_rows(
                 place.prepare(network),
                 scene,
-                region,
+                chunk,
                 tiling=trained.tiling,
                 place=place,
                 emit=writer.write,
@@ -189,19 +189,19 @@ class MapRegion:
 
 def _to_plan(
     settings: PredictSettings, trained: Trained[FloodNet], scenes: Mapping[str, Location]
-) -> Iterator[tuple[str, Scene, MapRegion]]:
+) -> Iterator[tuple[str, Scene, MapChunk]]:
     network = trained.network
     for name, path in scenes.items():
         with _open(settings, path, network) as scene:
-            yield name, scene, MapRegion(settings, trained.origin, path)
+            yield name, scene, MapChunk(settings, trained.origin, path)
 
 
 def _open(settings: PredictSettings, path: Location, network: FloodNet) -> Scene:
-    from floods_prithvi.chips import open_scene
+    from floods_prithvi.chip_reader import open_chip
     from geocore.raster.declarations import COMMAND_LINE, Declaration
     from geocore.raster.masks import MaskRule
 
-    return open_scene(
+    return open_chip(
         path,
         network.layer,
         bands=settings.bands,
@@ -217,7 +217,7 @@ def _coordinates(settings: PredictSettings, network: FloodNet, scene: Scene | No
     Raises:
         DataError: the date is none, or not as many as the network takes.
     """
-    from floods_prithvi.chips import centre_of
+    from floods_prithvi.chip_reader import centre_of
     from floods_prithvi.model import coordinates_of
 
     place = None if scene is None else centre_of(scene.grid)

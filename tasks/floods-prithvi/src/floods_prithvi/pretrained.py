@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from floods_prithvi.backbone import Prithvi
-from floods_prithvi.positions import dates_of
+from floods_prithvi.positional_encoding import dates_of
 from floods_prithvi.variants import BANDS, VARIANTS, VariantSpec
 from geocore.errors import WeightsError
 from geocore.training.pretrained import load_foreign, load_strictly
@@ -125,7 +125,7 @@ def _load_backbone(path: Path, state: dict[str, Tensor], backbone: Prithvi) -> L
     for name, value in state.items():
         if prefix != _BACKBONE and _DECODER.fullmatch(name):
             rows.append(LoadRow(name, "left out", "decoder of pre-training"))
-        elif prefix == _BACKBONE and name.split(".")[0] in ("preprocessing", *_HEADS):
+        elif prefix == _BACKBONE and name.split(".")[0] in ("normalize", *_HEADS):
             rows.append(LoadRow(name, "left out", "not of the backbone"))
         elif name.startswith(prefix):
             inside[name.removeprefix(prefix)] = value
@@ -153,7 +153,7 @@ def _load_network(path: Path, state: dict[str, Tensor], network: nn.Module, *, w
         )
     for name, value in others.items():
         head = name.split(".")[0]
-        if head == "preprocessing":
+        if head == "normalize":
             rows.append(LoadRow(name, "left out", "statistics of its data set"))
         elif head == "auxiliary_head" and not _part(own, head):
             rows.append(LoadRow(name, "left out", "the network has none (model.auxiliary 0)"))
@@ -165,7 +165,7 @@ def _load_network(path: Path, state: dict[str, Tensor], network: nn.Module, *, w
         rows += [_random(name) for name in own if reasons.get(name.split(".")[0]) and name not in fitting]
     _check_values(path, fitting, own)
     random = {row.name for row in rows if row.outcome == "not in the file"}
-    kept = {name: value for name, value in own.items() if name.startswith("preprocessing.") or name in random}
+    kept = {name: value for name, value in own.items() if name.startswith("normalize.") or name in random}
     load_strictly(network, {**kept, **fitting}, path)
     return LoadTable(path, (*(LoadRow(name, "loaded") for name in fitting), *rows))
 

@@ -16,7 +16,7 @@ from geocore.errors import DataError
 from geocore.inference.outputs import Tally, added, by_area, share_km2
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
-from geocore.raster.npy_store import join_planes
+from geocore.raster.npy_store import merge_chunks
 from geocore.raster.write import BLOCK_PX, Colour, RasterWriter
 from geocore.vector.features import measures, write_polygons
 
@@ -85,7 +85,7 @@ def write_products(
         folder: where to.
         name: of the scene.
         grid: of the scene.
-        parts: regions of the scene with the folders that hold the planes of `mapping.planes`.
+        parts: chunks of the scene with the folders that hold the planes of `mapping.planes`.
         class_names: index and name of each class.
         min_area_m2: what has less ground under its pixels gets no outline; the classes stay as they are.
 
@@ -122,7 +122,7 @@ def write_products(
             transparent=(0,) if classes and two else (),
             overviews="nearest" if classes else "average",
         ) as writer:
-            join_planes(parts, plane, writer.write)
+            merge_chunks(parts, plane, writer.write)
     tally = Tally(grid)
     found = trace(_strips(pred, prob, grid, tally), grid, outlined(class_names), min_area_m2)
     area = _write_outlines(gpkg, parquet, name, grid, found, class_names)

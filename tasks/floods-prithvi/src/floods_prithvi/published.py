@@ -117,7 +117,7 @@ def import_checkpoint(settings: ImportSettings) -> None:
     from floods_prithvi.config import TrainSettings
     from geocore.errors import WeightsError
     from geocore.storage.files import sha256_file
-    from geocore.training.checkpoint import Contents, save_checkpoint
+    from geocore.training.checkpoint import CheckpointState, save_checkpoint
     from geocore.training.run import Run
 
     published = PUBLISHED[settings.published]
@@ -134,11 +134,11 @@ def import_checkpoint(settings: ImportSettings) -> None:
         task=TASK,
         tensorboard=False,
     ) as run:
-        contents = Contents(
+        contents = CheckpointState(
             step=0,
             model=network.state_dict(),
             ema=None,
-            optimiser={},
+            optimizer={},
             source={},
             random=[],
             progress={"scores": {}},
@@ -184,16 +184,18 @@ def network_of(published: Published, trained: TrainSettings) -> FloodNet:
     """The network of a published configuration, with random weights."""
     import math
 
-    from floods_prithvi.chips import IMAGE, image_layer
+    from floods_prithvi.chip_reader import IMAGE, image_layer
     from floods_prithvi.model import FloodNet, Stored
-    from geocore.transforms.normalize import Preprocessing, Scaling, scaling_to_plain
+    from geocore.transforms.normalize import BandNormalization, Normalize, normalization_to_plain
 
     layer = image_layer([str(frame) for frame in range(1, published.frames + 1)] if published.frames > 1 else [])
     bands = tuple(SIX_BANDS)
-    scaling = Scaling(bands, (), published.mean, published.std, (-math.inf,) * len(bands), (math.inf,) * len(bands))
-    card = {"mode": "dataset", "layers": {IMAGE: scaling_to_plain(scaling)}}
+    normalization = BandNormalization(
+        bands, (), published.mean, published.std, (-math.inf,) * len(bands), (math.inf,) * len(bands)
+    )
+    card = {"mode": "dataset", "layers": {IMAGE: normalization_to_plain(normalization)}}
     return FloodNet(
-        Preprocessing.from_card(card, {IMAGE: layer.bands}),
+        Normalize.from_card(card, {IMAGE: layer.bands}),
         layer,
         dict(enumerate(published.classes)),
         trained.model,

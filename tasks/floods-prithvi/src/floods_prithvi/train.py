@@ -16,7 +16,7 @@ from geocore.settings import check_weights
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -41,12 +41,12 @@ def train(settings: TrainSettings) -> None:
     from floods_prithvi.data import class_pixels, load_dataset, no_choice
     from floods_prithvi.model import class_names
     from floods_prithvi.scores import primary
-    from geocore.device import open_place
+    from geocore.device import device_context
     from geocore.report.report import write_report
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice, unseen
 
-    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:
@@ -76,7 +76,7 @@ def train(settings: TrainSettings) -> None:
                 print(run.closing("floods-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from floods_prithvi.data import Chips, Windows
@@ -113,7 +113,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         return named(total(counts), network.class_names)
 
     batches = Batches(
-        windows.sampler(settings, draws=settings.draws_per_epoch, batch_size=settings.training.batch_size),
+        windows.sampler(settings, draws=settings.patches_per_epoch, batch_size=settings.training.batch_size),
         windows.read,
         batch_size=settings.training.batch_size,
         rank=place.rank,
@@ -127,7 +127,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         step,
         validate,
         training=settings.training,
-        optimiser=settings.optimiser,
+        optimizer=settings.optimizer,
         schedule=settings.schedule,
         place=place,
         run=run,

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from floods_prithvi.chips import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_label, open_scene, target_of
-from floods_prithvi.names import FORMATS
-from geocore.datasets.cache import DecodedScenes
+from floods_prithvi.chip_reader import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_chip, open_label, target_of
+from floods_prithvi.file_patterns import FORMATS
+from geocore.datasets.cache import SceneCache
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import Sample, Scalar
 from geocore.errors import DataError
@@ -26,7 +26,7 @@ from geocore.tiling.samplers import ClassCounts, count_classes, window_sampler
 
 if TYPE_CHECKING:
     from floods_prithvi.config import TrainSettings
-    from geocore.tiling.samplers import Draw, Sampler
+    from geocore.tiling.samplers import PatchIndex, Sampler
 
 SEPARATOR: Final = ", "
 """Between the names of bands and classes where a data set lists them."""
@@ -54,7 +54,7 @@ class Reader:
 
     def open(self, path: Path) -> Scene:
         """A chip as reflectance."""
-        return open_scene(path, self.layer, bands=self._bands, given=self._given, usual=self._usual)
+        return open_chip(path, self.layer, bands=self._bands, given=self._given, usual=self._usual)
 
 
 class Chips:
@@ -74,10 +74,10 @@ class Chips:
         self.samples: Sequence[Sample] = dataset.split(split)
         self._dataset = dataset
         self._reader = Reader(dataset.layers[IMAGE], dataset.protocol)
-        self._scenes = DecodedScenes(cache, reader="floods-prithvi")
+        self._scenes = SceneCache(cache, reader="floods-prithvi")
 
     def scene(self, index: int, *, chunk: Window | None = None, stored: bool = False) -> Scene:
-        """A chip, open, as reflectance; arguments as of `DecodedScenes.open`."""
+        """A chip, open, as reflectance; arguments as of `SceneCache.open`."""
         sample, reader = self.samples[index], self._reader
         file = sample.inputs[IMAGE]
         path, digest = self._dataset.path(file), sample.hashes.get(file)
@@ -165,7 +165,7 @@ class Windows(Chips):
             counts=self._class_counts if settings.sampling.balance == "classes" else None,
         )
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         """One training item.
 
         Args:

@@ -13,17 +13,17 @@ import numpy as np
 
 from geocore.datasets.shift import look_over, pixel_attribute
 from geocore.errors import DataError
-from geocore.jobs.job import Outcome, Task
-from geocore.jobs.runner import run_tasks
+from geocore.jobs.job import Job, JobResult
+from geocore.jobs.runner import run_jobs
 from geocore.raster.grid import Window
 from geocore.raster.npy_store import new_entry
 from geocore.storage.files import sha256_file, sha256_json, storage_errors
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings
+from seaice_multitask.labels import has_charts, read_charts
 from seaice_multitask.names import reference_of, scene_id
+from seaice_multitask.resampling import FAR, PLANES, PROBE_PX, reduce_chart, standard_planes, working_scene
 from seaice_multitask.scenes import open_scene, packed_variables
-from seaice_multitask.truth import has_charts, read_charts
-from seaice_multitask.working import FAR, PLANES, PROBE_PX, reduce_chart, standard_planes, working_scene
 
 if TYPE_CHECKING:
     from seaice_multitask.config import PrepareSettings
@@ -37,8 +37,8 @@ _CHUNK_BYTES: Final = 1 << 25
 
 
 def cache_scenes(
-    settings: PrepareSettings, scenes: Sequence[Path], on_done: Callable[[Outcome], None] | None = None
-) -> list[Outcome]:
+    settings: PrepareSettings, scenes: Sequence[Path], on_done: Callable[[JobResult], None] | None = None
+) -> list[JobResult]:
     """Bring scenes to the working grid; those that are in the cache already are left as they are.
 
     Args:
@@ -57,11 +57,11 @@ def cache_scenes(
         "channels": list(settings.channels),
         "working": settings.working.model_dump(mode="json"),
     }
-    tasks = [Task(scene_id(path), _arguments(path, settings.references)) for path in scenes]
+    tasks = [Job(scene_id(path), _arguments(path, settings.references)) for path in scenes]
     work = partial(_cache_scene, context=context)
     with storage_errors(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
-    return run_tasks(tasks, work, settings.out / FOLDER, context=context, workers=settings, on_done=on_done)
+    return run_jobs(tasks, work, settings.out / FOLDER, context=context, workers=settings, on_done=on_done)
 
 
 def _arguments(path: Path, references: Path | None) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class TrainSettings(RunSettings):
     data: Path | None = operational(None, "data set made by seaice-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/seaice-<recipe>-<hash>")
     outputs: dict[str, OutputSettings] = deciding(AUTOICE_OUTPUTS, "name of the chart -> what is said about it")
-    draws_per_epoch: int = deciding(8000, "windows drawn in an epoch", gt=0)
+    patches_per_epoch: int = deciding(8000, "windows drawn in an epoch", gt=0)
     model: ModelSettings = ModelSettings()
     tiling: TilingSettings = TilingSettings(size=512, overlap=128)
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -180,7 +180,7 @@ class PredictSettings(MappingSettings, WorkerSettings):
     flips: bool = deciding(False, "average over the four mirror images")
     resolution_m: float = deciding(0.0, "pixel of the polar stereographic maps, m; 0: working resolution", ge=0)
     upload: bool = deciding(True, "also write the challenge's upload file, upload_package.nc")
-    region_px: int = deciding(4096, "edge of the part of a scene that one job maps, working pixels", ge=64)
+    chunk_px: int = deciding(4096, "edge of the part of a scene that one job maps, working pixels", ge=64)
     plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
 

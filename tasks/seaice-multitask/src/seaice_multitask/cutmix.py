@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from geocore.raster.bands import Bands
-from geocore.transforms.augment import Augmentation, Batch, Draws
+from geocore.transforms.augment import Augmentation, Batch, CounterRNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class CutMix(Augmentation):
     probability: float = 0.5
     """Share of the windows that are changed."""
 
-    def apply(self, batch: Batch, draws: Draws, bands: Mapping[str, Bands]) -> Batch:
+    def apply(self, batch: Batch, draws: CounterRNG, bands: Mapping[str, Bands]) -> Batch:
         """Cut each window by its own draws; inputs and targets of three or more axes are changed."""
         pasted = dict(batch)
         pasted["inputs"] = {name: _pasted(held, self, draws) for name, held in batch["inputs"].items()}
@@ -35,7 +35,7 @@ class CutMix(Augmentation):
                 pasted[group] = {name: _pasted(held, self, draws) for name, held in batch[group].items()}
         return pasted
 
-    def rectangles(self, draws: Draws, shape: tuple[int, int]) -> Tensor:
+    def rectangles(self, draws: CounterRNG, shape: tuple[int, int]) -> Tensor:
         """Where each window is replaced.
 
         Args:
@@ -57,7 +57,7 @@ class CutMix(Augmentation):
         return inside
 
 
-def _pasted(held: Any, cutmix: CutMix, draws: Draws) -> Any:
+def _pasted(held: Any, cutmix: CutMix, draws: CounterRNG) -> Any:
     if isinstance(held, dict):
         return {name: _pasted(part, cutmix, draws) for name, part in held.items()}
     if not isinstance(held, Tensor) or held.ndim < 3:

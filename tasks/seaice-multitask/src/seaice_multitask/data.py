@@ -19,24 +19,24 @@ from geocore.datasets.sample_data import built_in_sample
 from geocore.datasets.schema import LabelSpec, Sample, Scalar
 from geocore.datasets.shift import PIXEL_M, with_pixel_sizes
 from geocore.errors import DataError
-from geocore.jobs.job import Outcome
+from geocore.jobs.job import JobResult
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid
 from geocore.raster.npy_store import Entry, map_array, read_entry
-from geocore.raster.scene import ArraySource, Layer, Scene
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.storage.files import sha256_file
 from geocore.tiling.overlaps import View, refuse_leaks, shared_by_splits, view_of
 from geocore.tiling.splits import split_by_group
-from seaice_multitask import caching, channels, charts, lattice, names, scenes, truth, working
+from seaice_multitask import caching, channels, charts, gcp_grid, labels, names, resampling, scenes
 from seaice_multitask.caching import FOLDER, cache_scenes
 from seaice_multitask.channels import RADAR
 from seaice_multitask.charts import CLASS_NAMES, MASKED
 from seaice_multitask.config import TASK, OutputSettings, PrepareSettings, WorkingSettings
+from seaice_multitask.labels import read_charts
 from seaice_multitask.names import find_scenes, read_list, scene_group, scene_id, scene_time
+from seaice_multitask.resampling import PLANES, planes_layer, reduce_chart, working_scene
 from seaice_multitask.scenes import COARSE, SAR, open_scene
-from seaice_multitask.truth import read_charts
 from seaice_multitask.windows import Scenes, Windows
-from seaice_multitask.working import PLANES, planes_layer, reduce_chart, working_scene
 
 __all__ = [
     "COARSE",
@@ -60,12 +60,12 @@ __all__ = [
     "working_scene",
 ]
 
-_CODE: Final = (caching, channels, charts, lattice, names, scenes, truth, working)
+_CODE: Final = (caching, channels, charts, gcp_grid, names, scenes, labels, resampling)
 _SAMPLE_DOWNSCALE: Final = 5
 _SAMPLE_PATCH: Final = 64
 
 
-def describe(settings: PrepareSettings, outcomes: Sequence[Outcome] | None = None) -> Dataset:
+def describe(settings: PrepareSettings, outcomes: Sequence[JobResult] | None = None) -> Dataset:
     """The data set of the scenes that are in the cache.
 
     Args:
@@ -284,7 +284,7 @@ def _sample(root: Path, name: str, split: str, entry: Entry) -> Sample:
 def _view(dataset: Dataset, sample: Sample) -> View:
     """The first plane of a scene. Where it lies does not count: ice moves, and scenes of a day stay together."""
     plane = map_array(dataset.path(sample.inputs[PLANES]))[0]
-    source = ArraySource(Layer(PLANES, Bands.named("1"), plane.dtype.name), plane)
+    source = ArrayReader(Layer(PLANES, Bands.named("1"), plane.dtype.name), plane)
     scene = Scene(sample.id, Grid(*plane.shape), {PLANES: source})
     return view_of(sample.id, scene, PLANES, samples=len(dataset.samples))
 

@@ -15,7 +15,7 @@ from seaice_multitask.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.report.report import Panel
     from seaice_multitask.config import TrainSettings
     from seaice_multitask.data import Scenes
@@ -45,7 +45,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
     from geocore.datasets.dataset import datasets_of_run
     from geocore.datasets.shift import warn_of_sizes
-    from geocore.device import open_place, seed_everything
+    from geocore.device import device_context, seed_everything
     from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.report.overview import noted
     from geocore.report.report import write_report
@@ -73,7 +73,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     warn_of_sizes(dataset, settings.split, network.layer)
     outputs = network.outputs
     scenes = Scenes(dataset, settings.split, tuple(outputs))
-    with open_place(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as place:
         counts = scene_counts(place.prepare(network), scenes, tiling=trained.tiling, place=place)
         untrained = None
         if settings.baselines:
@@ -169,7 +169,7 @@ def _short(counts: ChartCounts) -> dict[str, float]:
 
 
 def _panels(
-    network: SeaIceNet, scenes: Scenes, counts: Sequence[ChartCounts], trained: TrainSettings, place: Place
+    network: SeaIceNet, scenes: Scenes, counts: Sequence[ChartCounts], trained: TrainSettings, place: DeviceContext
 ) -> list[Panel]:
     """Confusion matrices, and the scenes with the lowest, the highest and two middle combined scores."""
     from geocore.report.report import Panel

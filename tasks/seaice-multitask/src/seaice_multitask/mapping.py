@@ -15,22 +15,22 @@ import torch
 from torch import Tensor
 
 from geocore.datasets.batch import VALID
-from geocore.inference.blend import DenseBlend
-from geocore.inference.outputs import entropy_of, labels_of, percent_of
-from geocore.inference.tiled import map_region
-from geocore.inference.tta import mirror_mean
+from geocore.inference.blend import OverlapBlender
+from geocore.inference.outputs import argmax_labels, normalized_entropy, to_percent
+from geocore.inference.tiled import predict_tiles
+from geocore.inference.tta import flip_average
 from geocore.raster.grid import Window
-from geocore.raster.npy_store import Plane
+from geocore.raster.npy_store import OutputBand
 from geocore.raster.scene import Scene
 from geocore.terminal import progress
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 from seaice_multitask.channels import RADAR
 from seaice_multitask.model import PLANES
 from seaice_multitask.scores import ChartCounts
-from seaice_multitask.winds import Winds
+from seaice_multitask.vectors import Winds
 
 if TYPE_CHECKING:
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.settings import TilingSettings
     from seaice_multitask.config import OutputSettings
     from seaice_multitask.data import Scenes
@@ -57,60 +57,60 @@ def entropy_plane(name: str) -> str:
     return f"{name}_entropy"
 
 
-def planes_of(outputs: Mapping[str, OutputSettings]) -> list[Plane]:
-    """The planes of a mapped region, uint8, one band each."""
+def planes_of(outputs: Mapping[str, OutputSettings]) -> list[OutputBand]:
+    """The planes of a mapped chunk, uint8, one band each."""
     planes = []
     for name, chosen in outputs.items():
-        planes.append(Plane(class_plane(name), "uint8"))
+        planes.append(OutputBand(class_plane(name), "uint8"))
         if chosen.kind == "classes":
-            planes += [Plane(probability_plane(name), "uint8"), Plane(entropy_plane(name), "uint8")]
+            planes += [OutputBand(probability_plane(name), "uint8"), OutputBand(entropy_plane(name), "uint8")]
     return planes
 
 
 def map_rows(
     network: SeaIceNet,
     scene: Scene,
-    region: Region,
+    chunk: Chunk,
     *,
     tiling: TilingSettings,
-    place: Place,
+    place: DeviceContext,
     emit: Callable[[int, dict[str, Chart]], None],
     flips: bool = False,
 ) -> None:
-    """Map a region and hand out its rows as they become finished.
+    """Map a chunk and hand out its rows as they become finished.
 
     Args:
         network: in evaluation mode, on the place's device.
         scene: on the working grid, with the layer `planes`.
-        region: working pixels of the scene.
+        chunk: working pixels of the scene.
         tiling: size and overlap of the tiles, working pixels.
         place: device and precision.
         emit: called with the first row, counted from the scene's first, and for each of `planes_of` an array of shape
-            (rows, region width), uint8, 255 where invalid.
+            (rows, chunk width), uint8, 255 where invalid.
         flips: average over the four mirror images.
 
     Raises:
         SceneError: the scene cannot be read.
     """
-    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
+    tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
 
     def finished(row: int, blended: dict[str, Tensor]) -> None:
         emit(row, _described(blended, network.outputs))
 
     channels = {name: head.channels for name, head in network.heads.items()}
-    map_region(
-        mirror_mean(network.predict, {PLANES: Winds(network.layer.bands).mirrored}) if flips else network.predict,
+    predict_tiles(
+        flip_average(network.predict, {PLANES: Winds(network.layer.bands).mirrored}) if flips else network.predict,
         scene,
-        region,
+        chunk,
         tiles,
-        DenseBlend(region, tiles, scene.grid.shape, channels, emit=finished),
+        OverlapBlender(chunk, tiles, scene.grid.shape, channels, emit=finished),
         read=Scene.read,
         place=place,
     )
 
 
 def map_scene(
-    network: SeaIceNet, scene: Scene, *, tiling: TilingSettings, place: Place, flips: bool = False
+    network: SeaIceNet, scene: Scene, *, tiling: TilingSettings, place: DeviceContext, flips: bool = False
 ) -> dict[str, Chart]:
     """Classes of a whole scene.
 
@@ -131,13 +131,13 @@ def map_scene(
             part = rows[class_plane(name)]
             chart[row : row + len(part)] = part
 
-    region = Region("all", Window(0, 0, *scene.grid.shape))
-    map_rows(network, scene, region, tiling=tiling, place=place, emit=emit, flips=flips)
+    chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
+    map_rows(network, scene, chunk, tiling=tiling, place=place, emit=emit, flips=flips)
     return charts
 
 
 def scene_counts(
-    network: SeaIceNet, scenes: Scenes, *, tiling: TilingSettings, place: Place, flips: bool = False
+    network: SeaIceNet, scenes: Scenes, *, tiling: TilingSettings, place: DeviceContext, flips: bool = False
 ) -> list[ChartCounts]:
     """Counts of every scene of a split at 80 m, against charts that no working grid has touched.
 
@@ -230,8 +230,8 @@ def _described(blended: Mapping[str, Tensor], outputs: Mapping[str, OutputSettin
             # Halves go to the even class, as numpy's rint and torch's round have it.
             classes = values[0].round().clamp(0, chosen.classes - 1).to(torch.uint8)
         else:
-            classes = labels_of(values)
-            described[probability_plane(name)] = percent_of(values.amax(0), valid)
-            described[entropy_plane(name)] = percent_of(entropy_of(values), valid)
+            classes = argmax_labels(values)
+            described[probability_plane(name)] = to_percent(values.amax(0), valid)
+            described[entropy_plane(name)] = to_percent(normalized_entropy(values), valid)
         described[class_plane(name)] = classes.masked_fill(~valid, INVALID)
     return {name: plane.cpu().numpy() for name, plane in described.items()}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
 from geocore.errors import CheckpointError, DataError, SettingsError
-from geocore.inference.blend import Head
+from geocore.inference.blend import OutputHead
 from geocore.raster.scene import Layer
 from geocore.training.pretrained import load_strictly
 from seaice_multitask.config import TASK, ModelSettings, OutputSettings, WorkingSettings
@@ -89,10 +89,10 @@ class SeaIceNet(nn.Module):
         return self.layer.bands.names
 
     @property
-    def heads(self) -> dict[str, Head]:
+    def heads(self) -> dict[str, OutputHead]:
         """Channels and kind of each output, as blending wants to know them."""
         return {
-            name: Head(1, "values") if chosen.kind == "regression" else Head(chosen.classes, "classes")
+            name: OutputHead(1, "values") if chosen.kind == "regression" else OutputHead(chosen.classes, "classes")
             for name, chosen in self.outputs.items()
         }
 
@@ -145,7 +145,7 @@ class SeaIceNet(nn.Module):
             if "more than 1 value per channel" not in str(error):
                 raise
             raise SettingsError(
-                "training.batch_size 1: batch normalisation needs 2 or more where one pixel is left; "
+                "training.batch_size 1: batch normalization needs 2 or more where one pixel is left; "
                 "take 2, or larger tiles, or norm_cfg GN"
             ) from error
         outputs: dict[str, Tensor] = {}

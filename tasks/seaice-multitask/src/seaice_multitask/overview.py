@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import Sample
-from geocore.datasets.statistics import measure
+from geocore.datasets.statistics import compute_statistics
 from geocore.raster.npy_store import map_array
 from geocore.raster.scene import Scene
 from geocore.report.overview import Contents, Overview, splits_of
@@ -19,8 +19,8 @@ from seaice_multitask.channels import RADAR
 from seaice_multitask.charts import CLASS_NAMES, MASKED
 from seaice_multitask.colours import class_colours
 from seaice_multitask.config import OutputSettings
+from seaice_multitask.resampling import PLANES
 from seaice_multitask.windows import Scenes
-from seaice_multitask.working import PLANES
 
 
 def overview_of(dataset: Dataset) -> Overview:
@@ -38,7 +38,7 @@ def overview_of(dataset: Dataset) -> Overview:
         samples="scenes",
         groups="days",
         contents={sample.id: _contents(dataset, sample) for sample in progress(dataset.samples, "measuring charts")},
-        statistics=measure(_scenes(dataset, measured), [PLANES]),
+        statistics=compute_statistics(_scenes(dataset, measured), [PLANES]),
         measured=measured,
         keys=_keys(),
         shown=colours_shown([_shown(dataset.layers[PLANES].bands.names)]),

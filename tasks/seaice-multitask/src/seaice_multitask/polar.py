@@ -19,7 +19,7 @@ from rasterio.transform import GCPTransformer
 from rasterio.warp import Resampling, reproject
 
 from geocore.errors import SceneError
-from geocore.raster.gdal import open_handle
+from geocore.raster.gdal import open_dataset
 from geocore.raster.grid import Grid, parse_crs
 from geocore.raster.write import BLOCK_PX, RasterWriter
 from seaice_multitask.colours import class_colours, class_names
@@ -53,7 +53,7 @@ def write_polar_map(
     """
     points = polar_points(grid)
     target = polar_grid(grid, points, resolution_m)
-    with closing(open_handle(source)) as opened:
+    with closing(open_dataset(source)) as opened:
         classes = opened.read(band)
     with RasterWriter(
         path,

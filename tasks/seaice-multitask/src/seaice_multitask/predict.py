@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from geocore.cli.checks import check_inputs, check_run
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 from seaice_multitask.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from geocore.inference.batch import Survey
+    from geocore.inference.batch import BatchPrediction
     from geocore.raster.scene import Scene
-    from geocore.tiling.tiles import Region
+    from geocore.tiling.tiles import Chunk
     from geocore.training.run import Origin, Trained
     from seaice_multitask.model import SeaIceNet
 
@@ -39,7 +39,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="seaice-predict", resumes=True)
 
 
-@in_shares
+@run_sharded
 def predict(settings: PredictSettings) -> None:
     """Map all scenes; those that fail are listed after the others are done.
 
@@ -53,8 +53,8 @@ def predict(settings: PredictSettings) -> None:
 
     scenes = {scene_id(path): path for path in find_scenes(settings.input)}
     # What can be refused without torch has been.
-    from geocore.inference.batch import Survey, scene_tasks
-    from geocore.inference.estimate import show_plans
+    from geocore.inference.batch import BatchPrediction, scene_jobs
+    from geocore.inference.estimate import print_estimates
     from geocore.storage.files import sha256_file
     from geocore.training.run import chosen_network
     from seaice_multitask.mapping import planes_of
@@ -64,11 +64,11 @@ def predict(settings: PredictSettings) -> None:
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
     if settings.plan:
-        show_plans(
+        print_estimates(
             _to_plan(settings, trained, scenes),
             trained.tiling,
             settings.output,
-            region_px=settings.region_px,
+            chunk_px=settings.chunk_px,
             channels=sum(head.channels for head in network.heads.values()),
             planes=planes_of(network.outputs),
             batch_size=settings.batch_size,
@@ -79,21 +79,21 @@ def predict(settings: PredictSettings) -> None:
         "tiling": checkpoint.card["config"]["tiling"],
         "flips": settings.flips,
         "resolution_m": settings.resolution_m,
-        "region_px": settings.region_px,
+        "chunk_px": settings.chunk_px,
         "precision": settings.device.precision,
         "version": importlib.metadata.version("seaice-multitask"),
     }
-    survey = Survey(settings.output, checkpoint, context)
-    mapped = survey.map(
+    prediction = BatchPrediction(settings.output, checkpoint, context)
+    mapped = prediction.run(
         "scenes",
-        scene_tasks(scenes, sha256_file),
-        # Workers share the regions of a scene: scenes may be few and large.
+        scene_jobs(scenes, sha256_file),
+        # Workers share the chunks of a scene: scenes may be few and large.
         MapScene(settings, trained.origin, context, tuple(scenes)),
         products=partial(product_paths, settings.output, outputs=network.outputs),
     )
     if settings.upload and mapped.summaries:
-        _write_upload(survey, mapped.summaries, network.working.downscale)
-    survey.finish(
+        _write_upload(prediction, mapped.summaries, network.working.downscale)
+    prediction.finish(
         {"scenes": mapped},
         told=partial(told, outputs=network.outputs),
         maps=partial(map_paths, settings.output, outputs=network.outputs),
@@ -102,13 +102,13 @@ def predict(settings: PredictSettings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class MapScene:
-    """The job of one scene: its regions, then what needs all of them."""
+    """The job of one scene: its chunks, then what needs all of them."""
 
     settings: PredictSettings
     origin: Origin
     context: dict[str, Any]
     scenes: tuple[str, ...]
-    """Names of all: shards share out the regions of each from another one on."""
+    """Names of all: shards share out the chunks of each from another one on."""
 
     def __call__(self, arguments: dict[str, Any], part: Path) -> None:
         """Write the products of one scene, then its classes and a short summary into the folder `part`.
@@ -118,32 +118,32 @@ class MapScene:
             part: made here.
         """
         from geocore.datasets.shift import look_over, warn_if_resized
-        from geocore.inference.batch import SUMMARY, parts_folder
-        from geocore.inference.tiled import predict_scene
-        from geocore.jobs.runner import joining
+        from geocore.inference.batch import SUMMARY, chunk_dir
+        from geocore.inference.tiled import run_chunks
+        from geocore.jobs.runner import merging
         from seaice_multitask.data import PLANES, open_scene, working_scene
         from seaice_multitask.products import CLASSES_FILE, MappedScene, write_products
-        from seaice_multitask.working import FAR, PROBE_PX, standard_planes
+        from seaice_multitask.resampling import FAR, PROBE_PX, standard_planes
 
         path, settings = Path(arguments["path"]), self.settings
         network = _network(self.origin).network
         with open_scene(path, network.channels) as scene:
             grid = scene.grid.coarser(network.working.downscale)
-            folder = parts_folder(settings.output, scene.name)
+            folder = chunk_dir(settings.output, scene.name)
             warn_if_resized(scene.name, grid, network.layer)
             working = working_scene(scene, network.channels, network.working)
             look_over(working, PLANES, standard_planes(network.channels), far=FAR, size_px=PROBE_PX)
-            regions = predict_scene(
-                MapRegion(settings, self.origin, path),
+            chunks = run_chunks(
+                MapChunk(settings, self.origin, path),
                 grid.shape,
                 folder,
-                region_px=settings.region_px,
+                chunk_px=settings.chunk_px,
                 align=1,
                 context={**self.context, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(scene.name)),
             )
-            parts = [(region.window, made) for region, made in regions]
-            with joining(folder, [made for _, made in parts]):
+            parts = [(chunk.window, made) for chunk, made in chunks]
+            with merging(folder, [made for _, made in parts]):
                 mapped = MappedScene(parts, network.working.downscale, scene.grid.shape)
                 summary = write_products(
                     settings.output,
@@ -159,31 +159,31 @@ class MapScene:
 
 
 @dataclass(frozen=True, slots=True)
-class MapRegion:
-    """The job of one region; sent to worker processes, which read the network themselves."""
+class MapChunk:
+    """The job of one chunk; sent to worker processes, which read the network themselves."""
 
     settings: PredictSettings
     origin: Origin
     path: Path
 
-    def __call__(self, region: Region, part: Path) -> None:
-        """Write the planes of a region into the folder `part`."""
-        from geocore.device import open_place
-        from geocore.raster.npy_store import PlaneWriter
+    def __call__(self, chunk: Chunk, part: Path) -> None:
+        """Write the planes of a chunk into the folder `part`."""
+        from geocore.device import device_context
+        from geocore.raster.npy_store import StripWriter
         from seaice_multitask.data import open_scene, working_scene
         from seaice_multitask.mapping import map_rows, planes_of
 
         trained = _network(self.origin)
         network = trained.network
         with (
-            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
             open_scene(self.path, network.channels) as scene,
-            PlaneWriter(part, region.window, planes_of(network.outputs)) as planes,
+            StripWriter(part, chunk.window, planes_of(network.outputs)) as planes,
         ):
             map_rows(
                 place.prepare(network),
                 working_scene(scene, network.channels, network.working),
-                region,
+                chunk,
                 tiling=trained.tiling,
                 place=place,
                 emit=planes.write,
@@ -193,7 +193,7 @@ class MapRegion:
 
 def _to_plan(
     settings: PredictSettings, trained: Trained[SeaIceNet], scenes: Mapping[str, Path]
-) -> Iterator[tuple[str, Scene, MapRegion]]:
+) -> Iterator[tuple[str, Scene, MapChunk]]:
     from seaice_multitask.data import open_scene, working_scene
 
     network = trained.network
@@ -202,17 +202,17 @@ def _to_plan(
             yield (
                 name,
                 working_scene(scene, network.channels, network.working),
-                MapRegion(settings, trained.origin, path),
+                MapChunk(settings, trained.origin, path),
             )
 
 
-def _write_upload(survey: Survey, summaries: Mapping[str, Any], downscale: int) -> None:
+def _write_upload(prediction: BatchPrediction, summaries: Mapping[str, Any], downscale: int) -> None:
     from seaice_multitask.products import CLASSES_FILE, UPLOAD_NAME, write_upload
 
     write_upload(
-        survey.output / UPLOAD_NAME,
+        prediction.output / UPLOAD_NAME,
         {
-            name: (survey.part(name) / CLASSES_FILE, downscale, (summary["lines"], summary["samples"]))
+            name: (prediction.part(name) / CLASSES_FILE, downscale, (summary["lines"], summary["samples"]))
             for name, summary in summaries.items()
         },
     )

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 from geocore.terminal import one_line
 from seaice_multitask.config import TASK, PrepareSettings
 
 if TYPE_CHECKING:
-    from geocore.jobs.job import Outcome
+    from geocore.jobs.job import JobResult
 
 
 def main() -> NoReturn:
@@ -21,7 +21,7 @@ def main() -> NoReturn:
     command(prepare, PrepareSettings, prog="seaice-prepare", resumes=True)
 
 
-@in_shares
+@run_sharded
 def prepare(settings: PrepareSettings) -> None:
     """Fill the cache, write dataset.yaml and preview.png, say what is there; the same command goes on where it stopped.
 
@@ -52,10 +52,10 @@ def prepare(settings: PrepareSettings) -> None:
     found = find_scenes([settings.data])
     used = assign_splits(found, settings)[0]
     wanted = [path for path in found if scene_id(path) in used]
-    failed: list[Outcome] = []
+    failed: list[JobResult] = []
     with progress(len(wanted), "scenes") as bar:
 
-        def done(outcome: Outcome) -> None:
+        def done(outcome: JobResult) -> None:
             bar.advance()
             if outcome.status == "failed":
                 failed.append(outcome)

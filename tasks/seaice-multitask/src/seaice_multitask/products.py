@@ -19,7 +19,7 @@ from geocore.errors import DataError
 from geocore.inference.outputs import by_area, share_km2
 from geocore.raster.grid import Window
 from geocore.raster.netcdf import new_netcdf
-from geocore.raster.npy_store import read_plane
+from geocore.raster.npy_store import read_output_band
 from geocore.raster.scene import Scene
 from geocore.raster.write import BLOCK_PX, RasterWriter
 from geocore.report.preview import save_picture
@@ -66,7 +66,7 @@ class MappedScene:
     """The parts of a scene, put together on demand."""
 
     parts: Sequence[tuple[Window, Path]]
-    """Regions in working pixels, each with the folder of its planes."""
+    """Chunks in working pixels, each with the folder of its planes."""
     downscale: int
     """80 m pixels per working pixel along an axis."""
     shape: tuple[int, int]
@@ -78,7 +78,7 @@ class MappedScene:
         for window, folder in self.parts:
             top, bottom = max(first, window.row), min(stop, window.row_stop)
             if top < bottom:
-                part = read_plane(folder, plane)[0, top - window.row : bottom - window.row]
+                part = read_output_band(folder, plane)[0, top - window.row : bottom - window.row]
                 rows[top - first : bottom - first, window.col : window.col_stop] = part
         return rows
 

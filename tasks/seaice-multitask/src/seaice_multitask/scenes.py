@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from geocore.errors import SceneError
 from geocore.raster.grid import ControlPoint, Grid, Window
-from geocore.raster.netcdf import NetcdfFile, NetcdfSource, open_netcdf
+from geocore.raster.netcdf import NetcdfFile, NetcdfReader, open_netcdf
 from geocore.raster.rescale import physical
-from geocore.raster.scene import Layer, LayerSource, Patch, Scene, decisions_of
+from geocore.raster.scene import BandReader, Layer, Patch, Scene, decisions_of
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
-from seaice_multitask.lattice import Lattice
+from seaice_multitask.gcp_grid import Lattice
 from seaice_multitask.names import scene_id
 
 SAR: Final = "sar"
@@ -67,9 +67,7 @@ def open_scene(path: Path, channels: Collection[str] | None = None) -> Scene:
             )
         grid = _grid(file, raw)
         with ExitStack() as opened:
-            sources: dict[str, LayerSource] = {
-                SAR: _RawRadar(file, sar, grid) if raw else _ready_radar(file, sar, grid)
-            }
+            sources: dict[str, BandReader] = {SAR: _RawRadar(file, sar, grid) if raw else _ready_radar(file, sar, grid)}
             opened.callback(sources[SAR].close)
             if coarse:
                 sources[COARSE] = _Coarse(path, coarse, grid, standardise=raw)
@@ -160,7 +158,7 @@ def plane_shape(file: NetcdfFile, name: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _ready_radar(file: NetcdfFile, names: Sequence[str], grid: Grid) -> LayerSource:
+def _ready_radar(file: NetcdfFile, names: Sequence[str], grid: Grid) -> BandReader:
     """The radar's planes of a ready-to-train file; the attribute for its fill value is its own, not netCDF's.
 
     A file that was saved again may hold them packed into whole numbers.
@@ -174,13 +172,13 @@ def _ready_radar(file: NetcdfFile, names: Sequence[str], grid: Grid) -> LayerSou
                 raise SceneError(
                     f"{file.path}: {_FILL} of {name!r} is {str(stated)[:40]!r}: must be a number; get the file again"
                 ) from error
-    return _ReadyRadar(physical(NetcdfSource(file.path, names, layer=SAR, nodata=fills), grid))
+    return _ReadyRadar(physical(NetcdfReader(file.path, names, layer=SAR, nodata=fills), grid))
 
 
 class _ReadyRadar:
     """The radar's planes of a ready-to-train file, under the units that its z-scores stand for."""
 
-    def __init__(self, source: LayerSource) -> None:
+    def __init__(self, source: BandReader) -> None:
         self.layer = Layer(SAR, bands_of(source.layer.bands.names), "float32")
         self.decisions = decisions_of(source)
         self.shape = source.shape
@@ -198,7 +196,7 @@ class _Coarse:
     """Variables of the 2 km grid, whose file leaves the last, incomplete line and sample out: they repeat the last."""
 
     def __init__(self, path: Path, names: Sequence[str], grid: Grid, *, standardise: bool) -> None:
-        self._source = physical(NetcdfSource(path, names, layer=COARSE, ratio=COARSE_RATIO), grid)
+        self._source = physical(NetcdfReader(path, names, layer=COARSE, ratio=COARSE_RATIO), grid)
         self.layer = Layer(COARSE, bands_of(names), "float32", COARSE_RATIO)
         self.decisions = decisions_of(self._source)
         self.shape = grid.coarser(COARSE_RATIO).shape
@@ -236,7 +234,7 @@ class _RawRadar:
 
     def __init__(self, file: NetcdfFile, names: Sequence[str], grid: Grid) -> None:
         self._stored = [name for name in names if name != _INCIDENCE]
-        self._source = physical(NetcdfSource(file.path, self._stored, layer=SAR), grid)
+        self._source = physical(NetcdfReader(file.path, self._stored, layer=SAR), grid)
         self.layer = Layer(SAR, bands_of(names), "float32")
         self.decisions = decisions_of(self._source)
         self.shape = grid.shape

@@ -16,7 +16,7 @@ from seaice_multitask.config import TASK, TrainSettings
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ def train(settings: TrainSettings) -> None:
     """
     check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
-    from geocore.device import open_place
+    from geocore.device import device_context
     from geocore.report.report import write_report
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice
     from seaice_multitask.data import load_dataset, no_choice
     from seaice_multitask.scores import PRIMARY
 
-    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:
@@ -71,7 +71,7 @@ def train(settings: TrainSettings) -> None:
                 print(run.closing("seaice-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from geocore.datasets.loader import Batches
@@ -85,7 +85,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
     from seaice_multitask.mapping import scene_counts
     from seaice_multitask.model import build_model
     from seaice_multitask.scores import PRIMARY, named, total
-    from seaice_multitask.winds import Winds
+    from seaice_multitask.vectors import Winds
 
     seed_everything(settings.training.seed)
     network = build_model(dataset, settings)
@@ -110,7 +110,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         return named(total(scene_counts(network, held_out, tiling=settings.tiling, place=place)))
 
     sampler = RandomWindowSampler(
-        windows.shapes, int(dataset.protocol["patch"] or 0), settings.draws_per_epoch, seed=settings.training.seed
+        windows.shapes, int(dataset.protocol["patch"] or 0), settings.patches_per_epoch, seed=settings.training.seed
     )
     batches = Batches(
         sampler,
@@ -127,7 +127,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         step,
         validate,
         training=settings.training,
-        optimiser=settings.optimiser,
+        optimizer=settings.optimizer,
         schedule=settings.schedule,
         place=place,
         run=run,

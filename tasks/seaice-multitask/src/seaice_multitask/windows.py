@@ -15,13 +15,13 @@ from geocore.datasets.schema import Sample
 from geocore.errors import DataError
 from geocore.raster.grid import Grid, Window
 from geocore.raster.npy_store import is_whole, map_array
-from geocore.raster.scene import ArraySource, Scene
+from geocore.raster.scene import ArrayReader, Scene
 from seaice_multitask.charts import MASKED
-from seaice_multitask.truth import read_charts
-from seaice_multitask.working import PLANES
+from seaice_multitask.labels import read_charts
+from seaice_multitask.resampling import PLANES
 
 if TYPE_CHECKING:
-    from geocore.tiling.samplers import Draw
+    from geocore.tiling.samplers import PatchIndex
 
 Chart = npt.NDArray[np.uint8]
 
@@ -55,7 +55,7 @@ class Windows:
         """(row, col) of each scene, working pixels."""
         return [self._array(sample, PLANES).shape[1:] for sample in self.samples]
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         """One training item.
 
         Args:
@@ -113,7 +113,7 @@ class Scenes:
         layer = self._dataset.layers[PLANES]
         if mapped.ndim != 3 or mapped.shape[0] != len(layer.bands) or mapped.dtype != layer.dtype:
             raise DataError(f"sample {sample.id!r}: its planes do not fit the data set: prepare the data again")
-        return Scene(sample.id, Grid(*mapped.shape[1:]), {PLANES: ArraySource(layer, mapped)})
+        return Scene(sample.id, Grid(*mapped.shape[1:]), {PLANES: ArrayReader(layer, mapped)})
 
     def charts(self, index: int) -> dict[str, Chart]:
         """Charts of a scene at 80 m, as its file has them, by output; each of shape (row, col), uint8.

@@ -16,7 +16,7 @@ from geocore.storage.documents import DocumentError, read_yaml
 
 if TYPE_CHECKING:
     from slumps_detectron2.config import ModelSettings
-    from slumps_detectron2.detections import Effort
+    from slumps_detectron2.interface import Effort
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def read_keys(path: Path, bands: int) -> Keys:
         if values is not None and (not isinstance(values, list) or len(values) != bands):
             raise SettingsError(
                 f"model.yaml {path}: MODEL.{name} = {values} on tiles of {bands} band(s): remove it, bands and their "
-                "normalisation come from the data set"
+                "normalization come from the data set"
             )
     architecture = keys.get("META_ARCHITECTURE", "GeneralizedRCNN")
     if architecture != "GeneralizedRCNN" or keys.get("KEYPOINT_ON", False):
@@ -109,7 +109,7 @@ def keys_from_settings(settings: ModelSettings, keys: Keys, effort: Effort) -> K
 
 
 def fixed_keys(settings: ModelSettings, bands: int, classes: int) -> Keys:
-    """What no file may replace. Normalisation is ours, and nothing is frozen: a first layer for other bands is new."""
+    """What no file may replace. Normalization is ours, and nothing is frozen: a first layer for other bands is new."""
     return {
         "DEVICE": "cpu",
         "MASK_ON": True,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from geocore.datasets.cache import DecodedScenes
+from geocore.datasets.cache import SceneCache
 from geocore.datasets.dataset import Dataset
 from geocore.datasets.schema import Sample
 from geocore.errors import DataError, SceneError
@@ -20,9 +20,9 @@ from geocore.raster.declarations import COMMAND_LINE, Declaration
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Window
 from geocore.raster.masks import MaskRule
-from geocore.raster.paths import Location, shown
-from geocore.raster.products import image_bands, image_name, open_image
-from geocore.raster.rescale import matched
+from geocore.raster.paths import Location, redacted
+from geocore.raster.products import open_scene, scene_bands, scene_name
+from geocore.raster.rescale import match_scale
 from geocore.raster.scene import Layer, Scene
 from slumps_detectron2.labels import IGNORED, UNLABELLED
 
@@ -38,7 +38,7 @@ EXPERT: Final = "expert_"
 logger = logging.getLogger(__name__)
 
 
-def open_scene(
+def open_area(
     path: Location,
     layer: Layer | None = None,
     *,
@@ -65,24 +65,24 @@ def open_scene(
         SceneError: the file cannot be read or lacks a band, bands without names are not as many as the layer's, or the
             scene has an offset and the layer does not say what its numbers mean.
     """
-    name = image_name(path)
+    name = scene_name(path)
     if layer is None:
         given = Declaration(nodata, scale, offset, by=COMMAND_LINE)
-        own = open_image(path, layer=IMAGE, bands=_named(path, bands), given=given)
+        own = open_scene(path, layer=IMAGE, bands=_named(path, bands), given=given)
         return Scene(name, own.grid, {IMAGE: own})
     if bands is None:
         bands = layer.bands.names
         _check_numbered(path, layer)
     elif len(bands) != len(layer.bands):
         raise SceneError(
-            f"{shown(path)}: {len(bands)} bands are given ({', '.join(bands)}), but {len(layer.bands)} are needed "
+            f"{redacted(path)}: {len(bands)} bands are given ({', '.join(bands)}), but {len(layer.bands)} are needed "
             f"({', '.join(layer.bands.names)}): give one for each, in this order"
         )
     given = Declaration(nodata, by=COMMAND_LINE)
     usual = [Declaration.of(band, "training data") for band in layer.bands]
-    source = open_image(path, layer=IMAGE, bands=bands, given=given, usual=usual, mask=mask)
+    source = open_scene(path, layer=IMAGE, bands=bands, given=given, usual=usual, mask=mask)
     # The bands of an explicit map stand for the layer's.
-    image = matched(source, layer, source.grid, name, scale=scale, offset=offset)
+    image = match_scale(source, layer, source.grid, name, scale=scale, offset=offset)
     return Scene(name, source.grid, {IMAGE: image})
 
 
@@ -90,7 +90,7 @@ def _named(path: Location, bands: Sequence[str] | None) -> list[str] | None:
     """Numbers replaced by the names in the file, so that another file may hold the bands in another order."""
     if bands is None:
         return None
-    names = image_bands(path, alpha=True)
+    names = scene_bands(path, alpha=True)
     return [
         names[int(band) - 1] if band not in names and band.isdecimal() and 1 <= int(band) <= len(names) else band
         for band in bands
@@ -101,10 +101,10 @@ def _check_numbered(path: Location, layer: Layer) -> None:
     """Numbers tell nothing of a band, and any file has a band 1: the file has to have no others, but for alpha."""
     if not all(name.isdecimal() for name in layer.bands.names):
         return
-    found = len(image_bands(path))
-    if len(layer.bands) not in (found, len(image_bands(path, alpha=True))):
+    found = len(scene_bands(path))
+    if len(layer.bands) not in (found, len(scene_bands(path, alpha=True))):
         raise SceneError(
-            f"{shown(path)}: {found} bands, but {len(layer.bands)} without names are needed: say which ones with "
+            f"{redacted(path)}: {found} bands, but {len(layer.bands)} without names are needed: say which ones with "
             "--bands"
         )
 
@@ -139,7 +139,7 @@ class Areas:
         self.samples: list[Sample] = dataset.split(split)
         self.layer = dataset.layers[IMAGE]
         self._given: dict[str, Any] = {key: dataset.protocol.get(key) for key in ("nodata", "scale", "offset")}
-        self._scenes = DecodedScenes(cache, reader="slumps-detectron2")
+        self._scenes = SceneCache(cache, reader="slumps-detectron2")
 
     @property
     def experts(self) -> list[str]:
@@ -152,7 +152,7 @@ class Areas:
 
         def opened(path: Path) -> Scene:
             # Numbers of bands are those of the data set's own files.
-            return open_scene(path, self.layer, bands=self.layer.bands.names, **self._given)
+            return open_area(path, self.layer, bands=self.layer.bands.names, **self._given)
 
         rules: dict[str, JsonValue] = {"layer": self.layer.to_dict(), "given": self._given}
         return self._open(index, self.samples[index].inputs[IMAGE], opened, rules=rules)

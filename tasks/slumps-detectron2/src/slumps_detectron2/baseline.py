@@ -22,13 +22,13 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
-from geocore.inference.blend import DenseBlend, Head
-from geocore.inference.tiled import map_region
+from geocore.inference.blend import OutputHead, OverlapBlender
+from geocore.inference.tiled import predict_tiles
 from geocore.raster.scene import Patch, Scene
 from geocore.terminal import progress
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
 from geocore.training.losses import masked_cross_entropy
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 from geocore.vector.polygonize import components
 from slumps_detectron2.data import IMAGE, UNLABELLED, Areas, Tiles, class_values, collate
 from slumps_detectron2.instances import Instance, instances_of
@@ -37,7 +37,7 @@ from slumps_detectron2.scores import PRIMARY, AveragePrecision, MappedArea
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.raster.grid import Window
     from geocore.settings import TilingSettings
     from slumps_detectron2.config import TrainSettings
@@ -78,27 +78,27 @@ class Components:
 
 
 class SemanticNet(nn.Module):
-    """U-Net with its normalisation; one channel for background and one for each class."""
+    """U-Net with its normalization; one channel for background and one for each class."""
 
-    def __init__(self, preprocessing: Preprocessing, encoder: str, labels: Sequence[int]) -> None:
+    def __init__(self, normalize: Normalize, encoder: str, labels: Sequence[int]) -> None:
         """Build it with random weights.
 
         Args:
-            preprocessing: normalises the layer `image`.
+            normalize: normalizes the layer `image`.
             encoder: name of an encoder of segmentation-models-pytorch.
             labels: value of each class.
         """
         import segmentation_models_pytorch
 
         super().__init__()
-        self.preprocessing = preprocessing
-        self.head = Head(1 + len(labels), "classes")
+        self.normalize = normalize
+        self.head = OutputHead(1 + len(labels), "classes")
         self.unet = segmentation_models_pytorch.Unet(
-            encoder, encoder_weights=None, in_channels=preprocessing.channels(IMAGE), classes=self.head.channels
+            encoder, encoder_weights=None, in_channels=normalize.channels(IMAGE), classes=self.head.channels
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits, shape (batch, 1 + class, row, col), of normalised tiles, shape (batch, band, row, col), float32."""
+        """Logits, shape (batch, 1 + class, row, col), of normalized tiles, shape (batch, band, row, col), float32."""
         rows, cols = image.shape[-2:]
         padded = functional.pad(image, (0, -cols % _MULTIPLE_PX, 0, -rows % _MULTIPLE_PX))
         logits: Tensor = self.unet(padded)
@@ -106,11 +106,11 @@ class SemanticNet(nn.Module):
 
     def predict(self, inputs: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Class probabilities of tiles as they are stored, and where they are valid."""
-        probability = self.head.activate(self(self.preprocessing(inputs)[IMAGE]))
+        probability = self.head.activate(self(self.normalize(inputs)[IMAGE]))
         return {"classes": probability, VALID: inputs[IMAGE]["valid"].all(dim=1, keepdim=True)}
 
 
-def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, place: Place) -> SemanticNet:
+def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, place: DeviceContext) -> SemanticNet:
     """Train the U-Net, or go on, or read it where it is finished; in evaluation mode, on the place's device.
 
     Args:
@@ -121,7 +121,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
     """
     from geocore.datasets.loader import Batches
     from geocore.device import seed_everything
-    from geocore.settings import OptimiserSettings, ScheduleSettings, TrainingSettings
+    from geocore.settings import OptimizerSettings, ScheduleSettings, TrainingSettings
     from geocore.tiling.samplers import GridSampler
     from geocore.training.checkpoint import load_checkpoint
     from geocore.training.fit import fit
@@ -135,8 +135,8 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
     assert dataset.statistics is not None
     labels = class_values(dataset)
     mode: Literal["tile", "dataset"] = "tile" if settings.model.standardisation == "local" else "dataset"
-    preprocessing = Preprocessing(dataset.statistics, {IMAGE: dataset.layers[IMAGE].bands}, mode=mode)
-    network = SemanticNet(preprocessing, settings.baseline.encoder, labels)
+    normalize = Normalize(dataset.statistics, {IMAGE: dataset.layers[IMAGE].bands}, mode=mode)
+    network = SemanticNet(normalize, settings.baseline.encoder, labels)
     tiles, held_out = Tiles(dataset, "train"), Areas(dataset, "val")
     augment = compose(augmentations(settings), seed=seed)
     # Channel of each class value; 0 is background.
@@ -146,7 +146,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
 
     def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         inputs = batch["inputs"]
-        tile = {"inputs": preprocessing(inputs), "valid": preprocessing.masks(inputs)}
+        tile = {"inputs": normalize(inputs), "valid": normalize.masks(inputs)}
         tile = augment(tile | {"targets": batch["targets"], "keys": batch["keys"]})
         target = tile["targets"]["mask"][:, 0].long()
         wanted = torch.where(target == UNLABELLED, UNLABELLED, channels.to(target.device)[target])
@@ -182,7 +182,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
                 step,
                 validate,
                 training=training,
-                optimiser=OptimiserSettings(learning_rate=settings.baseline.learning_rate),
+                optimizer=OptimizerSettings(learning_rate=settings.baseline.learning_rate),
                 schedule=ScheduleSettings(warmup_steps=min(10, steps // 10)),
                 place=place,
                 run=run,
@@ -195,7 +195,9 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
     return place.prepare(network).eval()
 
 
-def baseline_areas(network: SemanticNet, held_out: Areas, areas: Areas, tiling: TilingSettings, place: Place) -> Any:
+def baseline_areas(
+    network: SemanticNet, held_out: Areas, areas: Areas, tiling: TilingSettings, place: DeviceContext
+) -> Any:
     """The areas of a split as the baseline maps them, with its settings tuned on validation.
 
     Returns:
@@ -222,7 +224,7 @@ def _compared(
     return compared(areas, index, choice.objects(probability, labels))
 
 
-def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, place: Place) -> list[FloatArray]:
+def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, place: DeviceContext) -> list[FloatArray]:
     """Class probabilities of every area, shape (class, row, col), float32, 0 where invalid."""
     place.prepare(network)
     return [
@@ -232,13 +234,13 @@ def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, place: P
 
 
 def class_probability(
-    network: SemanticNet, scene: Scene, area: Window, tiling: TilingSettings, place: Place
+    network: SemanticNet, scene: Scene, area: Window, tiling: TilingSettings, place: DeviceContext
 ) -> FloatArray:
     """Blended class probabilities of an area, shape (class, row, col), float32, 0-1, 0 where invalid."""
     classes = network.head.channels
     probability = np.zeros((classes - 1, *area.shape), np.float32)
-    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
-    region = Region("all", type(area)(0, 0, *area.shape))
+    tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
+    chunk = Chunk("all", type(area)(0, 0, *area.shape))
 
     def read(scene: Scene, window: Window) -> dict[str, Patch]:
         return scene.read(window.shifted(area.row, area.col))
@@ -247,11 +249,11 @@ def class_probability(
         finished = rows["classes"][1:].cpu().numpy()
         probability[:, row : row + finished.shape[1]] = finished
 
-    reducer = DenseBlend(region, tiles, area.shape, {"classes": classes}, emit=emit)
-    map_region(
+    reducer = OverlapBlender(chunk, tiles, area.shape, {"classes": classes}, emit=emit)
+    predict_tiles(
         network.predict,
         scene,
-        region,
+        chunk,
         tiles,
         reducer,
         read=read,

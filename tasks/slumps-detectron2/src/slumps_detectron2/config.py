@@ -120,7 +120,7 @@ class ModelSettings(Settings):
         "none", "none, official (COCO; depth 50), or the path of a checkpoint of the same architecture"
     )
     norm: Literal["group", "batch", "frozen-batch"] = deciding(
-        "group", "normalisation in the ResNet; pretrained weights need frozen-batch or batch"
+        "group", "normalization in the ResNet; pretrained weights need frozen-batch or batch"
     )
     yaml: Path | None = deciding(None, "detectron2 configuration whose architecture keys are taken over (detectron2)")
     width: int = deciding(
@@ -184,7 +184,7 @@ class BaselineSettings(Settings):
     """The semantic U-Net whose connected components are scored beside the model."""
 
     encoder: str = deciding("resnet18", "encoder of segmentation-models-pytorch")
-    steps: int = deciding(300, "optimiser steps", gt=0)
+    steps: int = deciding(300, "optimizer steps", gt=0)
     batch_size: int = deciding(8, "tiles in a batch", gt=0)
     learning_rate: float = deciding(1e-3, "highest learning rate", gt=0)
 
@@ -247,7 +247,7 @@ class PredictSettings(MappingSettings, WorkerSettings):
     )
     threshold: float | None = deciding(None, "score of an object; none: the one of the run", gt=0, lt=1)
     min_area_m2: float = deciding(0.0, "minimum mapping unit: smaller objects are dropped, m2", ge=0)
-    region_px: int = deciding(8192, "edge of the part of a scene that one job maps, pixels", ge=256)
+    chunk_px: int = deciding(8192, "edge of the part of a scene that one job maps, pixels", ge=256)
     plan: bool = operational(False, "say what each scene takes (tiles, bytes, memory, time) and map none")
     device: DeviceSettings = DeviceSettings()
 

@@ -12,12 +12,12 @@ from geocore.datasets.dataset import Dataset, load_prepared
 from geocore.datasets.sample_data import built_in_sample
 from geocore.datasets.schema import LabelSpec, Sample, Scalar
 from geocore.datasets.shift import pixel_attribute, probe, with_pixel_sizes
-from geocore.datasets.statistics import BandCounts, Statistics
+from geocore.datasets.statistics import RunningStatistics, Statistics
 from geocore.errors import DataError
 from geocore.raster.bands import taken_for
 from geocore.raster.declarations import QuantityCheck, Readings
 from geocore.raster.paths import Location
-from geocore.raster.products import content_hash, find_images
+from geocore.raster.products import find_scenes, scene_hash
 from geocore.raster.rescale import common_layer
 from geocore.raster.scene import Layer, Scene, decisions_of
 from geocore.storage.files import sha256_file
@@ -25,13 +25,13 @@ from geocore.terminal import progress
 from geocore.tiling.overlaps import View
 from geocore.training.validation import cannot_choose
 from slumps_detectron2 import label_folder
-from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_scene
+from slumps_detectron2.areas import CLASSES, IMAGE, INSTANCES, Areas, Truth, open_area
 from slumps_detectron2.config import TASK, CutSettings, PrepareSettings, SplitSettings
-from slumps_detectron2.cuts import Tiles, collate, cut
-from slumps_detectron2.divisions import Plot, assign, plots_of, views_of
 from slumps_detectron2.label_rasters import SceneLabels, parts_of, write_labels
 from slumps_detectron2.labels import IGNORED, UNLABELLED
 from slumps_detectron2.pairs import ScenePair, find_pairs
+from slumps_detectron2.splits import Plot, assign, plots_of, views_of
+from slumps_detectron2.tiling_rules import Tiles, collate, cut
 
 __all__ = [
     "CLASSES",
@@ -46,10 +46,10 @@ __all__ = [
     "collate",
     "cut",
     "describe",
-    "find_scenes",
+    "find_inputs",
     "load_dataset",
     "no_choice",
-    "open_scene",
+    "open_area",
 ]
 
 SCENE_EXTENSIONS: Final = (".tif", ".tiff", ".vrt")
@@ -134,7 +134,7 @@ def describe(settings: PrepareSettings) -> Dataset:
 
 
 def _opened(pair: ScenePair, settings: PrepareSettings) -> Scene:
-    return open_scene(
+    return open_area(
         pair.image, bands=settings.bands, nodata=settings.nodata, scale=settings.scale, offset=settings.offset
     )
 
@@ -157,7 +157,7 @@ def _samples(
 
     image = relative(pair.image)
     names = {label: relative(path) for label, path in labels.paths.items()}
-    hashes = {path: content_hash(out / path) for path in (image, *names.values())}
+    hashes = {path: scene_hash(out / path) for path in (image, *names.values())}
     samples = []
     for plot in plots:
         place: dict[str, Any] = dataclasses.asdict(plot.window) | {"slumps": plot.slumps, **size}
@@ -192,7 +192,7 @@ def _protocol(settings: PrepareSettings, kinds: Iterable[str]) -> dict[str, Scal
 
 def _statistics(areas: Areas) -> Statistics:
     """Of the valid pixels of some areas, read part by part."""
-    counts = BandCounts(areas.layer)
+    counts = RunningStatistics(areas.layer)
     for index in progress(len(areas.samples), "measuring bands"):
         for part in parts_of(areas.window(index)):
             patch = areas.scene(index).read(part)[IMAGE]
@@ -215,7 +215,7 @@ def load_dataset(folder: Path | None) -> Dataset:
 
 
 def _sample_dataset() -> Dataset:
-    from slumps_detectron2 import areas, coverage, cuts, divisions, experts, label_rasters, labels, pairs, sample
+    from slumps_detectron2 import areas, burn_in, experts, label_rasters, labels, pairs, sample, splits, tiling_rules
 
     def build(folder: Path) -> None:
         settings = PrepareSettings(
@@ -228,7 +228,7 @@ def _sample_dataset() -> Dataset:
         )
         describe(settings).save(folder)
 
-    modules = (areas, coverage, cuts, divisions, experts, label_rasters, labels, pairs, sample)
+    modules = (areas, burn_in, tiling_rules, splits, experts, label_rasters, labels, pairs, sample)
     code = [sha256_file(path) for path in (__file__, *(str(module.__file__) for module in modules))]
     return Dataset.load(built_in_sample(TASK, code, build))
 
@@ -248,7 +248,7 @@ def class_values(dataset: Dataset) -> list[int]:
     return sorted(dataset.labels[INSTANCES].classes)
 
 
-def find_scenes(inputs: Sequence[Location]) -> dict[str, Location]:
+def find_inputs(inputs: Sequence[Location]) -> dict[str, Location]:
     """Scenes among files, addresses and folders; in a folder, rasters made from another one there do not count.
 
     Returns:
@@ -257,7 +257,7 @@ def find_scenes(inputs: Sequence[Location]) -> dict[str, Location]:
     Raises:
         DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
     """
-    return find_images(inputs, extensions=SCENE_EXTENSIONS, made=_PRODUCTS)
+    return find_scenes(inputs, extensions=SCENE_EXTENSIONS, made=_PRODUCTS)
 
 
 def _check_classes(settings: PrepareSettings) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from geocore.errors import SettingsError
 from slumps_detectron2.architecture import Keys, fixed_keys, keys_from_settings, read_keys
-from slumps_detectron2.detections import Effort, Found
+from slumps_detectron2.interface import Effort, Found
 from slumps_detectron2.pretrained import Anatomy, load_pretrained, read_pretrained
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ _NATURAL_STD = 57.4
 
 
 class Detectron2Detector(nn.Module):
-    """detectron2's `GeneralizedRCNN`, from normalised tiles to losses or detections."""
+    """detectron2's `GeneralizedRCNN`, from normalized tiles to losses or detections."""
 
     def __init__(self, settings: ModelSettings, *, bands: int, classes: int, tile_px: int, keys: Keys) -> None:
         """Build it with random weights.
 
         Args:
-            settings: depth, normalisation, anchors and what is kept of the detections.
+            settings: depth, normalization, anchors and what is kept of the detections.
             bands: bands of a tile.
             classes: kinds of objects, without the background.
             tile_px: edge of a training tile.

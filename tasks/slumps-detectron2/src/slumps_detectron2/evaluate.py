@@ -15,7 +15,7 @@ from slumps_detectron2.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.report.report import Panel
     from slumps_detectron2.config import TrainSettings
     from slumps_detectron2.data import Areas
@@ -44,7 +44,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     check_prepared(settings.data, TASK)
     from geocore.datasets.dataset import datasets_of_run
     from geocore.datasets.shift import look_over, warn_of_sizes
-    from geocore.device import open_place, seed_everything
+    from geocore.device import device_context, seed_everything
     from geocore.errors import WeightsError
     from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.report.overview import noted
@@ -52,11 +52,11 @@ def evaluate(settings: EvaluateSettings) -> None:
     from geocore.storage.records import installed_versions
     from geocore.training.checkpoint import load_checkpoint
     from slumps_detectron2.config import TrainSettings
-    from slumps_detectron2.cuts import CutRule
     from slumps_detectron2.data import IMAGE, Areas, class_values, load_dataset
     from slumps_detectron2.model import build_model, restore_model
     from slumps_detectron2.predict import FAR
     from slumps_detectron2.scores import CHOOSING, MEANINGS, PRIMARY, all_scores, resampled
+    from slumps_detectron2.tiling_rules import CutRule
 
     checkpoint = load_checkpoint(settings.run / "checkpoints", settings.checkpoint)
     trained = TrainSettings.model_validate(checkpoint.card["config"])
@@ -76,7 +76,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if dataset.hash != checkpoint.card["data_hash"]:
         for index in {sample.inputs[IMAGE]: index for index, sample in enumerate(areas.samples)}.values():
             look_over(areas.scene(index), IMAGE, network.trained_on, far=FAR, size_px=trained.tiling.size)
-    with open_place(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as place:
         warn_of_sizes(dataset, settings.split, network.layer)
         threshold, mapped = _mapped(network, trained, held_out, areas, place)
         untrained, baselines = None, {}
@@ -131,7 +131,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def _mapped(
-    network: SlumpNet, trained: TrainSettings, held_out: Areas, areas: Areas, place: Place
+    network: SlumpNet, trained: TrainSettings, held_out: Areas, areas: Areas, place: DeviceContext
 ) -> tuple[float, list[MappedArea]]:
     """The threshold that is best on validation, or the one of the run, and the objects of the split."""
     from slumps_detectron2.mapping import map_areas
@@ -145,7 +145,12 @@ def _mapped(
 
 
 def _baseline(
-    settings: EvaluateSettings, trained: TrainSettings, home: Dataset, held_out: Areas, areas: Areas, place: Place
+    settings: EvaluateSettings,
+    trained: TrainSettings,
+    home: Dataset,
+    held_out: Areas,
+    areas: Areas,
+    place: DeviceContext,
 ) -> tuple[float, list[MappedArea]]:
     """As `_mapped`, by the U-Net."""
     from slumps_detectron2.baseline import baseline_areas, train_baseline

@@ -1,6 +1,6 @@
-"""Objects: pixels, score and class; from sightings in tiles, from label rasters, and back to rasters.
+"""Objects: pixels, score and class; from detections in tiles, from label rasters, and back to rasters.
 
-`merge` makes objects of the sightings of all tiles of a scene, by the rules of `merging` (which sightings are one
+`merge` makes objects of the detections of all tiles of a scene, by the rules of `merging` (which detections are one
 object, and a weighted vote on its pixels). Objects then take their pixels by falling score. One of which more than
 half lies inside better objects is a second view of the same ground and is dropped; of the others the better object
 keeps the pixels that two claim. The result is disjoint and ordered by the first pixel of each object, row by row, so
@@ -19,9 +19,9 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from geocore.raster.grid import Window
-from geocore.tiling.tiles import Tiling
-from slumps_detectron2.merging import TileGrid, groups, vote
-from slumps_detectron2.sightings import HALF, BoolArray, Sighting, bounds
+from geocore.tiling.tiles import TileGrid
+from slumps_detectron2.detections import HALF, BoolArray, Detection, bounds
+from slumps_detectron2.merging import SceneTiles, groups, vote
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,19 +72,19 @@ class Instance:
         return dataclasses.replace(self, window=window, mask=np.ascontiguousarray(mask[tight.slices]))
 
 
-def merge(sightings: Iterable[Sighting], tiling: Tiling, shape: tuple[int, int]) -> list[Instance]:
-    """Objects of a scene from the sightings of all its tiles.
+def merge(detections: Iterable[Detection], tiling: TileGrid, shape: tuple[int, int]) -> list[Instance]:
+    """Objects of a scene from the detections of all its tiles.
 
     Args:
-        sightings: in scene pixels, with their tiles; those of one tile in the model's order, tiles in any order.
+        detections: in scene pixels, with their tiles; those of one tile in the model's order, tiles in any order.
         tiling: the tiles that they come from.
         shape: rows and columns of the scene.
 
     Returns:
         Disjoint objects, by their first pixel.
     """
-    grid = TileGrid(tiling, shape)
-    seen = sorted((s for s in sightings if (s.mask >= HALF).any()), key=lambda sighting: sighting.tile)
+    grid = SceneTiles(tiling, shape)
+    seen = sorted((s for s in detections if (s.mask >= HALF).any()), key=lambda detection: detection.tile)
     found = []
     for members in groups(seen, grid):
         window, mask, score = vote([seen[index] for index in members], grid)

@@ -22,8 +22,8 @@ from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import Scene
 from geocore.vector.attributes import parse_where
 from geocore.vector.polygonize import components
+from slumps_detectron2.burn_in import covered, offset
 from slumps_detectron2.config import PrepareSettings
-from slumps_detectron2.coverage import covered, offset
 
 IGNORED: Final = 4294967295
 """Id of pixels that neither train nor score."""
@@ -256,7 +256,7 @@ def _suspicions(path: Path, kind: str, ids: Sequence[int], census: Census, ignor
 
 
 def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings, scene: str) -> Labels:
-    from geocore.vector.features import rasterise
+    from geocore.vector.features import rasterize
     from geocore.vector.outlines import read_outlines
 
     names = settings.class_names
@@ -267,7 +267,7 @@ def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings, scene: str
         )
     drawn = read_outlines(path, grid, scene=scene, column=settings.label_column, where=parse_where(settings.where))
     values = [_class_of(path, text, settings) for text in drawn.values]
-    ids = rasterise(drawn.geometries, grid, "uint32")
+    ids = rasterize(drawn.geometries, grid, "uint32")
     classes = None if set(names) == {1} else np.array([0, *values], np.uint8)[ids]
     count = without_gaps(ids, len(drawn.geometries))
     notes = list(drawn.notes)

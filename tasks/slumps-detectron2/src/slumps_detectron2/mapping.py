@@ -1,4 +1,4 @@
-"""From a network and an area to objects: tiles, sightings, merged instances."""
+"""From a network and an area to objects: tiles, detections, merged instances."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geocore.inference.tiled import map_region
+from geocore.inference.tiled import predict_tiles
 from geocore.raster.grid import Window
 from geocore.settings import TilingSettings
 from geocore.terminal import progress
-from geocore.tiling.tiles import Region, Tiling
+from geocore.tiling.tiles import Chunk, TileGrid
+from slumps_detectron2.detections import DetectionCollector
 from slumps_detectron2.instances import Instance, instances_of, merge
 from slumps_detectron2.scores import MappedArea
-from slumps_detectron2.sightings import SightingCollector
 
 if TYPE_CHECKING:
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.raster.scene import Patch, Scene
     from slumps_detectron2.areas import Areas
     from slumps_detectron2.model import SlumpNet
 
 
 def map_area(
-    network: SlumpNet, scene: Scene, area: Window, *, tiling: TilingSettings, place: Place
+    network: SlumpNet, scene: Scene, area: Window, *, tiling: TilingSettings, place: DeviceContext
 ) -> tuple[list[Instance], np.ndarray]:
     """Find the objects of an area.
 
@@ -41,8 +41,8 @@ def map_area(
         Objects in pixels of the area, whatever their score; probability, shape (row, col), uint8, 0-100, 255 where
         invalid.
     """
-    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
-    region = Region("all", Window(0, 0, *area.shape))
+    tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
+    chunk = Chunk("all", Window(0, 0, *area.shape))
     probability = np.zeros(area.shape, np.uint8)
 
     def read(scene: Scene, window: Window) -> dict[str, Patch]:
@@ -51,21 +51,21 @@ def map_area(
     def emit(row: int, rows: np.ndarray) -> None:
         probability[row : row + len(rows)] = rows
 
-    collector = SightingCollector(region, tiles, area.shape, emit=emit)
-    sightings = map_region(
+    collector = DetectionCollector(chunk, tiles, area.shape, emit=emit)
+    detections = predict_tiles(
         network.detect,
         scene,
-        region,
+        chunk,
         tiles,
         collector,
         read=read,
         place=place,
         shape=area.shape,
     )
-    return merge(sightings, tiles, area.shape), probability
+    return merge(detections, tiles, area.shape), probability
 
 
-def map_areas(network: SlumpNet, areas: Areas, *, tiling: TilingSettings, place: Place) -> Iterator[MappedArea]:
+def map_areas(network: SlumpNet, areas: Areas, *, tiling: TilingSettings, place: DeviceContext) -> Iterator[MappedArea]:
     """Objects found and true of every area of a split."""
     for index in progress(len(areas.samples), "mapping areas"):
         found, _ = map_area(network, areas.scene(index), areas.window(index), tiling=tiling, place=place)

@@ -26,7 +26,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
-from slumps_detectron2.detections import Effort, Found
+from slumps_detectron2.interface import Effort, Found
 from slumps_detectron2.pretrained import Anatomy, is_official, load_pretrained, official_weights, read_pretrained
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ STRIDE_PX = 32
 
 
 class TorchvisionDetector(nn.Module):
-    """torchvision's Mask R-CNN, from normalised tiles to losses or detections."""
+    """torchvision's Mask R-CNN, from normalized tiles to losses or detections."""
 
     def __init__(self, settings: ModelSettings, *, bands: int, classes: int, tile_px: int) -> None:
         """Build it with random weights.
 
         Args:
-            settings: depth, normalisation, anchors and what is kept of the detections.
+            settings: depth, normalization, anchors and what is kept of the detections.
             bands: bands of a tile.
             classes: kinds of objects, without the background.
             tile_px: edge of a training tile.
@@ -104,7 +104,7 @@ class TorchvisionDetector(nn.Module):
         """Training losses.
 
         Args:
-            image: shape (B, band, H, W), float32, normalised.
+            image: shape (B, band, H, W), float32, normalized.
             objects: of each tile `boxes`, shape (n, 4), float32, left, top, right, bottom in pixels; `labels`, shape
                 (n,), int64, position in the list of classes, from 0; `masks`, shape (n, H, W), uint8.
 
@@ -122,7 +122,7 @@ class TorchvisionDetector(nn.Module):
         """Detections of each tile.
 
         Args:
-            image: shape (B, band, H, W), float32, normalised.
+            image: shape (B, band, H, W), float32, normalized.
         """
         effort = Effort.of(math.prod(image.shape[-2:]), self.detections_per_tile)
         # Tiles in mapping may be larger than those in training; torchvision has no public way to say so.

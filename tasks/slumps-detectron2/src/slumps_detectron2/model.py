@@ -1,4 +1,4 @@
-"""The network of the task: a Mask R-CNN of either backend between normalisation and the pixels of objects.
+"""The network of the task: a Mask R-CNN of either backend between normalization and the pixels of objects.
 
 Shape letters: B batch, H and W rows and columns of the tile.
 """
@@ -17,11 +17,11 @@ from geocore.datasets.shift import TrainedOn
 from geocore.errors import CheckpointError, DataError
 from geocore.raster.scene import Layer
 from geocore.training.pretrained import load_strictly
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 from slumps_detectron2.config import TASK, ModelSettings
 from slumps_detectron2.data import IMAGE, INSTANCES
-from slumps_detectron2.pasting import sightings
-from slumps_detectron2.sightings import TileOutput
+from slumps_detectron2.detections import TileOutput
+from slumps_detectron2.paste_masks import detections
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
@@ -38,14 +38,14 @@ _IN_CARD = {"backend", "depth", "norm", "width", "anchors_px", "score_floor", "n
 
 
 class SlumpNet(nn.Module):
-    """Tiles in, objects out; normalisation inside, so that it travels with the weights."""
+    """Tiles in, objects out; normalization inside, so that it travels with the weights."""
 
     class_values: Tensor
 
     def __init__(
         self,
         detector: Detector,
-        preprocessing: Preprocessing,
+        normalize: Normalize,
         layer: Layer,
         classes: Mapping[int, str],
         settings: ModelSettings,
@@ -56,7 +56,7 @@ class SlumpNet(nn.Module):
 
         Args:
             detector: Mask R-CNN of one backend, on the bands of `layer` and as many classes.
-            preprocessing: normalises the layer `image`.
+            normalize: normalizes the layer `image`.
             layer: bands and nodata rule of the scenes.
             classes: value and name of each kind of object.
             settings: what the detector was built from.
@@ -67,14 +67,14 @@ class SlumpNet(nn.Module):
         self.classes = dict(sorted(classes.items()))
         self.settings = settings
         self.tile_px = tile_px
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.detector = detector
         self.register_buffer("class_values", torch.tensor(list(self.classes)), persistent=False)
 
     @property
     def trained_on(self) -> TrainedOn:
         """What the numbers of its training data were."""
-        return TrainedOn.of(self.preprocessing.card()["layers"][IMAGE], self.layer, "training scenes")
+        return TrainedOn.of(self.normalize.card()["layers"][IMAGE], self.layer, "training scenes")
 
     def card(self) -> dict[str, Any]:
         """What a checkpoint says about the network, so that `restore_model` can build it again."""
@@ -86,16 +86,16 @@ class SlumpNet(nn.Module):
             },
             "classes": {str(value): name for value, name in self.classes.items()},
             "layer": self.layer.to_dict(),
-            "preprocessing": self.preprocessing.card(),
+            "normalize": self.normalize.card(),
         }
 
     def forward(self, image: Tensor, objects: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Training losses of normalised tiles; training augments between `preprocessing` and this.
+        """Training losses of normalized tiles; training augments between `normalize` and this.
 
         A tile may have no objects; every loss hangs on the graph all the same.
 
         Args:
-            image: shape (B, band, H, W), float32, as `preprocessing` returns it.
+            image: shape (B, band, H, W), float32, as `normalize` returns it.
             objects: of each tile `boxes`, shape (n, 4), float32, left, top, right, bottom in pixels, right and bottom
                 exclusive; `labels`, shape (n,), int64, class values; `masks`, shape (n, H, W), uint8, 1 on the object.
 
@@ -127,10 +127,10 @@ class SlumpNet(nn.Module):
         if self.training:
             raise ValueError("objects are found in evaluation mode")
         with torch.no_grad():
-            found = self.detector.detect(self.preprocessing(inputs)[IMAGE])
+            found = self.detector.detect(self.normalize(inputs)[IMAGE])
         valid = inputs[IMAGE]["valid"].all(dim=1).cpu().numpy()
         values = tuple(self.classes)
-        return [TileOutput(sightings(tile, values, mask.shape), mask) for tile, mask in zip(found, valid, strict=True)]
+        return [TileOutput(detections(tile, values, mask.shape), mask) for tile, mask in zip(found, valid, strict=True)]
 
 
 def build_model(dataset: Dataset, settings: ModelSettings, *, tile_px: int) -> SlumpNet:
@@ -151,9 +151,9 @@ def build_model(dataset: Dataset, settings: ModelSettings, *, tile_px: int) -> S
     if dataset.statistics is None:
         raise DataError(f"{dataset.root}: no statistics: prepare the data again")
     if settings.norm == "frozen-batch" and settings.weights == "none":
-        logger.warning("model.norm = frozen-batch without pretrained weights normalises nothing: group suits better")
+        logger.warning("model.norm = frozen-batch without pretrained weights normalizes nothing: group suits better")
     mode: Literal["tile", "dataset"] = "tile" if settings.standardisation == "local" else "dataset"
-    preprocessing = Preprocessing(dataset.statistics, {IMAGE: layer.bands}, mode=mode)
+    normalize = Normalize(dataset.statistics, {IMAGE: layer.bands}, mode=mode)
     classes = dataset.labels[INSTANCES].classes
     sizes = {"bands": len(layer.bands), "classes": len(classes), "tile_px": tile_px}
     detector: Detector
@@ -165,7 +165,7 @@ def build_model(dataset: Dataset, settings: ModelSettings, *, tile_px: int) -> S
         from slumps_detectron2.mask_rcnn import build_detector
 
         detector = build_detector(settings, **sizes)
-    return SlumpNet(detector, preprocessing, layer, classes, settings, tile_px=tile_px)
+    return SlumpNet(detector, normalize, layer, classes, settings, tile_px=tile_px)
 
 
 def restore_model(checkpoint: Checkpoint) -> SlumpNet:
@@ -189,7 +189,7 @@ def restore_model(checkpoint: Checkpoint) -> SlumpNet:
         raise CheckpointError(
             f"{checkpoint.path}: the card does not describe the network ({type(error).__name__}): train again"
         ) from error
-    preprocessing = Preprocessing.from_card(card["preprocessing"], {IMAGE: layer.bands})
+    normalize = Normalize.from_card(card["normalize"], {IMAGE: layer.bands})
     detector: Detector
     if settings.backend == "detectron2":
         from slumps_detectron2.detectron import Detectron2Detector
@@ -199,6 +199,6 @@ def restore_model(checkpoint: Checkpoint) -> SlumpNet:
         from slumps_detectron2.mask_rcnn import TorchvisionDetector
 
         detector = TorchvisionDetector(settings, **sizes)
-    network = SlumpNet(detector, preprocessing, layer, classes, settings, tile_px=sizes["tile_px"])
+    network = SlumpNet(detector, normalize, layer, classes, settings, tile_px=sizes["tile_px"])
     load_strictly(network, checkpoint.model(), checkpoint.path)
     return network.eval()

@@ -129,7 +129,7 @@ def _has_batch_statistics(state: dict[str, Tensor]) -> bool:
 
 
 def _fit_counters(state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Batch normalisation counts its batches, the frozen kind does not; the count changes no output."""
+    """Batch normalization counts its batches, the frozen kind does not; the count changes no output."""
     suffix = ".num_batches_tracked"
     for name in [name for name in state if name.endswith(suffix) and name not in own]:
         del state[name]

@@ -20,14 +20,14 @@ from geocore.inference.outputs import added, km2
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import PixelAreas, has_ground
-from geocore.raster.npy_store import Plane, join_planes
+from geocore.raster.npy_store import OutputBand, merge_chunks
 from geocore.raster.scene import Scene
 from geocore.raster.write import BLOCK_PX, RasterWriter
-from geocore.vector.features import measures, polygonise, write_polygons
+from geocore.vector.features import measures, polygonize, write_polygons
 from slumps_detectron2.instances import Instance, paint
 
 ENDINGS: Final = ("_prob.tif", "_instances.tif", "_pred.tif", ".gpkg", ".parquet")
-PROBABILITY: Final = Plane("probability", "uint8")
+PROBABILITY: Final = OutputBand("probability", "uint8")
 PERCENT_NODATA: Final = 255
 INSTANCE_NODATA: Final = 4294967295
 CLASS_NODATA: Final = 255
@@ -101,12 +101,12 @@ def write_products(
     prob, ids, pred, gpkg, parquet = product_paths(folder, name)
     band = ["slump probability, %"]
     with RasterWriter(prob, grid=grid, count=1, dtype="uint8", nodata=PERCENT_NODATA, band_names=band) as writer:
-        join_planes(parts, PROBABILITY.name, writer.write)
+        merge_chunks(parts, PROBABILITY.name, writer.write)
     with open_raster(prob) as scene:
         _write_rasters(ids, pred, scene, grid, instances, class_names)
         attributes = _attributes(scene, grid, instances, class_names)
     transform = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    shapes = [polygonise(instance.mask, transform, instance.window) for instance in instances]
+    shapes = [polygonize(instance.mask, transform, instance.window) for instance in instances]
     # Control points alone place no outline: it stays in pixels.
     crs = None if grid.transform is None else grid.crs
     ground = measures(shapes, crs)

@@ -16,7 +16,7 @@ from slumps_detectron2.config import TASK, TrainSettings
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -39,14 +39,14 @@ def train(settings: TrainSettings) -> None:
     """
     check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
-    from geocore.device import open_place
+    from geocore.device import device_context
     from geocore.report.report import write_report
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice
     from slumps_detectron2.data import load_dataset, no_choice
     from slumps_detectron2.scores import PRIMARY
 
-    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:
@@ -72,7 +72,7 @@ def train(settings: TrainSettings) -> None:
                 print(run.closing("slumps-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from geocore.datasets.loader import Batches
@@ -80,12 +80,12 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
     from geocore.tiling.samplers import GridSampler
     from geocore.training.fit import fit
     from geocore.transforms.augment import compose
-    from slumps_detectron2.cuts import CutRule
     from slumps_detectron2.data import IMAGE, Areas, Tiles, class_values, collate
     from slumps_detectron2.loss import detection_losses
     from slumps_detectron2.mapping import map_areas
     from slumps_detectron2.model import build_model
     from slumps_detectron2.scores import PRIMARY, all_scores, choose_threshold
+    from slumps_detectron2.tiling_rules import CutRule
 
     seed_everything(settings.training.seed)
     network = build_model(dataset, settings.model, tile_px=CutRule.of(dataset).tile_px)
@@ -94,7 +94,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
 
     def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         inputs = batch["inputs"]
-        tile = {"inputs": network.preprocessing(inputs), "valid": network.preprocessing.masks(inputs)}
+        tile = {"inputs": network.normalize(inputs), "valid": network.normalize.masks(inputs)}
         tile = augment(tile | {"targets": batch["targets"], "keys": batch["keys"]})
         objects = tile["targets"]["objects"]
         return detection_losses(model(tile["inputs"][IMAGE], objects), len(objects), settings.loss)
@@ -120,7 +120,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         step,
         validate,
         training=settings.training,
-        optimiser=settings.optimiser,
+        optimizer=settings.optimizer,
         schedule=settings.schedule,
         place=place,
         run=run,

@@ -65,7 +65,7 @@ class ModelSettings(Settings):
 
     variant: Literal["tiny", "small", "base-plus", "large"] = deciding("tiny", "Hiera encoder of SAM 2.1")
     weights: str = deciding("none", "none, official, or the path of an official SAM 2.1 checkpoint")
-    normalisation: Literal["dataset", "tile"] = deciding(
+    normalization: Literal["dataset", "tile"] = deciding(
         "dataset", "brightness standardised with the statistics of the training photographs, or of each tile"
     )
 
@@ -92,7 +92,7 @@ class TrainSettings(CacheSettings, RunSettings):
 
     data: Path | None = operational(None, "data set made by snowpack-prepare; none: the built-in sample")
     run: Path | None = operational(None, "run folder; none: runs/snowpack-<recipe>-<hash>")
-    draws_per_epoch: int = deciding(1000, "tiles drawn in an epoch; a grid has one of its own", gt=0)
+    patches_per_epoch: int = deciding(1000, "tiles drawn in an epoch; a grid has one of its own", gt=0)
     sampling: SamplingSettings = SamplingSettings()
     model: ModelSettings = ModelSettings()
     tiling: TilingSettings = TilingSettings(size=256, overlap=64)

@@ -12,25 +12,25 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from geocore.datasets.cache import DecodedScenes
+from geocore.datasets.cache import SceneCache
 from geocore.datasets.dataset import Dataset, load_prepared
 from geocore.datasets.labels import Census, check_mask, check_varied, missing_note, open_label
 from geocore.datasets.pairing import RASTER_EXTENSIONS, Pair, pair_by_suffix
 from geocore.datasets.sample_data import built_in_sample
 from geocore.datasets.schema import LabelSpec, Sample
-from geocore.datasets.statistics import BandCounts, Statistics
+from geocore.datasets.statistics import RunningStatistics, Statistics
 from geocore.errors import DataError, SceneError, SettingsError
 from geocore.raster.declarations import Declaration, Readings
 from geocore.raster.formats import unread_among
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Window
-from geocore.raster.rescale import common_layer, matched
+from geocore.raster.rescale import common_layer, match_scale
 from geocore.raster.scene import Layer, Patch, Scene, decisions_of
 from geocore.storage.files import sha256_file
 from geocore.storage.memory import memory_limit
 from geocore.terminal import progress
 from geocore.tiling.overlaps import View, kept_together, shared_by_splits, view_of
-from geocore.tiling.samplers import Draw
+from geocore.tiling.samplers import PatchIndex
 from geocore.tiling.splits import split_by_group
 from geocore.training.validation import cannot_choose
 from snowpack_sam2.config import TASK, PrepareSettings
@@ -143,7 +143,7 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
             "save the near-infrared band as a grey photograph"
         )
     try:
-        return Scene(scene.name, scene.grid, {PHOTO: matched(scene.sources[PHOTO], layer, scene.grid, scene.name)})
+        return Scene(scene.name, scene.grid, {PHOTO: match_scale(scene.sources[PHOTO], layer, scene.grid, scene.name)})
     except SceneError:
         scene.close()
         raise
@@ -187,7 +187,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     splits = split_by_group(pits, shares, share.seed, remedy=remedy)
     copies += [f"leak: {leak}" for leak in shared_by_splits(views, splits)]
     layer = common_layer(layers, remedy="save all as grey, or all in colour")
-    counts: BandCounts | None = None
+    counts: RunningStatistics | None = None
     samples = []
     censuses: dict[str, Census] = {}
     for pair, pit, split in progress(list(zip(pairs, pits, splits, strict=True)), "reading photographs"):
@@ -197,7 +197,7 @@ def describe(settings: PrepareSettings) -> Dataset:
             labelled = ids.valid if settings.ignore is None else ids.valid & (ids.values != settings.ignore)
             boundaries = boundaries_of(ids.values[0], ignore=settings.ignore, valid=ids.valid[0]) & labelled[0]
             if split == "train":
-                counts = counts or BandCounts(layer)
+                counts = counts or RunningStatistics(layer)
                 patch = scene.read(scene.grid.window)[PHOTO]
                 counts.update(patch.values, patch.valid & labelled)
         relative = {path: path.relative_to(settings.data).as_posix() for path in (pair.image, pair.label)}
@@ -315,10 +315,10 @@ class Photos:
         self.samples = dataset.split(split)
         self.layer = dataset.layers[PHOTO]
         self.ignore = dataset.labels[MASK].ignore
-        self._scenes = DecodedScenes(cache, reader="snowpack-sam2")
+        self._scenes = SceneCache(cache, reader="snowpack-sam2")
 
     def scene(self, index: int, *, chunk: Window | None = None, stored: bool = False) -> Scene:
-        """The photograph of a sample, open; arguments as of `DecodedScenes.open`."""
+        """The photograph of a sample, open; arguments as of `SceneCache.open`."""
         sample = self.samples[index]
         file = sample.inputs[PHOTO]
         path, digest = self.dataset.path(file), sample.hashes.get(file)
@@ -347,7 +347,7 @@ class Photos:
         lines = boundaries_of(ids, ignore=self.ignore, valid=patch.valid[0])
         return lines & labelled, labelled
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         """One training item.
 
         Returns:

@@ -13,7 +13,7 @@ from geocore.cli.main import command
 from snowpack_sam2.config import TASK, EvaluateSettings
 
 if TYPE_CHECKING:
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.metrics.boundary import BoundaryCounts
     from geocore.report.report import Panel
     from geocore.settings import TilingSettings
@@ -44,7 +44,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     import numpy as np
 
     from geocore.datasets.dataset import datasets_of_run
-    from geocore.device import open_place, seed_everything
+    from geocore.device import device_context, seed_everything
     from geocore.errors import WeightsError
     from geocore.metrics.evaluation import Evaluation, baselines_in, bootstrap_interval, closing, evaluation_path
     from geocore.report.overview import noted
@@ -74,7 +74,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     if dataset.hash != checkpoint.card["data_hash"]:
         for index in range(len(photos.samples)):
             check_brightness(network, photos.scene(index))
-    with open_place(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as place:
         threshold, counts = _model_counts(network, trained, held_out, photos, place)
         panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
         seed_everything(trained.training.seed)
@@ -129,7 +129,7 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def _model_counts(
-    network: BoundaryNet, trained: TrainSettings, held_out: Photos, photos: Photos, place: Place
+    network: BoundaryNet, trained: TrainSettings, held_out: Photos, photos: Photos, place: DeviceContext
 ) -> tuple[float, list[BoundaryCounts]]:
     """The threshold that is best on the validation photographs, and the counts of each photograph there."""
     from snowpack_sam2.predict import map_photos
@@ -142,14 +142,19 @@ def _model_counts(
 
 
 def _panels(
-    network: BoundaryNet, tiling: TilingSettings, photos: Photos, f1: list[float], threshold: float, place: Place
+    network: BoundaryNet,
+    tiling: TilingSettings,
+    photos: Photos,
+    f1: list[float],
+    threshold: float,
+    place: DeviceContext,
 ) -> list[Panel]:
     """The photographs with the lowest, the highest and two middle F1; mapped again, which spares keeping all maps."""
     from geocore.report.report import Panel
-    from snowpack_sam2.crests import boundary_mask
     from snowpack_sam2.data import PHOTO
     from snowpack_sam2.overlay import COLOURS, draw_comparison
     from snowpack_sam2.predict import boundary_probability
+    from snowpack_sam2.ridges import boundary_mask
 
     # A photograph without any boundary, true or predicted, has no F1 (NaN) and nothing to show.
     ranked = sorted((score, index) for index, score in enumerate(f1) if score == score)

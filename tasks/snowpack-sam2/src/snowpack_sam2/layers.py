@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from snowpack_sam2.crests import Boundary, slope
+from snowpack_sam2.ridges import Boundary, slope
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

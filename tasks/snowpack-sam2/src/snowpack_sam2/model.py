@@ -25,7 +25,7 @@ from geocore.errors import CheckpointError, DataError, WeightsError
 from geocore.raster.scene import Layer
 from geocore.storage.files import atomic_path, atomic_write_text, sha256_file
 from geocore.training.pretrained import adapt_first_conv, load_foreign, load_strictly
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 from snowpack_sam2.config import TASK
 from snowpack_sam2.data import PHOTO
 
@@ -71,7 +71,7 @@ class BoundaryHead(nn.Module):
         """Build the head.
 
         Args:
-            in_channels: bands of the normalised photograph that the detail branch reads.
+            in_channels: bands of the normalized photograph that the detail branch reads.
             width: channels of the fused features.
             detail_width: channels at full resolution; half resolution has twice as many.
         """
@@ -98,7 +98,7 @@ class BoundaryHead(nn.Module):
 
         Args:
             features: shapes (B, 32, H/4, W/4), (B, 64, H/8, W/8), (B, 256, H/16, W/16), float32.
-            photo: shape (B, band, H, W), float32, normalised.
+            photo: shape (B, band, H, W), float32, normalized.
 
         Returns:
             Shape (B, 1, H, W), float32, logits.
@@ -116,21 +116,21 @@ class BoundaryHead(nn.Module):
 
 
 class BoundaryNet(nn.Module):
-    """Photograph in, boundary logits out; normalisation inside, so that it travels with the weights."""
+    """Photograph in, boundary logits out; normalization inside, so that it travels with the weights."""
 
-    def __init__(self, sam: SAM2Base, preprocessing: Preprocessing, layer: Layer, variant: Variant) -> None:
+    def __init__(self, sam: SAM2Base, normalize: Normalize, layer: Layer, variant: Variant) -> None:
         """Take over the parts of a complete SAM 2.1 that see one image.
 
         Args:
             sam: the complete model; its first convolution must already read the bands of `layer`.
-            preprocessing: normalises the layer `photo`.
+            normalize: normalizes the layer `photo`.
             layer: bands and nodata rule of the photographs.
             variant: size of the Hiera encoder.
         """
         super().__init__()
         self.layer = layer
         self.variant = variant
-        self.preprocessing = preprocessing
+        self.normalize = normalize
         self.image_encoder = sam.image_encoder
         self.high_resolution_s0 = sam.sam_mask_decoder.conv_s0
         self.high_resolution_s1 = sam.sam_mask_decoder.conv_s1
@@ -139,8 +139,8 @@ class BoundaryNet(nn.Module):
     @property
     def trained_on(self) -> TrainedOn:
         """How bright its training photographs were; their bands differ by colour, and are taken together."""
-        scaling = self.preprocessing.card()["layers"][PHOTO]
-        mean, std = np.array(scaling["mean"]), np.array(scaling["std"])
+        normalization = self.normalize.card()["layers"][PHOTO]
+        mean, std = np.array(normalization["mean"]), np.array(normalization["std"])
         together = float(np.sqrt(np.mean(std**2 + (mean - mean.mean()) ** 2)))
         return TrainedOn(["brightness"], [float(mean.mean())], [together], (), self.layer.dtype, "training photographs")
 
@@ -149,14 +149,14 @@ class BoundaryNet(nn.Module):
         return {
             "model": {"variant": self.variant},
             "layer": self.layer.to_dict(),
-            "preprocessing": self.preprocessing.card(),
+            "normalize": self.normalize.card(),
         }
 
     def forward(self, photo: Tensor) -> Tensor:
-        """Boundary logits of normalised photographs; training augments between `preprocessing` and this.
+        """Boundary logits of normalized photographs; training augments between `normalize` and this.
 
         Args:
-            photo: shape (B, band, H, W), float32, as `preprocessing` returns it. H and W are multiples of 32.
+            photo: shape (B, band, H, W), float32, as `normalize` returns it. H and W are multiples of 32.
 
         Returns:
             Shape (B, 1, H, W), float32, logits.
@@ -181,7 +181,7 @@ class BoundaryNet(nn.Module):
         Returns:
             `boundary`: shape (B, 1, H, W), float32, 0-1. `valid`: shape (B, 1, H, W), bool.
         """
-        probability = self(self.preprocessing(inputs)["photo"]).float().sigmoid()
+        probability = self(self.normalize(inputs)["photo"]).float().sigmoid()
         return {"boundary": probability, VALID: inputs["photo"]["valid"].all(dim=1, keepdim=True)}
 
 
@@ -198,7 +198,7 @@ def build_model(dataset: Dataset, settings: ModelSettings) -> BoundaryNet:
     Args:
         dataset: its photographs' bands and statistics. The first convolution is adapted to the bands from three (one
             band: the sum over the RGB filters, so that a grey photograph gives the activations of its RGB replica).
-        settings: variant, weights and normalisation.
+        settings: variant, weights and normalization.
 
     Raises:
         DataError: the data set has no statistics.
@@ -207,12 +207,12 @@ def build_model(dataset: Dataset, settings: ModelSettings) -> BoundaryNet:
     layer = dataset.layers[PHOTO]
     if dataset.statistics is None:
         raise DataError(f"{dataset.root}: no statistics: prepare the data again")
-    preprocessing = Preprocessing(dataset.statistics, {PHOTO: layer.bands}, mode=settings.normalisation)
+    normalize = Normalize(dataset.statistics, {PHOTO: layer.bands}, mode=settings.normalization)
     sam = build_sam(settings.variant)
     if settings.weights != "none":
         path = official_weights(settings.variant) if settings.weights == "official" else Path(settings.weights)
         load_strictly(sam, load_foreign(path), path)
-    return _network(sam, preprocessing, layer, settings.variant)
+    return _network(sam, normalize, layer, settings.variant)
 
 
 def restore_model(checkpoint: Checkpoint) -> BoundaryNet:
@@ -225,17 +225,17 @@ def restore_model(checkpoint: Checkpoint) -> BoundaryNet:
     if card.get("task") != TASK:
         raise CheckpointError(f"{checkpoint.path} belongs to the task {card.get('task')!r}: give a run of {TASK}-train")
     layer = Layer.from_dict(PHOTO, card["layer"])
-    preprocessing = Preprocessing.from_card(card["preprocessing"], {PHOTO: layer.bands})
+    normalize = Normalize.from_card(card["normalize"], {PHOTO: layer.bands})
     variant = card["model"]["variant"]
-    network = _network(build_sam(variant), preprocessing, layer, variant)
+    network = _network(build_sam(variant), normalize, layer, variant)
     load_strictly(network, checkpoint.model(), checkpoint.path)
     return network.eval()
 
 
-def _network(sam: SAM2Base, preprocessing: Preprocessing, layer: Layer, variant: Variant) -> BoundaryNet:
+def _network(sam: SAM2Base, normalize: Normalize, layer: Layer, variant: Variant) -> BoundaryNet:
     patch_embed = sam.image_encoder.trunk.patch_embed
     patch_embed.proj = adapt_first_conv(patch_embed.proj, len(layer.bands))
-    return BoundaryNet(sam, preprocessing, layer, variant)
+    return BoundaryNet(sam, normalize, layer, variant)
 
 
 def official_weights(variant: Variant, folder: Path | None = None) -> Path:

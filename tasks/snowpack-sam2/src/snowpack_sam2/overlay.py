@@ -12,7 +12,7 @@ import numpy.typing as npt
 from geocore.report.preview import OUTSIDE
 
 if TYPE_CHECKING:
-    from snowpack_sam2.crests import Boundary
+    from snowpack_sam2.ridges import Boundary
 
 _LINE = "#d62728"
 LAYER_COLOURS = (

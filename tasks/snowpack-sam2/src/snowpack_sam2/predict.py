@@ -23,14 +23,14 @@ import numpy as np
 
 from geocore.cli.checks import check_inputs, check_run
 from geocore.cli.main import command
-from geocore.jobs.runner import in_shares
+from geocore.jobs.runner import run_sharded
 from snowpack_sam2.config import TASK, PredictSettings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
 
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.raster.scene import Scene
     from geocore.settings import TilingSettings
     from geocore.training.run import Origin, Trained
@@ -51,7 +51,7 @@ def main() -> NoReturn:
     command(predict, PredictSettings, prog="snowpack-predict", resumes=True)
 
 
-@in_shares
+@run_sharded
 def predict(settings: PredictSettings) -> None:
     """Map all photographs; those that fail are listed after the others are done.
 
@@ -61,8 +61,8 @@ def predict(settings: PredictSettings) -> None:
     """
     check_run(settings.run, TASK)
     check_inputs(settings.input, settings.output, kind="photograph")
-    from geocore.inference.batch import Survey, scene_tasks
-    from geocore.raster.products import content_hash
+    from geocore.inference.batch import BatchPrediction, scene_jobs
+    from geocore.raster.products import scene_hash
     from geocore.training.run import chosen_network
     from snowpack_sam2.data import find_photos
     from snowpack_sam2.model import restore_model
@@ -80,15 +80,15 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("snowpack-sam2"),
     }
-    survey = Survey(settings.output, checkpoint, context)
-    traced = survey.map(
+    prediction = BatchPrediction(settings.output, checkpoint, context)
+    traced = prediction.run(
         "photographs",
-        scene_tasks({photo.stem: photo for photo in photos}, content_hash),
+        scene_jobs({photo.stem: photo for photo in photos}, scene_hash),
         TracePhoto(settings, trained.origin, threshold),
         products=partial(products, settings.output),
         workers=settings,
     )
-    survey.finish({"photographs": traced}, told=told, maps=lambda name: products(settings.output, name)[2:3])
+    prediction.finish({"photographs": traced}, told=told, maps=lambda name: products(settings.output, name)[2:3])
 
 
 def told(summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -118,13 +118,13 @@ class TracePhoto:
             arguments: `path` of the photograph.
             part: where the summary goes.
         """
-        from geocore.device import open_place
+        from geocore.device import device_context
         from snowpack_sam2.data import PHOTO, check_memory, open_photo
 
         trained = _network(self.origin)
         network = trained.network
         with (
-            open_place(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
             check_memory(arguments["path"], scene.grid.shape, _MAPPED_BYTES)
@@ -140,18 +140,18 @@ class TracePhoto:
     ) -> list[dict[str, Any]]:
         import torch
 
-        from geocore.inference.outputs import PERCENT_NODATA, percent_of
+        from geocore.inference.outputs import PERCENT_NODATA, to_percent
         from geocore.raster.write import write_raster
         from geocore.storage.files import atomic_path, atomic_write_text
-        from snowpack_sam2.crests import trace
         from snowpack_sam2.layers import layer_map, layer_table
         from snowpack_sam2.overlay import LAYER_COLOURS, draw_overlay
+        from snowpack_sam2.ridges import trace
 
         prob, pred, overlay, table = products(self.settings.output, scene.name)
         boundaries = trace(probability, valid, self.threshold, min_length_px=self.settings.min_length_px)
         layers = layer_map(boundaries, scene.grid.shape, valid)
         rows = layer_table(layers, photo, probability, valid, cm_per_px=self.settings.cm_per_px)
-        percent = percent_of(torch.from_numpy(probability), torch.from_numpy(valid)).numpy()
+        percent = to_percent(torch.from_numpy(probability), torch.from_numpy(valid)).numpy()
         write_raster(prob, percent, grid=scene.grid, nodata=PERCENT_NODATA, band_names=["boundary probability, %"])
         write_raster(
             pred,
@@ -173,7 +173,7 @@ class TracePhoto:
 
 
 def boundary_probability(
-    network: BoundaryNet, scene: Scene, *, tiling: TilingSettings, place: Place
+    network: BoundaryNet, scene: Scene, *, tiling: TilingSettings, place: DeviceContext
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Map a whole photograph in overlapping tiles.
 
@@ -187,10 +187,10 @@ def boundary_probability(
         Probability, shape (row, col), float32, 0-1, 0 where invalid; valid pixels, shape (row, col), bool.
     """
     from geocore.datasets.batch import VALID
-    from geocore.inference.blend import DenseBlend
-    from geocore.inference.tiled import map_region
+    from geocore.inference.blend import OverlapBlender
+    from geocore.inference.tiled import predict_tiles
     from geocore.raster.scene import Scene
-    from geocore.tiling.tiles import Region, Tiling
+    from geocore.tiling.tiles import Chunk, TileGrid
 
     shape = scene.grid.shape
     probability = np.zeros(shape, np.float32)
@@ -201,13 +201,13 @@ def boundary_probability(
         probability[row:stop] = rows["boundary"][0].cpu().numpy()
         valid[row:stop] = rows[VALID][0].cpu().numpy()
 
-    region = Region("all", scene.grid.window)
-    tiles = Tiling(size=tiling.size, overlap=tiling.overlap)
-    reducer = DenseBlend(region, tiles, shape, {"boundary": 1}, emit=emit)
-    map_region(
+    chunk = Chunk("all", scene.grid.window)
+    tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
+    reducer = OverlapBlender(chunk, tiles, shape, {"boundary": 1}, emit=emit)
+    predict_tiles(
         network.predict,
         scene,
-        region,
+        chunk,
         tiles,
         reducer,
         read=Scene.read,
@@ -216,7 +216,9 @@ def boundary_probability(
     return probability, valid
 
 
-def map_photos(network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, place: Place) -> Iterator[MappedPhoto]:
+def map_photos(
+    network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, place: DeviceContext
+) -> Iterator[MappedPhoto]:
     """Boundary probability and truth of every photograph of a split."""
     from geocore.terminal import progress
     from snowpack_sam2.scores import MappedPhoto

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from geocore.metrics.boundary import BoundaryCounts
-from snowpack_sam2.crests import boundary_mask
+from snowpack_sam2.ridges import boundary_mask
 
 TOLERANCE_PX: Final = 5.0
 PRIMARY: Final = "boundary_f1_5px"

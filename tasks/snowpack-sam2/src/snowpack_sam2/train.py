@@ -17,7 +17,7 @@ from snowpack_sam2.config import TASK, TrainSettings
 
 if TYPE_CHECKING:
     from geocore.datasets.dataset import Dataset
-    from geocore.device import Place
+    from geocore.device import DeviceContext
     from geocore.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,14 @@ def train(settings: TrainSettings) -> None:
     """
     check_prepared(settings.data, TASK)
     check_weights(settings.model.weights)
-    from geocore.device import open_place
+    from geocore.device import device_context
     from geocore.report.report import write_report
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice
     from snowpack_sam2.data import load_dataset, no_choice
     from snowpack_sam2.scores import PRIMARY
 
-    with open_place(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
         if place.is_main:
@@ -71,7 +71,7 @@ def train(settings: TrainSettings) -> None:
                 print(run.closing("snowpack-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from geocore.datasets.loader import Batches
@@ -96,7 +96,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
 
     def step(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         inputs = batch["inputs"]
-        tiles = {"inputs": network.preprocessing(inputs), "valid": network.preprocessing.masks(inputs)}
+        tiles = {"inputs": network.normalize(inputs), "valid": network.normalize.masks(inputs)}
         tiles = augment(tiles | {"targets": batch["targets"], "keys": batch["keys"]})
         return boundary_loss(model(tiles["inputs"][PHOTO]), tiles["targets"]["boundary"], settings.loss)
 
@@ -109,7 +109,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         settings.sampling,
         photos.shapes,
         settings.tiling.size,
-        settings.draws_per_epoch,
+        settings.patches_per_epoch,
         seed=settings.training.seed,
         batch_size=settings.training.batch_size,
         overlap=settings.tiling.overlap,
@@ -130,7 +130,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: Place, run: Run) -> N
         step,
         validate,
         training=settings.training,
-        optimiser=settings.optimiser,
+        optimizer=settings.optimizer,
         schedule=settings.schedule,
         place=place,
         run=run,

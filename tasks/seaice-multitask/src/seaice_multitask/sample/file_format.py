@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.raster.netcdf import new_netcdf
-from seaice_multitask.sample_sensors import FREQUENCIES
+from seaice_multitask.sample.sensors import FREQUENCIES
 
 STANDARD: Mapping[str, tuple[float, float]] = {
     "nersc_sar_primary": (-14.5082551552228, 5.6597459193818676),

@@ -1,4 +1,4 @@
-"""Belts: equal to the source whatever is asked for, and each block is decoded once for tiles that come in order."""
+"""Blocks in a cache are those of the source, and each is decoded once for tiles that come in order."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from geocore.raster import block_cache
 from geocore.raster.bands import Bands
-from geocore.raster.block_cache import BeltSource, belted
+from geocore.raster.block_cache import BlockCacheReader, cached_blocks
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Patch, Scene
-from geocore.tiling.tiles import Tiling
+from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
+from geocore.tiling.tiles import TileGrid
 
 
-class BlockedSource(ArraySource):
+class BlockedSource(ArrayReader):
     """An array that counts how often each of its blocks would be decoded."""
 
     def __init__(self, values: np.ndarray, block: tuple[int, int], *, nodata: float | None = None, ratio: int = 1):
@@ -61,11 +61,11 @@ def image(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 @settings(max_examples=200, deadline=None)
 def test_any_windows_in_any_order_equal_the_source(shape, block, windows, columns, dated, kind) -> None:
     source = kind(image((2, 3, *shape) if dated else (3, *shape)), block, nodata=7)
-    belt = BeltSource(source, block, columns)
+    cache = BlockCacheReader(source, block, columns)
     for row, col, height, width in windows:
         row, col = row % shape[0], col % shape[1]
         window = Window(row, col, min(max(height, 1), shape[0] - row), min(max(width, 1), shape[1] - col))
-        found, expected = belt.read(window), source.read(window)
+        found, expected = cache.read(window), source.read(window)
         assert found.values.dtype == expected.values.dtype and np.array_equal(found.values, expected.values)
         assert found.valid.shape == expected.valid.shape and np.array_equal(found.valid, expected.valid)
         # What was handed out belongs to the caller.
@@ -81,11 +81,11 @@ def test_any_windows_in_any_order_equal_the_source(shape, block, windows, column
 )
 @settings(max_examples=150, deadline=None)
 def test_each_block_is_decoded_once_for_the_tiles_of_a_scene(shape, block, size, overlap, kind) -> None:
-    tiling = Tiling(size, overlap % size)
+    tiling = TileGrid(size, overlap % size)
     source = kind(image((2, *shape)), block)
     scene = Scene("s", Grid(*shape), {"image": source})
-    expected = Scene("s", Grid(*shape), {"image": ArraySource(source.layer, image((2, *shape)))})
-    with belted(scene, (0, shape[1])) as fed:
+    expected = Scene("s", Grid(*shape), {"image": ArrayReader(source.layer, image((2, *shape)))})
+    with cached_blocks(scene, (0, shape[1])) as fed:
         for window in tiling.windows(shape):
             found = fed.read(window)["image"]
             assert np.array_equal(found.values, expected.read(window)["image"].values)
@@ -97,7 +97,7 @@ def test_only_the_blocks_that_are_touched_are_decoded(monkeypatch: pytest.Monkey
     monkeypatch.setattr(block_cache, "PIECE_BYTES", 1)
     source = BlockedSource(image((1, 256, 256)), (64, 16))
     tiles = [Window(row, col, 64, 16) for row in (70, 120, 170) for col in (100, 112, 124)]
-    with belted(Scene("s", Grid(256, 256), {"image": source}), (0, 256)) as fed:
+    with cached_blocks(Scene("s", Grid(256, 256), {"image": source}), (0, 256)) as fed:
         for window in tiles:
             fed.read(window)
     touched = {
@@ -110,17 +110,17 @@ def test_only_the_blocks_that_are_touched_are_decoded(monkeypatch: pytest.Monkey
 
 
 def test_layers_without_blocks_and_coarser_layers() -> None:
-    fine = ArraySource(Layer("fine", Bands.named("a"), "uint16"), image((1, 40, 40)))
+    fine = ArrayReader(Layer("fine", Bands.named("a"), "uint16"), image((1, 40, 40)))
     coarse = BlockedSource(image((1, 8, 8)), (3, 8), ratio=5)
     scene = Scene("s", Grid(40, 40), {"fine": fine, "image": coarse})
-    with belted(scene, (10, 30)) as fed:
+    with cached_blocks(scene, (10, 30)) as fed:
         assert fed.sources["fine"] is fine and fed.sources["image"] is not coarse
         for row in range(0, 40, 10):
             found, expected = (each.read(Window(row, 10, 20, 20)) for each in (fed, scene))
             for name in found:
                 assert np.array_equal(found[name].values, expected[name].values)
                 assert np.array_equal(found[name].valid, expected[name].valid)
-    with belted(Scene("s", Grid(40, 40), {"fine": fine}), (0, 40)) as untouched:
+    with cached_blocks(Scene("s", Grid(40, 40), {"fine": fine}), (0, 40)) as untouched:
         assert untouched.sources == {"fine": fine}
 
 
@@ -134,9 +134,9 @@ def test_errors_of_the_source_pass_and_the_next_read_goes_on() -> None:
             return super().read(window)
 
     source = Failing(image((1, 160, 32)), (64, 8))
-    belt = BeltSource(source, source.block, (0, 32))
-    belt.read(Window(0, 0, 8, 32))
+    cache = BlockCacheReader(source, source.block, (0, 32))
+    cache.read(Window(0, 0, 8, 32))
     with pytest.raises(OSError, match="damaged"):
-        belt.read(Window(60, 0, 8, 32))
+        cache.read(Window(60, 0, 8, 32))
     source.broken = False
-    assert np.array_equal(belt.read(Window(60, 0, 8, 32)).values, image((1, 160, 32))[:, 60:68])
+    assert np.array_equal(cache.read(Window(60, 0, 8, 32)).values, image((1, 160, 32))[:, 60:68])

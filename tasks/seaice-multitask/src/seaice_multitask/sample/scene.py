@@ -1,4 +1,4 @@
-"""A scene of the sample: what `sample_plans`, `sample_ice` and `sample_sensors` draw, put together, and its speckle."""
+"""A scene of the sample: what `plans`, `ice` and `sensors` draw, put together, and its speckle."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from geocore_synthetic.noise import speckle
-from seaice_multitask import sample_ice, sample_sensors
-from seaice_multitask.sample_format import ZONE_EDGES_KM
-from seaice_multitask.sample_ice import Ice
-from seaice_multitask.sample_plans import ScenePlan, control_points, draw_plan
-from seaice_multitask.sample_sensors import Float32, Float64, Radar
+from seaice_multitask.sample import sensors
+from seaice_multitask.sample.file_format import ZONE_EDGES_KM
+from seaice_multitask.sample.ice import Ice, draw_ice
+from seaice_multitask.sample.plans import ScenePlan, control_points, draw_plan
+from seaice_multitask.sample.sensors import Float32, Float64, Radar
 
 _PIXEL_KM = 0.08
 _LEAST_PX = 100
@@ -71,17 +71,17 @@ def draw_scene(number: int, *, seed: int, shape: tuple[int, int], test: bool = F
     rngs = [np.random.default_rng([*seeds, part]) for part in range(7)]
     # Test scenes come from the other end of the plans, so that a few of them differ from the few first scenes.
     plan = draw_plan(number if not test else 5 + 7 * number, rngs[0])
-    ice = sample_ice.draw_ice(plan, shape, rngs[1])
-    surface = sample_sensors.draw_surface(ice, rngs[2])
+    ice = draw_ice(plan, shape, rngs[1])
+    surface = sensors.draw_surface(ice, rngs[2])
     stage, fraction = surface
-    composition = [sample_sensors.coarse_means((1 - fraction) * ~ice.land)]
-    composition += [sample_sensors.coarse_means(fraction * (stage == kind)) for kind in range(1, 6)]
-    composition += [sample_sensors.coarse_means(ice.land)]
-    weather = sample_sensors.draw_weather(plan, composition[0].astype(np.float32), rngs[3])
-    incidence = sample_sensors.incidence_points(shape)
-    row = sample_sensors.incidence_row(incidence, shape[1])
-    radar = sample_sensors.draw_radar(plan, ice, surface, row, weather, rngs[4])
-    coarse = sample_sensors.draw_brightness(plan, np.stack(composition), weather, rngs[5])
+    composition = [sensors.coarse_means((1 - fraction) * ~ice.land)]
+    composition += [sensors.coarse_means(fraction * (stage == kind)) for kind in range(1, 6)]
+    composition += [sensors.coarse_means(ice.land)]
+    weather = sensors.draw_weather(plan, composition[0].astype(np.float32), rngs[3])
+    incidence = sensors.incidence_points(shape)
+    row = sensors.incidence_row(incidence, shape[1])
+    radar = sensors.draw_radar(plan, ice, surface, row, weather, rngs[4])
+    coarse = sensors.draw_brightness(plan, np.stack(composition), weather, rngs[5])
     coarse = _with_gap(coarse, rngs[6]) | weather
     return SampleScene(
         plan=plan,

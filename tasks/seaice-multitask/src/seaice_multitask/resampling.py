@@ -21,7 +21,7 @@ from geocore.raster.scene import Layer, Patch, Scene
 from seaice_multitask.channels import COARSE_STANDARD, MONTH, PLACE_STANDARD, SAR_STANDARD, bands_of
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WorkingSettings
-from seaice_multitask.lattice import Places
+from seaice_multitask.gcp_grid import Places
 from seaice_multitask.names import scene_time
 from seaice_multitask.scenes import COARSE, COARSE_RATIO, SAR
 

@@ -3,7 +3,7 @@
 A scene, drawn from (seed, number), is made on the 80 m grid and seen by the radar at 40 m, strip by strip; the
 ready-to-train form is reduced from those 40 m pixels by the published rule (means of two by two, charts by their
 greatest class, z-scores), so that the raw form of a scene, reduced by the same rule, gives the same values. What makes
-the scenes hard, and by which numbers, is said in `sample_sensors`; what lies in them, in `sample_ice`, `sample_plans`.
+the scenes hard, and by which numbers, is said in `sensors`; what lies in them, in `ice`, `plans`.
 
 Two things are simpler than in real files. A scene spans the incidence angles of a whole swath whatever its width. And
 radar pixels that the ready-to-train form masks (land, beyond the chart, beyond the swath) are NaN in the raw form too.
@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.terminal import progress
-from seaice_multitask import sample_format, sample_ice, sample_plans, sample_scene, sample_sensors
-from seaice_multitask.sample_format import BRIGHTNESS, CHARTS, WEATHER, File, Variable, standardised
-from seaice_multitask.sample_ice import HEADER, MASKED
-from seaice_multitask.sample_plans import GCPS, control_pixels
-from seaice_multitask.sample_scene import SampleScene, draw_scene, fine, seen_by_radar
-from seaice_multitask.sample_sensors import RATIO, Float32, Float64
+from seaice_multitask.sample import file_format, ice, plans, scene, sensors
+from seaice_multitask.sample.file_format import BRIGHTNESS, CHARTS, WEATHER, File, Variable, standardised
+from seaice_multitask.sample.ice import HEADER, MASKED
+from seaice_multitask.sample.plans import GCPS, control_pixels
+from seaice_multitask.sample.scene import SampleScene, draw_scene, fine, seen_by_radar
+from seaice_multitask.sample.sensors import RATIO, Float32, Float64
 
-_MODULES = (sample_format, sample_ice, sample_plans, sample_scene, sample_sensors)
+_MODULES = (file_format, ice, plans, scene, sensors)
 CODE = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))
 """Files of the code that draws the sample: their content decides what it is."""
 
@@ -111,12 +111,12 @@ def _write_ready(folder: Path, scene: SampleScene, test: bool) -> None:
         "pixel_spacing": np.int64(80),
     }
     charts, sizes = _charts(scene), _sizes(scene, 1)
-    variables = sample_format.ready_variables(not test, scene.plan.raw_stem[:67])
+    variables = file_format.ready_variables(not test, scene.plan.raw_stem[:67])
     with File(folder / name, variables, sizes) as file:
         file.describe(about)
         if not test:
             _put_all(file, charts)
-        row = sample_sensors.incidence_row(scene.incidence, sizes["sar_samples"])
+        row = sensors.incidence_row(scene.incidence, sizes["sar_samples"])
         extremes = _Extremes()
         for first, *bands in seen_by_radar(scene):
             for band, values in zip(("primary", "secondary"), bands, strict=True):
@@ -133,7 +133,7 @@ def _write_ready(folder: Path, scene: SampleScene, test: bool) -> None:
         extremes.describe(file)
         _describe_coarse(file, scene)
     if test:
-        with File(folder / f"{scene.plan.name}_prep_reference.nc", sample_format.chart_variables(), sizes) as file:
+        with File(folder / f"{scene.plan.name}_prep_reference.nc", file_format.chart_variables(), sizes) as file:
             file.describe(about)
             _put_all(file, charts)
 
@@ -141,9 +141,9 @@ def _write_ready(folder: Path, scene: SampleScene, test: bool) -> None:
 def _write_raw(folder: Path, scene: SampleScene, test: bool) -> None:
     """Write the raw form."""
     chart_id = scene.plan.raw_stem.split(f"_icechart_{scene.plan.service}_")[1]
-    variables: dict[str, Variable] = sample_format.raw_variables(not test, scene.plan.raw_stem[:67])
+    variables: dict[str, Variable] = file_format.raw_variables(not test, scene.plan.raw_stem[:67])
     records = [HEADER, *(polygon.record for polygon in scene.ice.polygons)]
-    codes = sample_format.text_variable(records, {"icechart_id": chart_id}, "polygon_codes")
+    codes = file_format.text_variable(records, {"icechart_id": chart_id}, "polygon_codes")
     if not test:
         variables["polygon_codes"] = codes[0]
     with File(folder / f"{scene.plan.raw_stem}{'_testdata' if test else ''}.nc", variables, _sizes(scene, 2)) as file:

@@ -8,7 +8,7 @@ import torch
 
 from geocore.raster.grid import Window
 from slumps_detectron2.areas import Truth
-from slumps_detectron2.cuts import CutRule, choose, collate, cut, objects_of
+from slumps_detectron2.tiling_rules import CutRule, choose, collate, cut, objects_of
 
 
 def _rule(**changes: object) -> CutRule:

@@ -22,7 +22,7 @@ from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import to_degrees
 from geocore.raster.masks import MaskRule
 from geocore.raster.paths import Location
-from geocore.raster.products import ImageSource, image_name, open_image
+from geocore.raster.products import ProductReader, open_scene, scene_name
 from geocore.raster.scene import Layer, Patch, Scene, decisions_of, notes_of
 
 IMAGE: Final = "image"
@@ -52,7 +52,7 @@ def image_layer(times: Sequence[str] = ()) -> Layer:
     return Layer(IMAGE, Bands(tuple(bands)), "float32", times=tuple(times))
 
 
-def open_scene(
+def open_chip(
     path: Location,
     layer: Layer,
     *,
@@ -81,15 +81,15 @@ def open_scene(
     """
     frames = max(1, len(layer.times))
     chosen = choose_bands(path, bands, frames)
-    source = open_image(path, layer=IMAGE, bands=chosen, given=given, usual=usual, mask=mask)
-    remarks = taken_for(image_name(path), source.layer.bands.names, layer.bands.names * frames)
-    return Scene(image_name(path), source.grid, {IMAGE: _Reflectance(source, layer, remarks)})
+    source = open_scene(path, layer=IMAGE, bands=chosen, given=given, usual=usual, mask=mask)
+    remarks = taken_for(scene_name(path), source.layer.bands.names, layer.bands.names * frames)
+    return Scene(scene_name(path), source.grid, {IMAGE: _Reflectance(source, layer, remarks)})
 
 
 class _Reflectance:
     """A layer of a file whose numbers become reflectance as they are read."""
 
-    def __init__(self, source: ImageSource, layer: Layer, remarks: tuple[str, ...]) -> None:
+    def __init__(self, source: ProductReader, layer: Layer, remarks: tuple[str, ...]) -> None:
         self.layer = layer
         self._remarks = remarks
         self.decisions = decisions_of(source)

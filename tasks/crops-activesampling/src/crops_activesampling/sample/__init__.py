@@ -3,7 +3,7 @@
 Two tiles with other shares of crops and two years with a shifted season; in each of the four, patches to train on
 (`patch_x` up to 9), to choose by (10-19) and to test with (from 20), which do not touch each other. Labels are wrong in
 the patches to train on alone, in about a tenth of the parcels, most of them in a few places; the true codes lie beside
-the patch (`layout.true_labels`). What makes pixels hard to tell apart is said in `sample_series`.
+the patch (`s4a_format.true_labels`). What makes pixels hard to tell apart is said in `series`.
 
 A random forest of 100 trees on the twelve monthly medians (B02, B03, B04, B08) of single pixels reaches a weighted F1
 of 0.77 on the patches to test with, trained on 40 000 pixels of which 12 % have wrong labels; with means of 5 x 5
@@ -19,15 +19,16 @@ from typing import Final
 
 import numpy as np
 
-from crops_activesampling import layout, patch_writer, sample_fields, sample_series
-from crops_activesampling.layout import PIXEL_M, RATIOS, PatchName, truth_path
+from crops_activesampling import patch_writer, s4a_format
 from crops_activesampling.patch_writer import NewPatch, write_patch
-from crops_activesampling.sample_fields import LEANINGS, draw_fields
-from crops_activesampling.sample_series import Season, draw_season, draw_series
+from crops_activesampling.s4a_format import PIXEL_M, RATIOS, PatchName, truth_path
+from crops_activesampling.sample import fields, series
+from crops_activesampling.sample.fields import LEANINGS, draw_fields
+from crops_activesampling.sample.series import Season, draw_season, draw_series
 from geocore.storage.files import atomic_path
 from geocore.terminal import progress
 
-_MODULES: Final = (layout, patch_writer, sample_fields, sample_series)
+_MODULES: Final = (s4a_format, patch_writer, fields, series)
 CODE: Final = tuple(Path(str(path)) for path in (__file__, *(module.__file__ for module in _MODULES)))
 """Files of the code that draws the sample: their content decides what it is."""
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from crops_activesampling.layout import RATIOS
-from crops_activesampling.sample_fields import FOREST, SETTLEMENT, Fields
+from crops_activesampling.s4a_format import RATIOS
+from crops_activesampling.sample.fields import FOREST, SETTLEMENT, Fields
 from geocore_synthetic.fields import gaussian_field
 from geocore_synthetic.shapes import corner
 

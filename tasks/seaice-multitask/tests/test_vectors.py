@@ -6,7 +6,7 @@ import torch
 
 from geocore.raster.bands import Band, Bands
 from geocore.transforms.augment import Flip, Rot90, compose
-from seaice_multitask.winds import Winds
+from seaice_multitask.vectors import Winds
 
 U, V = "u10m_rotated", "v10m_rotated"
 BANDS = Bands(

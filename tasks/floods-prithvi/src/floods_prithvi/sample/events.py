@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from floods_prithvi.sample_flood import Look
+from floods_prithvi.sample.flood import Look
 
 
 @dataclass(frozen=True, slots=True)

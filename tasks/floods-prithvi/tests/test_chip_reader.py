@@ -18,14 +18,14 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from floods_prithvi import scores
-from floods_prithvi.chips import (
+from floods_prithvi.chip_reader import (
     IGNORED,
     IMAGE,
     LabelCodes,
     centre_of,
     check_label,
     image_layer,
-    open_scene,
+    open_chip,
     read_target,
 )
 from floods_prithvi.config import SIX_BANDS
@@ -35,7 +35,7 @@ from geocore.errors import DataError, SceneError
 from geocore.raster.declarations import Declaration, QuantityCheck
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import Scene, decisions_of
-from geocore.transforms.normalize import Preprocessing
+from geocore.transforms.normalize import Normalize
 
 THIRTEEN = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
 PLACE = Affine(10, 0, 500_000, 0, -10, 4_200_000)
@@ -73,7 +73,7 @@ def tagged(count: int, shape: tuple[int, int] = (3, 4)) -> npt.NDArray[np.int16]
 
 
 def bands_read(path: Path, **options: Any) -> list[int]:
-    with open_scene(path, LAYER, **options) as scene:
+    with open_chip(path, LAYER, **options) as scene:
         values = scene.read(scene.grid.window)[IMAGE].values
     assert values.dtype == np.float32
     assert values.shape == (6, *scene.grid.shape)
@@ -159,7 +159,7 @@ def test_file_that_is_no_raster_or_is_cut_off_is_one_line(tmp_path: Path) -> Non
     whole = write(tmp_path / "cut.tif", rng.integers(0, 9999, (6, 64, 64)).astype(np.int16))
     whole.write_bytes(whole.read_bytes()[:20_000])
     for path in (tmp_path / "none.tif", tmp_path / "text.tif", whole):
-        with pytest.raises(SceneError, match=path.name) as caught, open_scene(path, LAYER) as scene:
+        with pytest.raises(SceneError, match=path.name) as caught, open_chip(path, LAYER) as scene:
             scene.read(scene.grid.window)
         assert "\n" not in str(caught.value)
 
@@ -179,7 +179,7 @@ def misplaced(found: npt.NDArray[Any]) -> int:
 
 
 def frames_read(path: Path, **options: Any) -> npt.NDArray[np.float32]:
-    with open_scene(path, image_layer(["1", "2", "3"]), **options) as scene:
+    with open_chip(path, image_layer(["1", "2", "3"]), **options) as scene:
         patch = scene.read(scene.grid.window)[IMAGE]
     assert patch.valid.shape == (3, 1, 2, 3)
     return patch.values
@@ -197,9 +197,9 @@ def test_eighteen_bands_are_read_date_by_date(tmp_path: Path) -> None:
 def test_dates_and_bands_keep_their_places_up_to_the_network(tmp_path: Path) -> None:
     values = frames_read(write(tmp_path / "chip.tif", tags().reshape(18, 2, 3)))
     figures = BandStatistics(1, 0.0, 1.0, 0.0, 1.0, {50.0: 0.0})
-    preprocessing = Preprocessing(Statistics({IMAGE: (figures,) * 6}), {IMAGE: image_layer().bands})
+    normalize = Normalize(Statistics({IMAGE: (figures,) * 6}), {IMAGE: image_layer().bands})
     whole = {"values": torch.from_numpy(values)[None], "valid": torch.ones(1, 3, 1, 2, 3, dtype=torch.bool)}
-    channels = preprocessing({IMAGE: whole})[IMAGE]
+    channels = normalize({IMAGE: whole})[IMAGE]
     assert channels[0, :, 0, 0].tolist() == [100 * date + band for date in range(3) for band in range(6)]
 
 
@@ -231,7 +231,7 @@ def test_bands_of_the_first_date_stand_for_those_of_all(tmp_path: Path) -> None:
 
 def test_stored_numbers_become_reflectance(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", tagged(6) * 1000)
-    with open_scene(path, LAYER, given=Declaration(scale=1e-4, offset=-0.1)) as scene:
+    with open_chip(path, LAYER, given=Declaration(scale=1e-4, offset=-0.1)) as scene:
         patch = scene.read(Window(0, 0, 2, 2))[IMAGE]
     assert scene.layers[IMAGE] == LAYER
     assert np.allclose(patch.values[:, 0, 0], np.arange(1, 7) * 0.1 - 0.1, atol=1e-7)
@@ -250,7 +250,7 @@ def test_what_a_scene_says_of_its_numbers_counts_before_what_is_assumed(tmp_path
 
     def reflectance(path: Path, **options: Any) -> npt.NDArray[np.float32]:
         usual = Declaration(scale=1e-4, offset=0.0, by="format")
-        with open_scene(path, LAYER, given=Declaration(**options), usual=usual) as scene:
+        with open_chip(path, LAYER, given=Declaration(**options), usual=usual) as scene:
             values: npt.NDArray[np.float32] = scene.read(Window(0, 0, 20, 30))[IMAGE].values
             return values
 
@@ -271,7 +271,7 @@ def test_zero_is_missing_only_where_all_six_bands_are_zero(
     values[[1, 2, 3, 8, 11], 1, 1] = 0  # water so dark that five bands are 0
     values[[1, 2, 3, 8, 11, 12], 1, 2] = 0  # all six, though others are not
     path = write(tmp_path / "a.tif", values, names=THIRTEEN, nodata=tag)
-    with open_scene(path, LAYER, given=Declaration(given)) as scene:
+    with open_chip(path, LAYER, given=Declaration(given)) as scene:
         patch = scene.read(scene.grid.window)[IMAGE]
     assert patch.valid[0].tolist() == [[False, True, True], [True, True, False]]
     assert np.array_equal(np.isnan(patch.values).all(axis=0), ~patch.valid[0])
@@ -285,10 +285,10 @@ def test_other_values_are_missing_in_whichever_band_they_stand(tmp_path: Path) -
     values[:, 1, 2] = 0
     for tag, given in ((-9999.0, None), (None, -9999.0)):
         path = write(tmp_path / "a.tif", values, nodata=tag)
-        with open_scene(path, LAYER, given=Declaration(given)) as scene:
+        with open_chip(path, LAYER, given=Declaration(given)) as scene:
             assert scene.read(scene.grid.window)[IMAGE].valid[0].tolist() == [[False, False, True], [True, False, True]]
     # Zero as the missing value says nothing of NaN, which is never reflectance.
-    with open_scene(path, LAYER, given=Declaration(0.0)) as scene:
+    with open_chip(path, LAYER, given=Declaration(0.0)) as scene:
         assert scene.read(scene.grid.window)[IMAGE].valid[0].tolist() == [[True, False, True], [True, False, False]]
 
 
@@ -297,13 +297,13 @@ def test_each_date_is_missing_for_itself(tmp_path: Path) -> None:
     values[1, :, 0, 0] = 0
     values[2, 3, 1, 1] = 0
     path = write(tmp_path / "a.tif", values.reshape(18, 2, 3), nodata=0)
-    with open_scene(path, image_layer(["a", "b", "c"])) as scene:
+    with open_chip(path, image_layer(["a", "b", "c"])) as scene:
         valid = scene.read(scene.grid.window)[IMAGE].valid
     assert np.argwhere(~valid).tolist() == [[1, 0, 0, 0]]
 
 
 def test_window_outside_is_not_valid(tmp_path: Path) -> None:
-    with open_scene(write(tmp_path / "a.tif", tagged(6)), LAYER) as scene:
+    with open_chip(write(tmp_path / "a.tif", tagged(6)), LAYER) as scene:
         patch = scene.read(Window(-1, 2, 3, 4))[IMAGE]
     assert patch.valid[0].tolist() == [[False] * 4, [True, True, False, False], [True, True, False, False]]
 
@@ -336,7 +336,7 @@ def test_numbers_that_cannot_be_reflectance_are_refused(
     values = (level * np.random.default_rng(0).normal(1, 0.01, (6, 150, 90))).astype(np.float32)
     values[:, :40] = -9999
     path = write(tmp_path / "scene.tif", values, nodata=-9999)
-    with open_scene(path, LAYER, given=Declaration(scale=scale)) as scene:
+    with open_chip(path, LAYER, given=Declaration(scale=scale)) as scene:
         if remedy is None:
             check_quantities(scene)
         else:
@@ -346,7 +346,7 @@ def test_numbers_that_cannot_be_reflectance_are_refused(
 
 def test_scene_without_a_valid_pixel_has_no_unit(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", np.zeros((6, 20, 20), np.int16), nodata=0)
-    with open_scene(path, LAYER) as scene:
+    with open_chip(path, LAYER) as scene:
         check_quantities(scene)
 
 
@@ -410,7 +410,7 @@ def test_grid_of_a_label_may_differ_in_its_last_digits_only(tmp_path: Path) -> N
         return write(tmp_path / name, np.zeros(shape, np.int16), **place)
 
     last = 8.983152841195184e-05
-    with open_scene(image, LAYER) as scene:
+    with open_chip(image, LAYER) as scene:
         check(label("b.tif", transform=Affine(last, 0, -0.7, 0, -last, 38.1), crs="EPSG:4326"), scene)
         check(label("c.tif", transform=None, crs=None), scene)
         moved = label("d.tif", transform=Affine(step, 0, -0.7 + 0.2 * step, 0, -step, 38.1), crs="EPSG:4326")
@@ -434,7 +434,7 @@ def test_a_label_that_is_no_mask_is_refused_by_name(tmp_path: Path) -> None:
     water = np.zeros((60, 60), np.uint8)
     water[15:40, 20:45] = 1
     image = write(tmp_path / "image.tif", tagged(6, (60, 60)))
-    with open_scene(image, LAYER) as scene:
+    with open_chip(image, LAYER) as scene:
         assert dict(check(write(tmp_path / "a.tif", water), scene).pixels) == {0: 2975, 1: 625}
         Image.fromarray(water).save(tmp_path / "b.tif", "JPEG")
         with pytest.raises(DataError, match=r"b.tif: JPEG changes values"):
@@ -464,7 +464,7 @@ needs_data = pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCOR
 def test_published_flood_chip_and_its_label() -> None:
     folder = real_folder() / "flood"
     label = folder / "Spain_7370579_LabelHand.tif"
-    with open_scene(folder / "Spain_7370579_S2Hand.tif", LAYER, given=Declaration(scale=1e-4)) as scene:
+    with open_chip(folder / "Spain_7370579_S2Hand.tif", LAYER, given=Declaration(scale=1e-4)) as scene:
         check(label, scene)
         check_quantities(scene)
         patch = scene.read(scene.grid.window)[IMAGE]
@@ -476,7 +476,7 @@ def test_published_flood_chip_and_its_label() -> None:
     for value, expected in ((1, (1093, 948, 449, 258)), (0, (1334, 2560, 1839, 1138))):
         means = patch.values[[0, 3, 4, 5]][:, target == value].mean(axis=1) * 10_000
         assert np.abs(means - expected).max() < 1
-    with open_scene(folder / "Spain_7370579_S2Hand.tif", LAYER) as scene, pytest.raises(SceneError, match="--scale"):
+    with open_chip(folder / "Spain_7370579_S2Hand.tif", LAYER) as scene, pytest.raises(SceneError, match="--scale"):
         check_quantities(scene)
 
 
@@ -493,7 +493,7 @@ def test_published_burn_mask_has_a_crs_without_a_code(tmp_path: Path) -> None:
     # An image of the same tile as written by others: with the code, or with the text.
     for crs, accepted in (("EPSG:32610", True), (own, True), ("EPSG:32611", False)):
         path = write(tmp_path / "image.tif", values, crs=crs, transform=Affine(30, 0, 699_960, 0, -30, 5_200_020))
-        with open_scene(path, LAYER) as scene:
+        with open_chip(path, LAYER) as scene:
             assert centre_of(scene.grid) is not None
             if accepted:
                 check(mask, scene)
@@ -509,8 +509,8 @@ def test_published_burn_mask_has_a_crs_without_a_code(tmp_path: Path) -> None:
 def test_published_chips_of_thirteen_bands_without_names(path: str) -> None:
     file = real_folder() / "multispectral" / path
     with pytest.raises(SceneError, match="13 bands without names.*--bands 2 3 4 9 12 13"):
-        open_scene(file, LAYER)
-    with open_scene(file, LAYER, bands=["2", "3", "4", "9", "12", "13"], given=Declaration(scale=1e-4)) as scene:
+        open_chip(file, LAYER)
+    with open_chip(file, LAYER, bands=["2", "3", "4", "9", "12", "13"], given=Declaration(scale=1e-4)) as scene:
         check_quantities(scene)
         values = scene.read(scene.grid.window)[IMAGE].values
     with rasterio.open(file) as raw:
@@ -521,11 +521,11 @@ def test_published_chips_of_thirteen_bands_without_names(path: str) -> None:
 @needs_data
 def test_chip_in_reflectance_with_names_and_another_nodata() -> None:
     path = real_folder() / "burn" / "hls_like_6band_from_S2_Bykovsky.tif"
-    with open_scene(path, LAYER) as scene:
+    with open_chip(path, LAYER) as scene:
         assert scene.layers[IMAGE].bands.names == tuple(SIX_BANDS)
         check_quantities(scene)
     with (
-        open_scene(path, LAYER, given=Declaration(scale=1e-4)) as scene,
+        open_chip(path, LAYER, given=Declaration(scale=1e-4)) as scene,
         pytest.raises(SceneError, match="--scale a larger one"),
     ):
         check_quantities(scene)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crops_activesampling.plane_medians import comparisons, middle_of
+from crops_activesampling.median_network import comparisons, middle_of
 
 
 def medians(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

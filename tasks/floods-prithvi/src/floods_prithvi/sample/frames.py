@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from floods_prithvi.sample_flood import parcels
+from floods_prithvi.sample.flood import parcels
 from geocore_synthetic.fields import gaussian_field
 
 DATES: Final = 3

@@ -23,7 +23,7 @@ from slumps_detectron2.areas import IMAGE, Areas, Truth
 from slumps_detectron2.labels import UNLABELLED
 
 if TYPE_CHECKING:
-    from geocore.tiling.samplers import Draw
+    from geocore.tiling.samplers import PatchIndex
 
 Ids = npt.NDArray[np.uint32]
 
@@ -161,7 +161,7 @@ class Tiles:
         if not any(positive):
             raise DataError(self._why_none(split, sum(map(len, negative))))
 
-    def read(self, draw: Draw) -> dict[str, Any]:
+    def read(self, draw: PatchIndex) -> dict[str, Any]:
         """One training item.
 
         Pixels beyond the area are neither valid nor labelled: they may belong to another split.

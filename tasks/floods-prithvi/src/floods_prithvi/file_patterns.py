@@ -19,7 +19,7 @@ from typing import Final
 from floods_prithvi.config import Format
 from geocore.errors import DataError
 from geocore.raster.paths import Location
-from geocore.raster.products import find_images
+from geocore.raster.products import find_scenes
 from geocore.storage.documents import read_json
 
 SCENE_EXTENSIONS: Final = (".tif", ".tiff", ".vrt")
@@ -176,7 +176,7 @@ def find_rasters(inputs: Sequence[Location]) -> dict[str, Location]:
     Raises:
         DataError: a path does not exist or holds no scene, or two scenes would write to the same products.
     """
-    return find_images(inputs, extensions=SCENE_EXTENSIONS, left_out=_LABEL_ENDINGS, made=_PRODUCTS)
+    return find_scenes(inputs, extensions=SCENE_EXTENSIONS, left_out=_LABEL_ENDINGS, made=_PRODUCTS)
 
 
 def listed(names: Sequence[str], limit: int = 5) -> str:

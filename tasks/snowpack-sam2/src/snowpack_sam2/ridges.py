@@ -1,4 +1,4 @@
-"""Boundary lines from boundary probability: crest lines in any direction, and curves that run from left to right.
+"""Boundary lines from boundary probability: ridge lines in any direction, and curves that run from left to right.
 
 A line marks the upper (or left) pixel of the two between which the layer changes, as `layers.boundaries_of` does: the
 edge itself lies half a pixel below it.
@@ -18,15 +18,15 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 _SMOOTHING_PX = 1.5
-"""Sigma of the smoothing before crests are sought: a line 3-5 px wide has one, the two of a lens merge below 6 px."""
+"""Sigma of the smoothing before ridges are sought: a line 3-5 px wide has one, the two of a lens merge below 6 px."""
 _LEAST_BEND = 0.02
-"""Least curvature of a crest relative to its height, in units of the smoothing."""
+"""Least curvature of a ridge relative to its height, in units of the smoothing."""
 _FADING = 0.5
 """Share of the threshold down to which a boundary is followed: cut where it fades, it would leave slivers of layers."""
 _MAX_GAP_PX = 24
 """Columns over which two pieces of one boundary are joined; a piece shorter than half a gap cannot bridge it."""
 _LEAST_PIECE_PX = 4
-"""Connected crests that extend over fewer rows and columns are noise and are not followed."""
+"""Connected ridges that extend over fewer rows and columns are noise and are not followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +44,30 @@ class Boundary:
 def boundary_mask(
     probability: npt.NDArray[np.floating], valid: BoolArray, threshold: float, *, min_length_px: int = 8
 ) -> BoolArray:
-    """Thin a boundary probability to its crest lines, in any direction.
+    """Thin a boundary probability to its ridge lines, in any direction.
 
-    A pixel is on a crest when the smoothed probability is highest there across the direction of strongest downward
+    A pixel is on a ridge when the smoothed probability is highest there across the direction of strongest downward
     curvature (non-maximum suppression along the Hessian's first eigenvector, Steger 1998).
 
     Args:
         probability: Shape (row, col), float, 0-1.
         valid: Shape (row, col), bool: True where the photo shows the wall.
-        threshold: Least probability, 0-1, at the crest or beside it.
-        min_length_px: Connected crests that extend over fewer rows and columns are dropped.
+        threshold: Least probability, 0-1, at the ridge or beside it.
+        min_length_px: Connected ridges that extend over fewer rows and columns are dropped.
 
     Returns:
         Shape (row, col), bool: lines one or two pixels wide.
     """
-    crest, _ = _crest(probability, valid, threshold)
-    return _long(crest, min_length_px)
+    ridge, _ = _ridge(probability, valid, threshold)
+    return _long(ridge, min_length_px)
 
 
 def trace(
     probability: npt.NDArray[np.floating], valid: BoolArray, threshold: float, *, min_length_px: int = 24
 ) -> list[Boundary]:
-    """Link crest lines into boundaries that run from left to right.
+    """Link ridge lines into boundaries that run from left to right.
 
-    Crest pixels are followed from column to column, sloping as they like; pieces of one boundary are joined over gaps
+    Ridge pixels are followed from column to column, sloping as they like; pieces of one boundary are joined over gaps
     of up to 24 columns. Parts that stand upright in one column cannot be a border between an upper and a lower layer
     and are left out here (`boundary_mask` keeps them).
 
@@ -80,10 +80,10 @@ def trace(
     Returns:
         Boundaries, longest first; empty when nothing reaches the threshold.
     """
-    certain, _ = _crest(probability, valid, threshold)
-    crest, smooth = _crest(probability, valid, _FADING * threshold)
-    crest = _holding(crest, certain)
-    pieces = _joined(_followed(_long(crest, _LEAST_PIECE_PX), smooth))
+    certain, _ = _ridge(probability, valid, threshold)
+    ridge, smooth = _ridge(probability, valid, _FADING * threshold)
+    ridge = _holding(ridge, certain)
+    pieces = _joined(_followed(_long(ridge, _LEAST_PIECE_PX), smooth))
     near = ndimage.maximum_filter(probability, 3)
     boundaries = []
     for cols, rows in pieces:
@@ -93,15 +93,15 @@ def trace(
     return sorted(boundaries, key=lambda boundary: (-len(boundary.cols), float(boundary.rows[0])))
 
 
-def _crest(probability: npt.NDArray[np.floating], valid: BoolArray, threshold: float) -> tuple[BoolArray, FloatArray]:
-    """Crest pixels at or above the threshold, and the smoothed probability, both of shape (row, col)."""
+def _ridge(probability: npt.NDArray[np.floating], valid: BoolArray, threshold: float) -> tuple[BoolArray, FloatArray]:
+    """Ridge pixels at or above the threshold, and the smoothed probability, both of shape (row, col)."""
     values = np.where(valid, probability, 0).astype(np.float64)
     smooth = ndimage.gaussian_filter(values, _SMOOTHING_PX, mode="nearest")
     down, across, mixed = (
         ndimage.gaussian_filter(values, _SMOOTHING_PX, order=order, mode="nearest")
         for order in ((2, 0), (0, 2), (1, 1))
     )
-    # Eigenvector of the Hessian's smaller eigenvalue: the direction across the crest.
+    # Eigenvector of the Hessian's smaller eigenvalue: the direction across the ridge.
     angle = 0.5 * np.arctan2(2 * mixed, down - across)
     normal_row, normal_col = -np.sin(angle), np.cos(angle)
     curvature = (down + across) / 2 - np.hypot((down - across) / 2, mixed)
@@ -110,37 +110,37 @@ def _crest(probability: npt.NDArray[np.floating], valid: BoolArray, threshold: f
     normal_row, normal_col = normal_row * flip, normal_col * flip
     # A Gaussian line has a curvature of about -height / (2 sigma**2) there; the foot of a line has next to none.
     bent = curvature * _SMOOTHING_PX**2 < -_LEAST_BEND * smooth
-    crest = valid & bent & (smooth > 0) & (ndimage.maximum_filter(values, 3) >= threshold)
-    rows, cols = np.nonzero(crest)
-    step_row, step_col = normal_row[crest], normal_col[crest]
-    here = smooth[crest]
+    ridge = valid & bent & (smooth > 0) & (ndimage.maximum_filter(values, 3) >= threshold)
+    rows, cols = np.nonzero(ridge)
+    step_row, step_col = normal_row[ridge], normal_col[ridge]
+    here = smooth[ridge]
     after = ndimage.map_coordinates(smooth, [rows + step_row, cols + step_col], order=1, mode="nearest")
     before = ndimage.map_coordinates(smooth, [rows - step_row, cols - step_col], order=1, mode="nearest")
-    crest[crest] = (here >= after - 1e-12) & (here > before + 1e-12)
-    return crest, smooth
+    ridge[ridge] = (here >= after - 1e-12) & (here > before + 1e-12)
+    return ridge, smooth
 
 
-def _long(crest: BoolArray, min_length_px: int) -> BoolArray:
-    """Drop 8-connected crests whose extent along both axes is shorter."""
-    pieces, _ = ndimage.label(crest, structure=np.ones((3, 3)))
+def _long(ridge: BoolArray, min_length_px: int) -> BoolArray:
+    """Drop 8-connected ridges whose extent along both axes is shorter."""
+    pieces, _ = ndimage.label(ridge, structure=np.ones((3, 3)))
     extents = [max(part.stop - part.start for part in box) for box in ndimage.find_objects(pieces)]
     return np.asarray(np.array([False, *(extent >= min_length_px for extent in extents)])[pieces], dtype=np.bool_)
 
 
-def _holding(crest: BoolArray, certain: BoolArray) -> BoolArray:
-    """Keep the 8-connected crests that hold a certain pixel."""
-    pieces, count = ndimage.label(crest, structure=np.ones((3, 3)))
+def _holding(ridge: BoolArray, certain: BoolArray) -> BoolArray:
+    """Keep the 8-connected ridges that hold a certain pixel."""
+    pieces, count = ndimage.label(ridge, structure=np.ones((3, 3)))
     kept = np.zeros(count + 1, bool)
-    kept[pieces[crest & certain]] = True
-    return np.asarray(kept[pieces] & crest, dtype=np.bool_)
+    kept[pieces[ridge & certain]] = True
+    return np.asarray(kept[pieces] & ridge, dtype=np.bool_)
 
 
-def _followed(crest: BoolArray, smooth: FloatArray) -> list[tuple[npt.NDArray[np.int64], FloatArray]]:
-    """Follow crest pixels from column to column; (columns, sub-pixel rows) of each piece."""
+def _followed(ridge: BoolArray, smooth: FloatArray) -> list[tuple[npt.NDArray[np.int64], FloatArray]]:
+    """Follow ridge pixels from column to column; (columns, sub-pixel rows) of each piece."""
     done: list[list[tuple[int, float]]] = []
     active: list[tuple[list[tuple[int, float]], int, int]] = []  # points, first and last row of the last run
-    for col in np.flatnonzero(crest.any(axis=0)).tolist():
-        runs = _runs(crest[:, col])
+    for col in np.flatnonzero(ridge.any(axis=0)).tolist():
+        runs = _runs(ridge[:, col])
         still = [piece for piece in active if col - piece[0][-1][0] <= 2]
         done += [piece[0] for piece in active if col - piece[0][-1][0] > 2]
         # A run continues a piece when their rows touch, allowing two rows of slack.
@@ -159,7 +159,7 @@ def _followed(crest: BoolArray, smooth: FloatArray) -> list[tuple[npt.NDArray[np
         active = [piece for index, piece in enumerate(still) if index not in continued]
         for number, (first, last) in enumerate(runs):
             points = still[taken[number]][0] if number in taken else []
-            points.append((col, _crest_row(smooth[:, col], first, last)))
+            points.append((col, _ridge_row(smooth[:, col], first, last)))
             active.append((points, first, last))
     done += [piece[0] for piece in active]
     return [_filled(points) for points in done]
@@ -171,8 +171,8 @@ def _runs(column: BoolArray) -> list[tuple[int, int]]:
     return [(int(first), int(stop) - 1) for first, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _crest_row(column: FloatArray, first: int, last: int) -> float:
-    """Row of a run's crest: its middle when it is long (a steep line), else the vertex of a parabola."""
+def _ridge_row(column: FloatArray, first: int, last: int) -> float:
+    """Row of a run's ridge: its middle when it is long (a steep line), else the vertex of a parabola."""
     if last - first > 2:
         return (first + last) / 2
     row = first + int(np.argmax(column[first : last + 1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from floods_prithvi.config import PrepareSettings
-from floods_prithvi.names import FORMATS, ChipFiles, chip_id, listed
+from floods_prithvi.file_patterns import FORMATS, ChipFiles, chip_id, listed
 from geocore.errors import DataError
 from geocore.storage.documents import DocumentError, read_text
 from geocore.tiling.splits import split_by_group

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from geocore.raster.grid import Window
-from slumps_detectron2.detections import Effort, Found
-from slumps_detectron2.pasting import paste, sightings
+from slumps_detectron2.interface import Effort, Found
+from slumps_detectron2.paste_masks import detections, paste
 
 SHAPE = (40, 50)
 
@@ -115,14 +115,14 @@ def test_box_without_pixels_is_no_object(box: np.ndarray) -> None:
     assert paste(np.ones((28, 28), np.float32), box, SHAPE) is None
 
 
-def test_sightings_carry_class_values_and_scores_in_order() -> None:
+def test_detections_carry_class_values_and_scores_in_order() -> None:
     found = Found(
         boxes=np.stack([_box(1, 2, 9, 12), _box(60, 0, 70, 9), _box(5, 5, 30, 20)]),
         scores=np.array([0.9, 0.8, 0.25], np.float32),
         classes=np.array([1, 0, 0]),
         masks=np.ones((3, 28, 28), np.float32),
     )
-    objects = sightings(found, (3, 7), SHAPE)
+    objects = detections(found, (3, 7), SHAPE)
     assert [(each.label, each.score, each.window) for each in objects] == [
         (7, pytest.approx(0.9), Window(2, 1, 10, 8)),
         (3, 0.25, Window(5, 5, 15, 25)),

@@ -12,12 +12,12 @@ import pytest
 from geocore.errors import SceneError, SettingsError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import ControlPoint, Grid, Window
-from geocore.raster.scene import ArraySource, Layer, Patch, Scene
+from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
 from seaice_multitask.channels import COARSE_STANDARD, PLACE_STANDARD, RADAR, bands_of
 from seaice_multitask.charts import MASKED
 from seaice_multitask.config import WINNER_CHANNELS, WorkingSettings
+from seaice_multitask.resampling import PLANES, month_code, reduce_chart, reduce_plane, working_scene
 from seaice_multitask.scenes import COARSE, SAR
-from seaice_multitask.working import PLANES, month_code, reduce_chart, reduce_plane, working_scene
 
 NAME = "20200716T030405_cis"
 SHAPE = (253, 331)
@@ -45,8 +45,8 @@ def _scene(shape: tuple[int, int] = SHAPE, seed: int = 0, name: str = NAME, west
     coarse = rng.standard_normal((20, *coarse_shape)).astype(np.float32)
     coarse_valid = rng.random((20, *coarse_shape)) < 0.9
     sources = {
-        SAR: ArraySource(Layer(SAR, bands_of(SAR_NAMES), "float32"), sar, valid),
-        COARSE: ArraySource(Layer(COARSE, bands_of(tuple(COARSE_STANDARD)), "float32", 25), coarse, coarse_valid),
+        SAR: ArrayReader(Layer(SAR, bands_of(SAR_NAMES), "float32"), sar, valid),
+        COARSE: ArrayReader(Layer(COARSE, bands_of(tuple(COARSE_STANDARD)), "float32", 25), coarse, coarse_valid),
     }
     return Scene(name, Grid(*shape, crs="EPSG:4326", gcps=_points(shape, west)), sources)
 

@@ -26,10 +26,10 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.io import MemoryFile
 
-from floods_prithvi import sample_burn, sample_events, sample_flood, sample_frames
-from floods_prithvi.names import METADATA
-from floods_prithvi.sample_events import EVENTS, HELD_OUT, Event
-from floods_prithvi.sample_flood import Kind
+from floods_prithvi.file_patterns import METADATA
+from floods_prithvi.sample import burn, events, flood, frames
+from floods_prithvi.sample.events import EVENTS, HELD_OUT, Event
+from floods_prithvi.sample.flood import Kind
 from geocore.storage.files import storage_errors
 from geocore.terminal import progress
 
@@ -39,7 +39,7 @@ Difficulty = Literal["standard", "easy"]
 
 CODE: Final = (
     __file__,
-    *(str(module.__file__) for module in (sample_burn, sample_events, sample_flood, sample_frames)),
+    *(str(module.__file__) for module in (burn, events, flood, frames)),
 )
 """Files that decide what is drawn."""
 COUNTS: Final[Mapping[str, int]] = MappingProxyType({"train": 6, "valid": 2, "test": 2, "bolivia": 8})
@@ -99,7 +99,7 @@ def write_sample(
             # Two chips of an event never share a number: the list and the place on it are part of it.
             chip = f"{event.name}_{1000 * (100 + key[1]) + 7 * key[3] + int(rng.integers(7))}"
             kind, stripes = _kind(number), number % 6 == 2
-            values, label = sample_flood.draw_chip(event.look, kind, size, rng, stripes=stripes, easy=easy)
+            values, label = flood.draw_chip(event.look, kind, size, rng, stripes=stripes, easy=easy)
             corner = _corner(event, key[1], key[3], rng)
             _write_flood_chip(folder / _FOLDER, chip, corner, values, label)
             rows.append(f"{chip}_S1Hand.tif,{chip}_LabelHand.tif\n")
@@ -138,12 +138,12 @@ def write_burn_sample(
             tile = _TILES[number // 2 % len(_TILES)]
             day = date(2018 + number % 4, 7, 1) + timedelta(days=int(rng.integers(120)))
             name = f"subsetted_{size}x{size}_HLS.S30.{tile}.{day:%Y%j}.v1.4"
-            values, mask = sample_burn.draw_chip(size, rng, wedge=number % 3 == 1, easy=difficulty == "easy")
+            values, mask = burn.draw_chip(size, rng, wedge=number % 3 == 1, easy=difficulty == "easy")
             place = Affine(30, 0, 399_960 + 30 * size * (number % 2), 0, -30, 4_400_040 - 30_000 * (number // 2))
             zone = int(tile[1:3])
             crs = CRS.from_wkt(_UTM_WKT.format(zone=zone, meridian=6 * zone - 183))
             image, label = folder / part / f"{name}_merged.tif", folder / part / f"{name}.mask.tif"
-            _write(image, values, crs=crs, transform=place, nodata=sample_burn.NODATA)
+            _write(image, values, crs=crs, transform=place, nodata=burn.NODATA)
             _write(label, mask[np.newaxis], crs=crs, transform=place, nodata=-1)
     return folder
 
@@ -167,7 +167,7 @@ def write_frames_sample(
         (folder / f"{part}_chips").mkdir(parents=True, exist_ok=True)
         names = []
         for number in range(first, first + count):
-            values, label = sample_frames.draw_chip(size, np.random.default_rng([seed, number]))
+            values, label = frames.draw_chip(size, np.random.default_rng([seed, number]))
             name = f"chip_{100 + number // 4:03d}_{200 + number % 4:03d}"
             place = Affine(30, 0, -200_000 + 30 * size * (number % 4), 0, -30, 2_000_000 - 30 * size * (number // 4))
             crs = CRS.from_epsg(5070)
@@ -208,7 +208,7 @@ def _write_flood_chip(
         crs=crs,
         transform=Affine(_PIXEL_DEG, 0, west, 0, -_PIXEL_DEG, north),
         nodata=0,
-        names=sample_flood.BANDS,
+        names=flood.BANDS,
         compress=True,
     )
     transform = Affine(_LABEL_PIXEL_DEG, 0, west, 0, -_LABEL_PIXEL_DEG, north)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from floods_prithvi.positions import Grid, dates_of, resized, sincos_1d, sincos_3d
+from floods_prithvi.positional_encoding import Grid, dates_of, resized, sincos_1d, sincos_3d
 
 #: Rounding of float64 to float32 for numbers up to 1.
 FLOAT32 = 6e-8

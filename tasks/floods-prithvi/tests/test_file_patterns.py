@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from floods_prithvi.config import PrepareSettings
-from floods_prithvi.lists import assign_splits, find_lists, read_list
-from floods_prithvi.names import (
+from floods_prithvi.file_patterns import (
     FORMATS,
     METADATA,
     ChipFiles,
@@ -23,6 +22,7 @@ from floods_prithvi.names import (
     read_event_dates,
 )
 from floods_prithvi.published import PUBLISHED
+from floods_prithvi.split_lists import assign_splits, find_lists, read_list
 from geocore.errors import DataError
 
 BURN = "subsetted_512x512_HLS.S30.T10SFE.2020267.v1.4"

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from scipy import ndimage, special
 
 from geocore_synthetic.fields import gaussian_field
-from seaice_multitask.sample_ice import Ice
-from seaice_multitask.sample_plans import GCPS, ScenePlan, control_pixels
+from seaice_multitask.sample.ice import Ice
+from seaice_multitask.sample.plans import GCPS, ScenePlan, control_pixels
 
 RATIO = 25
 """Pixels of 80 m per pixel of the 2 km grid, along an axis."""

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.raster.grid import Window
-from slumps_detectron2.detections import Found
-from slumps_detectron2.sightings import Sighting
+from slumps_detectron2.detections import Detection
+from slumps_detectron2.interface import Found
 
 
-def sightings(found: Found, class_values: Sequence[int], shape: tuple[int, int]) -> list[Sighting]:
+def detections(found: Found, class_values: Sequence[int], shape: tuple[int, int]) -> list[Detection]:
     """Turn the detections of a tile into objects of its pixels.
 
     Args:
@@ -37,7 +37,7 @@ def sightings(found: Found, class_values: Sequence[int], shape: tuple[int, int])
     for box, score, index, mask in zip(found.boxes, found.scores, found.classes, found.masks, strict=True):
         if (pasted := paste(mask, box, shape)) is not None:
             window, pixels = pasted
-            objects.append(Sighting(window, pixels, float(score), int(class_values[int(index)])))
+            objects.append(Detection(window, pixels, float(score), int(class_values[int(index)])))
     return objects
 
 

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from geocore_synthetic.fields import gaussian_field, wandering_curve
 from geocore_synthetic.shapes import corner
-from seaice_multitask.sample_plans import ScenePlan
+from seaice_multitask.sample.plans import ScenePlan
 
 HEADER = "poly_id;CT;CA;SA;FA;CB;SB;FB;CC;SC;FC;CN;CD;CF;POLY_TYPE"
 """First element of `polygon_codes`."""

@@ -13,10 +13,10 @@ import numpy as np
 import pyproj
 import pytest
 
-from crops_activesampling import layout
+from crops_activesampling import s4a_format
 from crops_activesampling.cf_times import decode_times
-from crops_activesampling.layout import RATIOS, PatchName, find_patches, open_patch, true_labels, truth_path
 from crops_activesampling.patch_writer import NewPatch, write_patch
+from crops_activesampling.s4a_format import RATIOS, PatchName, find_patches, open_patch, true_labels, truth_path
 from geocore.errors import DataError
 
 SIZE = 12
@@ -113,8 +113,8 @@ def test_opening_reads_no_images(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return original(variable, key)
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
-    chunks = layout.read_dataset
-    monkeypatch.setattr(layout, "read_dataset", lambda variable: (read.append(variable.name), chunks(variable))[1])
+    chunks = s4a_format.read_dataset
+    monkeypatch.setattr(s4a_format, "read_dataset", lambda variable: (read.append(variable.name), chunks(variable))[1])
     with open_patch(path) as patch:
         # The coordinates alone, to compare the transform with.
         assert set(read) == {"/labels/x", "/labels/y"}
