@@ -349,9 +349,9 @@ class TrackingSettings(Settings):
 
 
 class WorkerSettings(Settings):
-    """Who does the tasks of a command: this process, others beside it, or a cluster; all of them or a share.
+    """Who does the jobs of a command: this process, others beside it, or a cluster; all of them or a share.
 
-    A command whose tasks may travel inherits these as flags of its own. Results do not depend on them. All its paths
+    A command whose jobs may travel inherits these as flags of its own. Results do not depend on them. All its paths
     are made absolute, because a worker may have been started in another folder.
     """
 
@@ -391,12 +391,12 @@ class WorkerSettings(Settings):
     def _one_place(self) -> Self:
         if self.workers and self.scheduler is not None:
             raise ValueError(
-                f"workers {self.workers} with scheduler {self.scheduler}: tasks run here or there; leave one out"
+                f"workers {self.workers} with scheduler {self.scheduler}: jobs run here or there; leave one out"
             )
         return self
 
     def takes(self, position: int) -> bool:
-        """Whether the task at a position of the list, counted from 0, belongs to this shard."""
+        """Whether the job at a position of the list, counted from 0, belongs to this shard."""
         if self.shard is None:
             return True
         index, count = map(int, self.shard.split("/"))
@@ -405,7 +405,7 @@ class WorkerSettings(Settings):
     def turned(self, by: int) -> Self:
         """The same with the shares dealt out to the shards from another one on.
 
-        Where each of many lists has few tasks, the first shards would otherwise get them all.
+        Where each of many lists has few jobs, the first shards would otherwise get them all.
 
         Args:
             by: number of the list, the same in all shards.

@@ -55,11 +55,11 @@ def write_chunk(arguments: dict[str, Any], part: Path) -> None:
 def write_by_chunks(
     arguments: dict[str, Any], part: Path, *, output: Path, settings: WorkerSettings, order: tuple[str, ...]
 ) -> None:
-    """As the tasks with wide scenes do: chunks are shared out, whoever finds all of them joins."""
+    """As the jobs with wide scenes do: chunks are shared out, whoever finds all of them joins."""
     name = Path(arguments["path"]).stem
     folder = chunk_dir(output, name)
-    tasks = [Job(chunk, {"chunk": chunk}) for chunk in CHUNKS]
-    run_jobs(tasks, write_chunk, folder, context=1, workers=settings.turned(order.index(name)))
+    jobs = [Job(chunk, {"chunk": chunk}) for chunk in CHUNKS]
+    run_jobs(jobs, write_chunk, folder, context=1, workers=settings.turned(order.index(name)))
     with merging(folder, [part_path(folder, chunk) for chunk in CHUNKS]):
         text = " ".join(part_path(folder, chunk).read_text() for chunk in CHUNKS)
         for product in products(output, name):
@@ -76,9 +76,9 @@ def scenes_in(folder: Path, **numbers: int) -> list[Job]:
     return scene_jobs({name: folder / f"{name}.txt" for name in numbers}, sha256_file)
 
 
-def mapped(prediction: BatchPrediction, tasks: list[Job]) -> BatchResult:
+def mapped(prediction: BatchPrediction, jobs: list[Job]) -> BatchResult:
     output = prediction.output
-    return prediction.run("scenes", tasks, partial(write_scene, output=output), products=partial(products, output))
+    return prediction.run("scenes", jobs, partial(write_scene, output=output), products=partial(products, output))
 
 
 def told(summaries: dict[str, Any]) -> str:
@@ -128,12 +128,12 @@ def test_a_survey_maps_records_and_says_so(tmp_path: Path, capsys: pytest.Captur
 
 def test_the_record_keeps_earlier_calls(tmp_path: Path) -> None:
     output = tmp_path / "maps"
-    tasks = scenes_in(tmp_path / "raw", a=2, b=4, c=5)
+    jobs = scenes_in(tmp_path / "raw", a=2, b=4, c=5)
     first = prediction_of(output)
-    finish(first, {"scenes": mapped(first, tasks[:1])})
+    finish(first, {"scenes": mapped(first, jobs[:1])})
     second = prediction_of(output, flips=True)
     with pytest.raises(DataError, match="^1 of 2 scenes failed: c: "):
-        finish(second, {"scenes": mapped(second, tasks[1:])})
+        finish(second, {"scenes": mapped(second, jobs[1:])})
     found = calls(output)
     assert [list(call["scenes"]) for call in found] == [["a"], ["b"]]
     assert [call["context"].get("flips") for call in found] == [None, True]
@@ -153,13 +153,13 @@ def test_a_network_of_the_built_in_sample_says_so(tmp_path: Path, caplog: pytest
     assert caplog.messages[0].startswith(f"{tmp_path}/run was trained on the built-in sample")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"task": "floods", "data_hash": "d", "settings": {}}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"job": "floods", "data_hash": "d", "settings": {}}'])
 def test_a_folder_that_holds_something_else_is_not_written_into(tmp_path: Path, content: str) -> None:
-    prediction, tasks = prediction_of(tmp_path / "run"), scenes_in(tmp_path / "raw", a=2)
+    prediction, jobs = prediction_of(tmp_path / "run"), scenes_in(tmp_path / "raw", a=2)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text(content)
     with pytest.raises(RunError, match="give another folder as --output$"):
-        mapped(prediction, tasks)
+        mapped(prediction, jobs)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
     assert (tmp_path / "run/run.json").read_text() == content
 
@@ -176,8 +176,8 @@ def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys:
 
     def one_call(*names: str) -> str:
         prediction = prediction_of(output)
-        tasks = scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
-        scenes = prediction.run("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
+        jobs = scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
+        scenes = prediction.run("scenes", jobs, write, products=lambda name: [output / f"{name}_pred.tif"])
         finish(prediction, {"scenes": scenes})
         return capsys.readouterr().out.splitlines()[-1]
 
@@ -201,8 +201,8 @@ def test_which_of_two_maps_lies_on_top_does_not_depend_on_when_each_was_made(tmp
             part.write_text(json.dumps({"number": 1}))
 
         for names in calls:
-            prediction, tasks = prediction_of(output), scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
-            scenes = prediction.run("scenes", tasks, write, products=lambda name: [output / f"{name}_pred.tif"])
+            prediction, jobs = prediction_of(output), scenes_in(tmp_path / "raw", **dict.fromkeys(names, 2))
+            scenes = prediction.run("scenes", jobs, write, products=lambda name: [output / f"{name}_pred.tif"])
             finish(prediction, {"scenes": scenes})
         with rasterio.open(output / "all_pred.vrt") as dataset:
             return int(dataset.read(1)[0, 0])
@@ -212,8 +212,8 @@ def test_which_of_two_maps_lies_on_top_does_not_depend_on_when_each_was_made(tmp
 
 def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
     prediction = prediction_of(tmp_path / "maps")
-    tasks = scenes_in(tmp_path / "raw", a=2, b=4)
-    mapped(prediction, tasks)
+    jobs = scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(prediction, jobs)
     kept, changed = products(prediction.output, "a"), products(prediction.output, "b")
     before = times(kept)
     again = mapped(prediction, scenes_in(tmp_path / "raw", a=2, b=6))
@@ -227,11 +227,11 @@ def test_a_second_run_maps_only_what_changed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_scene_whose_product_was_deleted_is_mapped_again(tmp_path: Path, lost: int) -> None:
-    prediction, tasks = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
-    mapped(prediction, tasks)
+    prediction, jobs = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(prediction, jobs)
     others = times(products(prediction.output, "b"))
     products(prediction.output, "a")[lost].unlink()
-    assert [outcome.status for outcome in mapped(prediction, tasks).outcomes] == ["done", "skipped"]
+    assert [outcome.status for outcome in mapped(prediction, jobs).outcomes] == ["done", "skipped"]
     assert products(prediction.output, "a")[lost].read_text() == "4"
     assert times(products(prediction.output, "b")) == others
 
@@ -239,7 +239,7 @@ def test_a_scene_whose_product_was_deleted_is_mapped_again(tmp_path: Path, lost:
 @pytest.mark.parametrize("moment", range(4))
 def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Path, moment: int) -> None:
     """Mapped with A, then with B, which is killed somewhere, then with A again: all maps are A's."""
-    tasks, output = scenes_in(tmp_path / "raw", a=2, b=4), tmp_path / "maps"
+    jobs, output = scenes_in(tmp_path / "raw", a=2, b=4), tmp_path / "maps"
     kept = partial(products, output)
 
     class Killed(BaseException):
@@ -256,7 +256,7 @@ def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Pat
 
     def mapped_with(factor: int, moments: int) -> list[str]:
         work = partial(write, factor=factor, moments=[0] * moments)
-        scenes = prediction_of(output, factor=factor).run("scenes", tasks, work, products=kept)
+        scenes = prediction_of(output, factor=factor).run("scenes", jobs, work, products=kept)
         return [outcome.status for outcome in scenes.outcomes]
 
     assert mapped_with(3, 9) == ["done", "done"]
@@ -268,9 +268,9 @@ def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Pat
 
 
 def test_other_settings_in_one_folder_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
+    jobs, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
     for threshold in (0.5, 0.5, 0.7):
-        mapped(prediction_of(output, threshold=threshold), tasks)
+        mapped(prediction_of(output, threshold=threshold), jobs)
     assert caplog.messages == [
         f"{output}: was last mapped into with other settings or weights (threshold = 0.5 there, 0.7 now): scenes that "
         "are mapped again change"
@@ -278,11 +278,11 @@ def test_other_settings_in_one_folder_are_told(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_changed_product_is_made_again_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    prediction, tasks = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
-    mapped(prediction, tasks)
+    prediction, jobs = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2, b=4)
+    mapped(prediction, jobs)
     pred, table = products(prediction.output, "a")
     table.write_text("corrected by hand")
-    assert [outcome.status for outcome in mapped(prediction, tasks).outcomes] == ["done", "skipped"]
+    assert [outcome.status for outcome in mapped(prediction, jobs).outcomes] == ["done", "skipped"]
     assert [pred.read_text(), table.read_text()] == ["4", "4"]
     assert (tmp_path / "maps/a.csv.changed").read_text() == "corrected by hand"
     assert not (tmp_path / "maps/a_pred.tif.changed").exists()
@@ -290,29 +290,29 @@ def test_a_changed_product_is_made_again_and_kept(tmp_path: Path, caplog: pytest
 
 
 def test_products_are_read_again_only_where_they_look_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prediction, tasks = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2)
-    mapped(prediction, tasks)
+    prediction, jobs = prediction_of(tmp_path / "maps"), scenes_in(tmp_path / "raw", a=2)
+    mapped(prediction, jobs)
     read, sha256 = list[str](), geocore.jobs.job.sha256_file
     monkeypatch.setattr("geocore.jobs.job.sha256_file", lambda path: [read.append(path.name), sha256(path)][1])
-    assert mapped(prediction, tasks).outcomes[0].status == "skipped" and read == ["a"]
+    assert mapped(prediction, jobs).outcomes[0].status == "skipped" and read == ["a"]
     os.utime(tmp_path / "maps/a.csv")  # as a copy of the folder may have it
-    assert mapped(prediction, tasks).outcomes[0].status == "skipped" and read[1:] == ["a", "a.csv"]
+    assert mapped(prediction, jobs).outcomes[0].status == "skipped" and read[1:] == ["a", "a.csv"]
 
 
 def test_leftovers_of_killed_calls_go_with_the_next_start(tmp_path: Path, killed_writer: str) -> None:
-    output, tasks = tmp_path / "maps", scenes_in(tmp_path / "raw", a=2)
+    output, jobs = tmp_path / "maps", scenes_in(tmp_path / "raw", a=2)
     for folder in (output, output / ".geocore", output / ".geocore/scenes", output / ".geocore/scenes/.done"):
         folder.mkdir()
         for name in (f".part-{killed_writer}.tif", f".part-{killed_writer}.tif.working.tif", f".part-{killed_writer}"):
             (folder / name).write_text("half")
     (output / ".part-of-mine.tif").write_text("mine")
-    mapped(prediction_of(output), tasks)
+    mapped(prediction_of(output), jobs)
     assert [path.name for path in output.rglob(".part-*")] == [".part-of-mine.tif"]
 
 
 @pytest.mark.parametrize("place", [".geocore", ".geocore/scenes", ".geocore/parts", ".geocore/parts/a"])
 def test_nothing_is_kept_or_removed_behind_a_link(tmp_path: Path, place: str) -> None:
-    output, mine, tasks = tmp_path / "maps", tmp_path / "mine", scenes_in(tmp_path / "raw", a=2)
+    output, mine, jobs = tmp_path / "maps", tmp_path / "mine", scenes_in(tmp_path / "raw", a=2)
     for folder in (mine, mine / "a", mine / "parts" / "a"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "kept").write_text("mine")
@@ -327,11 +327,11 @@ def test_nothing_is_kept_or_removed_behind_a_link(tmp_path: Path, place: str) ->
         write_scene(arguments, part, output=output)
 
     if place.endswith("a"):  # a scene of this name may not be mapped, others may
-        (outcome,) = prediction.run("scenes", tasks, work, products=partial(products, output)).failed
+        (outcome,) = prediction.run("scenes", jobs, work, products=partial(products, output)).failed
         assert "symbolic link" in outcome.message
     else:
         with pytest.raises(StorageError, match="symbolic link"):
-            prediction.run("scenes", tasks, work, products=partial(products, output))
+            prediction.run("scenes", jobs, work, products=partial(products, output))
     assert sorted(mine.rglob("*")) == before
 
 
@@ -366,8 +366,8 @@ def test_what_is_made_of_several_scenes_is_recorded_beside_them(
         part.write_text(json.dumps(arguments["names"]))
 
     def joined(fails: bool) -> dict[str, BatchResult]:
-        tasks = [Job("bc", {"names": sorted(scenes.summaries), "fails": fails})]
-        made = prediction.run("mosaics", tasks, join, products=lambda name: [prediction.output / f"{name}.tif"])
+        jobs = [Job("bc", {"names": sorted(scenes.summaries), "fails": fails})]
+        made = prediction.run("mosaics", jobs, join, products=lambda name: [prediction.output / f"{name}.tif"])
         return {"scenes": scenes, "joined": made}
 
     with pytest.raises(DataError, match=r"^2 of 4 scenes and mosaics failed: a: .*; bc: grids differ$"):
@@ -385,13 +385,13 @@ def test_what_is_made_of_several_scenes_is_recorded_beside_them(
 def test_shards_see_what_the_others_did_and_the_last_one_joins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tasks, output = scenes_in(tmp_path / "raw", a=2, b=4, c=6), tmp_path / "maps"
+    jobs, output = scenes_in(tmp_path / "raw", a=2, b=4, c=6), tmp_path / "maps"
 
     @run_sharded
     def predict(settings: WorkerSettings) -> None:
         prediction = prediction_of(output)
         work = partial(write_by_chunks, output=output, settings=settings, order=("a", "b", "c"))
-        scenes = prediction.run("scenes", tasks, work, products=partial(products, output))
+        scenes = prediction.run("scenes", jobs, work, products=partial(products, output))
         finish(prediction, {"scenes": scenes}, told=lambda summaries: f"{len(summaries)} scenes")
 
     predict(WorkerSettings(shard="2/2"))
@@ -410,17 +410,17 @@ def test_shards_see_what_the_others_did_and_the_last_one_joins(
 
 
 def test_scenes_themselves_may_be_shared_out(tmp_path: Path) -> None:
-    tasks, prediction = scenes_in(tmp_path / "raw", a=2, b=4, c=6), prediction_of(tmp_path / "maps")
+    jobs, prediction = scenes_in(tmp_path / "raw", a=2, b=4, c=6), prediction_of(tmp_path / "maps")
     work, made = partial(write_scene, output=prediction.output), partial(products, prediction.output)
     with pytest.raises(Incomplete) as rest:
-        prediction.run("scenes", tasks, work, products=made, workers=WorkerSettings(shard="1/2"))
+        prediction.run("scenes", jobs, work, products=made, workers=WorkerSettings(shard="1/2"))
     assert rest.value.missing == ["b"] and made("c")[0].exists()
-    scenes = prediction.run("scenes", tasks, work, products=made, workers=WorkerSettings(shard="2/2"))
+    scenes = prediction.run("scenes", jobs, work, products=made, workers=WorkerSettings(shard="2/2"))
     assert [outcome.status for outcome in scenes.outcomes] == ["skipped", "done", "skipped"]
 
 
 def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(tmp_path: Path) -> None:
-    tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
+    jobs, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
     prediction, broken = prediction_of(output), [True]
 
     def work(arguments: dict[str, Any], part: Path) -> None:
@@ -430,10 +430,10 @@ def test_parts_of_a_scene_stay_when_it_fails_and_go_when_its_products_are_there(
             raise SceneError("1 of 2 chunks failed")
         write_scene(arguments, part, output=output)
 
-    assert prediction.run("scenes", tasks, work, products=partial(products, output)).failed
+    assert prediction.run("scenes", jobs, work, products=partial(products, output)).failed
     assert (chunk_dir(output, "a") / "r0").exists()
     broken[0] = False
-    assert not prediction.run("scenes", tasks, work, products=partial(products, output)).failed
+    assert not prediction.run("scenes", jobs, work, products=partial(products, output)).failed
     assert not list((output / ".geocore/parts").iterdir())
 
 
@@ -442,21 +442,21 @@ def test_a_reason_that_names_its_scene_is_told_as_it_is(tmp_path: Path) -> None:
         raise SceneError(f"{Path(arguments['path']).stem}: another unit than in training")
 
     prediction = prediction_of(tmp_path / "maps")
-    tasks = scenes_in(tmp_path / "raw", a=2)
-    scenes = prediction.run("scenes", tasks, work, products=partial(products, prediction.output))
+    jobs = scenes_in(tmp_path / "raw", a=2)
+    scenes = prediction.run("scenes", jobs, work, products=partial(products, prediction.output))
     with pytest.raises(DataError) as error:
         finish(prediction, {"scenes": scenes})
     assert str(error.value) == "1 of 1 scenes failed: a: another unit than in training"
 
 
 def test_a_part_that_is_a_folder_keeps_more_than_its_summary(tmp_path: Path) -> None:
-    tasks, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
+    jobs, output = scenes_in(tmp_path / "raw", a=2), tmp_path / "maps"
     prediction = prediction_of(output)
     work = partial(write_by_chunks, output=output, settings=WorkerSettings(), order=("a",))
-    scenes = prediction.run("scenes", tasks, work, products=partial(products, output))
+    scenes = prediction.run("scenes", jobs, work, products=partial(products, output))
     assert scenes.summaries == {"a": {"chunks": 2}} and (prediction.part("a") / "kept").read_text() == "r0 r1"
     products(output, "a")[0].unlink()
-    again = prediction.run("scenes", tasks, work, products=partial(products, output))
+    again = prediction.run("scenes", jobs, work, products=partial(products, output))
     assert again.outcomes[0].status == "done" and products(output, "a")[0].exists()
 
 
@@ -464,10 +464,10 @@ def test_tasks_hold_where_a_scene_lies_and_what_it_is(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("2")
     address = "https://there.org/b.tif?key=1"
-    tasks = scene_jobs({"a": Path("a.txt"), "b": address}, lambda place: f"hash of {place}")
-    assert [task.key for task in tasks] == ["a", "b"]
-    assert tasks[0].arguments == {"path": str(tmp_path / "a.txt"), "sha256": f"hash of {tmp_path / 'a.txt'}"}
-    assert tasks[1].arguments == {"path": address, "sha256": f"hash of {address}"}
+    jobs = scene_jobs({"a": Path("a.txt"), "b": address}, lambda place: f"hash of {place}")
+    assert [job.key for job in jobs] == ["a", "b"]
+    assert jobs[0].arguments == {"path": str(tmp_path / "a.txt"), "sha256": f"hash of {tmp_path / 'a.txt'}"}
+    assert jobs[1].arguments == {"path": address, "sha256": f"hash of {address}"}
 
 
 ODD = ["my scene", "Fläche", "Fla\u0308che", ".hidden", "-x", "a\nb\tc", "<b>&'\"$1$", "50% #1", "x" * 240, "\udcff"]
@@ -480,11 +480,11 @@ def test_scenes_are_mapped_under_the_names_that_their_files_have(
     folder.mkdir()
     for number, name in enumerate(ODD):
         (folder / f"{name}.txt").write_text(str(2 * number))
-    tasks = scene_jobs({name: folder / f"{name}.txt" for name in ODD}, sha256_file)
-    assert [outcome.status for outcome in mapped(prediction, tasks).outcomes] == ["done"] * len(ODD)
+    jobs = scene_jobs({name: folder / f"{name}.txt" for name in ODD}, sha256_file)
+    assert [outcome.status for outcome in mapped(prediction, jobs).outcomes] == ["done"] * len(ODD)
     for number, name in enumerate(ODD):
         assert [path.read_text() for path in products(prediction.output, name)] == [str(4 * number)] * 2
-    again = mapped(prediction, tasks)
+    again = mapped(prediction, jobs)
     assert [outcome.status for outcome in again.outcomes] == ["skipped"] * len(ODD)
     assert again.summaries == {name: {"number": 2 * number} for number, name in enumerate(ODD)}
     prediction.finish({"scenes": again}, told=told, maps=lambda name: [])
@@ -494,7 +494,7 @@ def test_scenes_are_mapped_under_the_names_that_their_files_have(
 
 def test_a_scene_that_cannot_be_read_fails_when_its_turn_comes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    tasks = scenes_in(tmp_path / "in", a=2, c=4)
+    jobs = scenes_in(tmp_path / "in", a=2, c=4)
     os.mkfifo(tmp_path / "in/pipe.txt")
     places = {name: tmp_path / f"in/{name}.txt" for name in ("a", "b", "pipe", "c")}
 
@@ -504,9 +504,9 @@ def test_a_scene_that_cannot_be_read_fails_when_its_turn_comes(tmp_path: Path) -
     def unread(place: Path) -> str:
         raise SceneError(f"{place}: is not understood")
 
-    tasks = scene_jobs(places, digest)
+    jobs = scene_jobs(places, digest)
     prediction = prediction_of(tmp_path / "maps")
-    outcomes = {outcome.key: outcome for outcome in mapped(prediction, tasks).outcomes}
+    outcomes = {outcome.key: outcome for outcome in mapped(prediction, jobs).outcomes}
     assert [outcome.status for outcome in outcomes.values()] == ["done", "failed", "failed", "done"]
     assert outcomes["b"].message.startswith(f"{places['b']}: cannot be read (No such file or directory); check the")
     assert outcomes["pipe"].message.startswith(f"{places['pipe']}: cannot be read (is a named pipe); check the")
@@ -531,11 +531,11 @@ def replaced_while_read(arguments: dict[str, Any], part: Path, *, output: Path, 
 
 def test_a_scene_that_becomes_another_one_while_it_is_mapped_is_mapped_anew(tmp_path: Path) -> None:
     output, path = tmp_path / "maps", tmp_path / "raw/a.txt"
-    tasks = scenes_in(tmp_path / "raw", a=2)
+    jobs = scenes_in(tmp_path / "raw", a=2)
     before = path.stat()
     chunk = chunk_dir(output, "a")
     work = partial(replaced_while_read, output=output, chunk=chunk)
-    result = prediction_of(output).run("scenes", tasks, work, products=partial(products, output))
+    result = prediction_of(output).run("scenes", jobs, work, products=partial(products, output))
     (failed,) = result.failed
     assert failed.message == (
         f"{path}: became another file while it was read; leave it as it is and repeat the command"
@@ -545,7 +545,7 @@ def test_a_scene_that_becomes_another_one_while_it_is_mapped_is_mapped_anew(tmp_
     path.with_suffix(".aside").replace(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     again = scene_jobs({"a": path}, sha256_file)
-    assert again[0].fingerprint(0) == tasks[0].fingerprint(0)
+    assert again[0].fingerprint(0) == jobs[0].fingerprint(0)
     assert [outcome.status for outcome in mapped(prediction_of(output), again).outcomes] == ["done"]
     assert (output / "a_pred.tif").read_text() == "4"
 
@@ -555,8 +555,8 @@ def test_a_scene_that_is_gone_by_the_end_has_no_map(tmp_path: Path) -> None:
         write_scene(arguments, part, output=tmp_path / "maps")
         Path(arguments["path"]).unlink()
 
-    tasks = scenes_in(tmp_path / "raw", a=2)
+    jobs = scenes_in(tmp_path / "raw", a=2)
     result = prediction_of(tmp_path / "maps").run(
-        "scenes", tasks, read_and_remove, products=partial(products, tmp_path / "maps")
+        "scenes", jobs, read_and_remove, products=partial(products, tmp_path / "maps")
     )
     assert [outcome.status for outcome in result.outcomes] == ["failed"]

@@ -1,4 +1,4 @@
-"""Attempts at one task, at the same time or after a kill, never meet."""
+"""Attempts at one job, at the same time or after a kill, never meet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_two_attempts_at_one_task_have_folders_of_their_own(tmp_path: Path) -> N
 
 
 def test_an_attempt_that_goes_on_does_not_hinder_another_nor_replace_what_it_made(tmp_path: Path) -> None:
-    """As when a cluster gave a worker up for dead: the task runs elsewhere while the first attempt still writes."""
+    """As when a cluster gave a worker up for dead: the job runs elsewhere while the first attempt still writes."""
     begun_writing, may_go_on, order = threading.Event(), threading.Event(), iter(("slow", "quick"))
 
     def write(arguments: dict[str, Any], part: Path) -> None:
@@ -34,12 +34,12 @@ def test_an_attempt_that_goes_on_does_not_hinder_another_nor_replace_what_it_mad
             assert may_go_on.wait(30)
         (part / "whole").write_text(name)
 
-    performer, task, outcomes = Worker(write, tmp_path, 1), Job("t0", {}), list[JobResult]()
+    worker, job, outcomes = Worker(write, tmp_path, 1), Job("t0", {}), list[JobResult]()
     with attempt_dir(tmp_path) as attempts:
-        slow = threading.Thread(target=lambda: outcomes.append(performer.perform(task, attempts)))
+        slow = threading.Thread(target=lambda: outcomes.append(worker.run(job, attempts)))
         slow.start()
         assert begun_writing.wait(30)
-        outcomes.append(performer.perform(task, attempts))
+        outcomes.append(worker.run(job, attempts))
         may_go_on.set()
         slow.join(30)
     assert [outcome.status for outcome in outcomes] == ["done", "done"]

@@ -94,7 +94,7 @@ class BatchPrediction:
     def run(
         self,
         kind: str,
-        tasks: Sequence[Job],
+        jobs: Sequence[Job],
         work: JobFunction,
         *,
         products: Callable[[str], Iterable[Path]],
@@ -106,7 +106,7 @@ class BatchPrediction:
 
         Args:
             kind: what the scenes are called in messages, in the plural.
-            tasks: one for each scene, by its name, such as those of `scene_jobs`.
+            jobs: one for each scene, by its name, such as those of `scene_jobs`.
             work: writes the products of a scene; its part is a summary in JSON, or a folder with one as `SUMMARY`. It
                 may keep parts of chunks in the `chunk_dir`, which goes once the products are there.
             products: name -> the files that the scene becomes; when one is gone or changed, all are made again, and
@@ -114,14 +114,14 @@ class BatchPrediction:
             workers: as for `run_jobs`; 0 where the work itself shares out the chunks of each scene.
 
         Raises:
-            Unfinished: other shards have not done their share yet.
+            Incomplete: other shards have not done their share yet.
             RunError: workers or scheduler cannot do the work, the folder holds a training run, or a call with other
                 settings or weights is at work in it.
             StorageError: the folder cannot be written.
         """
         self._begin()
-        sources = {task.key: task.sources for task in tasks}
-        with progress(len(tasks), kind) as bar:
+        sources = {job.key: job.sources for job in jobs}
+        with progress(len(jobs), kind) as bar:
 
             def ended(outcome: JobResult) -> None:
                 # Chunks of a scene that became another one are of nobody knows which.
@@ -130,7 +130,7 @@ class BatchPrediction:
                 bar.advance()
 
             outcomes = run_jobs(
-                tasks,
+                jobs,
                 _ReadableWork(work),
                 self._done,
                 context=self.context,
@@ -139,7 +139,7 @@ class BatchPrediction:
                 on_done=ended,
             )
         summaries = {outcome.key: _summary(self.part(outcome.key)) for outcome in outcomes if outcome.is_there}
-        endings = [path.name.removeprefix(task.key) for task in tasks[:1] for path in products(task.key)]
+        endings = [path.name.removeprefix(job.key) for job in jobs[:1] for path in products(job.key)]
         return BatchResult(kind, outcomes, summaries, tuple(endings))
 
     def part(self, name: str) -> Path:
@@ -259,7 +259,7 @@ class BatchPrediction:
 
 
 def scene_jobs(places: Mapping[str, Location], digest: Callable[[Location], str]) -> list[Job]:
-    """A task for each scene, with the arguments `path` and `sha256`, so that a changed scene is mapped anew.
+    """A job for each scene, with the arguments `path` and `sha256`, so that a changed scene is mapped anew.
 
     One that cannot be read has the argument `unread` in place of its hash, and fails with it when its turn comes.
 
@@ -267,7 +267,7 @@ def scene_jobs(places: Mapping[str, Location], digest: Callable[[Location], str]
         places: name of each scene -> where it lies.
         digest: hash of a scene's content.
     """
-    tasks = []
+    jobs = []
     for name, place in places.items():
         # A worker may run in another folder; an address is a text and stays as it is.
         path = place.absolute() if isinstance(place, Path) else place
@@ -283,8 +283,8 @@ def scene_jobs(places: Mapping[str, Location], digest: Callable[[Location], str]
             arguments[_UNREAD] = (
                 f"{redacted(path)}:{named} cannot be read ({error.strerror}); check the path, and who may read it"
             )
-        tasks.append(Job(name, arguments, sources))
-    return tasks
+        jobs.append(Job(name, arguments, sources))
+    return jobs
 
 
 @dataclass(frozen=True, slots=True)

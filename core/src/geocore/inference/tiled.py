@@ -244,7 +244,7 @@ def run_chunks(
         SceneError: chunks failed; the others are kept and the next call does only what is missing.
     """
     plan = chunks(shape, chunk_px, align)
-    tasks = [
+    jobs = [
         Job(
             chunk.key,
             {
@@ -257,7 +257,7 @@ def run_chunks(
         )
         for chunk in plan
     ]
-    outcomes = run_jobs(tasks, ChunkJob(map_one), folder, context=context, workers=workers)
+    outcomes = run_jobs(jobs, ChunkJob(map_one), folder, context=context, workers=workers)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise SceneError(

@@ -1,6 +1,6 @@
-"""Who runs tasks: processes of this machine, also when one of them is killed, or a Dask cluster.
+"""Who runs jobs: processes of this machine, also when one of them is killed, or a Dask cluster.
 
-A cluster's scheduler is asked by address, its workers are started by whoever runs it. Only tasks, paths and settings go
+A cluster's scheduler is asked by address, its workers are started by whoever runs it. Only jobs, paths and settings go
 through the scheduler, and only outcomes come back; scenes and parts go over the disk, which all workers must see under
 the same path. Dask sends Python objects as pickles in both directions: scheduler and workers must be trusted like one's
 own processes, and hold the same packages.
@@ -33,62 +33,62 @@ logger = logging.getLogger(__name__)
 
 
 def run_in_processes(
-    tasks: Sequence[Job], performer: Worker, attempts: Path, workers: int, record: Callable[[JobResult], None]
+    jobs: Sequence[Job], worker: Worker, attempts: Path, workers: int, record: Callable[[JobResult], None]
 ) -> None:
-    """Run tasks in processes of this machine.
+    """Run jobs in processes of this machine.
 
-    When a worker is killed (mostly for want of memory), each task it may have been running gets one more attempt in a
+    When a worker is killed (mostly for want of memory), each job it may have been running gets one more attempt in a
     worker of its own, with nothing beside it.
 
     Args:
-        tasks: what to do.
-        performer: can be pickled.
+        jobs: what to do.
+        worker: can be pickled.
         attempts: folder of `geocore.jobs.job`.
         workers: processes, 1 or more.
         record: called here with each outcome, in the order in which they come.
 
     Raises:
-        RunError: workers end before they begin a task.
-        DiskError: nothing can be written any more; once the running tasks have ended.
+        RunError: workers end before they begin a job.
+        DiskError: nothing can be written any more; once the running jobs have ended.
     """
-    waiting, suspects = list(tasks), list[Job]()
+    waiting, suspects = list(jobs), list[Job]()
     fruitless = 0
     while waiting:
-        left = _run_in_pool(waiting, performer, attempts, min(workers, len(waiting)), record)
-        # Only tasks that had begun may have killed the worker; the others go on beside each other.
+        left = _run_in_pool(waiting, worker, attempts, min(workers, len(waiting)), record)
+        # Only jobs that had begun may have killed the worker; the others go on beside each other.
         begun = take_begun(attempts)
         fruitless = fruitless + 1 if len(left) == len(waiting) and not begun else 0
         if fruitless == 2:
             raise RunError(
-                f"{workers} workers: they end before they begin a task, mostly for want of memory; use fewer, or 0 to"
+                f"{workers} workers: they end before they begin a job, mostly for want of memory; use fewer, or 0 to"
                 " see another cause"
             )
-        suspects += [task for task in left if key_file_name(task.key) in begun]
-        waiting = [task for task in left if key_file_name(task.key) not in begun]
-    for task in suspects:
-        logger.warning("the worker of task %s was killed; trying once more, alone", task.key)
-        if _run_in_pool([task], performer, attempts, 1, record):
+        suspects += [job for job in left if key_file_name(job.key) in begun]
+        waiting = [job for job in left if key_file_name(job.key) not in begun]
+    for job in suspects:
+        logger.warning("the worker of job %s was killed; trying once more, alone", job.key)
+        if _run_in_pool([job], worker, attempts, 1, record):
             take_begun(attempts)
             message = (
-                f"task {task.key}: its worker was killed twice, the second time alone: most likely the memory ran out;"
+                f"job {job.key}: its worker was killed twice, the second time alone: most likely the memory ran out;"
                 " use smaller chunks or a machine with more memory, then run the same command again"
             )
-            record(JobResult(task.key, "failed", 0.0, message))
+            record(JobResult(job.key, "failed", 0.0, message))
 
 
 def _run_in_pool(
-    tasks: Sequence[Job], performer: Worker, attempts: Path, workers: int, record: Callable[[JobResult], None]
+    jobs: Sequence[Job], worker: Worker, attempts: Path, workers: int, record: Callable[[JobResult], None]
 ) -> list[Job]:
-    """Run tasks in processes and return those left over because a process was killed."""
-    left = {task.key: task for task in tasks}
+    """Run jobs in processes and return those left over because a process was killed."""
+    left = {job.key: job for job in jobs}
     futures: list[Future[JobResult]] = []
     # Spawned, because a forked copy of a process with threads (GDAL, torch) may hang.
     spawning = multiprocessing.get_context("spawn")
     parent_lives, our_end = spawning.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, spawning, initializer=_end_with_parent, initargs=(parent_lives,))
     try:
-        for task in tasks:
-            futures.append(pool.submit(performer.perform_remotely, task, attempts))
+        for job in jobs:
+            futures.append(pool.submit(worker.run_remotely, job, attempts))
         for future in as_completed(futures):
             outcome = future.result()
             del left[outcome.key]
@@ -100,7 +100,7 @@ def _run_in_pool(
                 if left.pop(outcome.key, None) is not None:
                     record(outcome)
     except BaseException as error:
-        # Behind a full disk running tasks end as usual; when interrupted, not: one may take many minutes more.
+        # Behind a full disk running jobs end as usual; when interrupted, not: one may take many minutes more.
         if not isinstance(error, Exception):
             our_end.close()
         raise
@@ -129,27 +129,27 @@ CONNECT_S = 10.0
 """Time to reach the scheduler, seconds."""
 
 _ONE_AT_A_TIME = threading.Lock()
-"""Of a worker with several threads: number formats and thread counts that a task sets hold for its whole process."""
+"""Of a worker with several threads: number formats and thread counts that a job sets hold for its whole process."""
 
 
 def run_on_cluster(
-    tasks: Sequence[Job], performer: Worker, attempts: Path, scheduler: str, record: Callable[[JobResult], None]
+    jobs: Sequence[Job], worker: Worker, attempts: Path, scheduler: str, record: Callable[[JobResult], None]
 ) -> None:
-    """Run tasks on the workers of a Dask scheduler.
+    """Run jobs on the workers of a Dask scheduler.
 
-    A task whose worker is killed runs again on another one, at most as often as the scheduler allows failures
+    A job whose worker is killed runs again on another one, at most as often as the scheduler allows failures
     (`distributed.scheduler.allowed-failures`, 3 unless configured), then it fails.
 
     Args:
-        tasks: what to do.
-        performer: can be pickled; its paths are absolute.
+        jobs: what to do.
+        worker: can be pickled; its paths are absolute.
         attempts: folder of `geocore.jobs.job`, seen by the workers.
         scheduler: address.
         record: called here with each outcome, in the order in which they come.
 
     Raises:
         RunError: distributed is not installed, the scheduler cannot be reached or is lost, or its side lacks packages.
-        DiskError: nothing can be written any more; once the running tasks have ended.
+        DiskError: nothing can be written any more; once the running jobs have ended.
     """
     client = _connect(scheduler)
     try:
@@ -157,9 +157,9 @@ def run_on_cluster(
             logger.info("scheduler %s has no workers yet; waiting for them", scheduler)
         # Names of their own, because a scheduler remembers results by name.
         run = uuid4().hex[:12]
-        named = {f"{key_file_name(task.key)}-{run}": task for task in tasks}
+        named = {f"{key_file_name(job.key)}-{run}": job for job in jobs}
         futures = client.map(
-            _perform, list(named.values()), performer=performer, attempts=attempts, key=list(named), pure=False
+            _perform, list(named.values()), worker=worker, attempts=attempts, key=list(named), pure=False
         )
         _collect(client, futures, named, attempts, scheduler, record)
     finally:
@@ -167,9 +167,9 @@ def run_on_cluster(
         client.close(timeout=CONNECT_S)
 
 
-def _perform(task: Job, performer: Worker, attempts: Path) -> JobResult:
+def _perform(job: Job, worker: Worker, attempts: Path) -> JobResult:
     with _ONE_AT_A_TIME:
-        return performer.perform_remotely(task, attempts)
+        return worker.run_remotely(job, attempts)
 
 
 def _connect(scheduler: str) -> Client:
@@ -203,25 +203,25 @@ def _collect(
 
     bug: BaseException | None = None
     for future in as_completed(futures, loop=client.loop):
-        task = named[str(future.key)]
+        job = named[str(future.key)]
         if future.status == "finished":
             record(future.result())
         elif future.status == "error":
             error = future.exception()
             if isinstance(error, KilledWorker):
                 message = (
-                    f"task {task.key}: too many workers were killed under it: most likely the memory ran out; use"
+                    f"job {job.key}: too many workers were killed under it: most likely the memory ran out; use"
                     " smaller chunks or workers with more memory, then run the same command again"
                 )
-                record(JobResult(task.key, "failed", 0.0, message))
+                record(JobResult(job.key, "failed", 0.0, message))
             elif bug is None:
                 bug = error
-                # Running tasks end as usual, and are recorded.
+                # Running jobs end as usual, and are recorded.
                 running = begun(attempts)
                 client.cancel([other for other in futures if key_file_name(named[str(other.key)].key) not in running])
         elif bug is None:
             raise RunError(
-                f"scheduler {scheduler}: it ended, or forgot task {task.key}; what is done is kept: once it runs again,"
+                f"scheduler {scheduler}: it ended, or forgot job {job.key}; what is done is kept: once it runs again,"
                 " the same command goes on"
             )
     if bug is None:

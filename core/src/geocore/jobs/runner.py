@@ -1,7 +1,7 @@
-"""Work cut into tasks that survive crashes: what is done stays done, and the same command goes on with the rest.
+"""Work cut into jobs that survive crashes: what is done stays done, and the same command goes on with the rest.
 
-Each task leaves a part and a marker in a folder (`geocore.jobs.job`); one whose marker matches is skipped. Only paths,
-numbers and settings travel to a worker and only an `JobResult` comes back, so tasks run in this process, in others, on
+Each job leaves a part and a marker in a folder (`geocore.jobs.job`); one whose marker matches is skipped. Only paths,
+numbers and settings travel to a worker and only a `JobResult` comes back, so jobs run in this process, in others, on
 a cluster, or in shards that know nothing of each other but the folder, and the parts are the same. Who of several
 processes joins the parts, and what one does when those of others are not there, is decided here too.
 """
@@ -49,7 +49,7 @@ def run_sharded(main: Callable[[S], None]) -> Callable[[S], None]:
         main: the work of the command.
 
     Raises:
-        DataError: tasks of this shard failed.
+        DataError: jobs of this shard failed.
     """
 
     @functools.wraps(main)
@@ -83,7 +83,7 @@ def merging(folder: Path, parts: Sequence[Path]) -> Iterator[None]:
         parts: all that are joined.
 
     Raises:
-        Unfinished: another process has joined and removed them meanwhile.
+        Incomplete: another process has joined and removed them meanwhile.
         StorageError: the file system has no locks.
     """
     with patient_lock(folder):
@@ -131,7 +131,7 @@ def patient_lock(folder: Path) -> Iterator[None]:
 
 
 def run_jobs(
-    tasks: Sequence[Job],
+    jobs: Sequence[Job],
     work: JobFunction,
     folder: Path,
     *,
@@ -140,39 +140,39 @@ def run_jobs(
     workers: int | WorkerSettings = 0,
     on_done: Callable[[JobResult], None] | None = None,
 ) -> list[JobResult]:
-    """Run all tasks that are not done yet, or whose files are not what was written any more.
+    """Run all jobs that are not done yet, or whose files are not what was written any more.
 
-    What a task raises fails it, and the others go on: one bad scene ends no batch. What was no `UserError` is a bug
-    and raised once all have ended. That nothing can be written any more is raised once the running tasks have ended.
+    What a job raises fails it, and the others go on: one bad scene ends no batch. What was no `UserError` is a bug
+    and raised once all have ended. That nothing can be written any more is raised once the running jobs have ended.
     When a worker is killed, what it was doing is done again.
 
     Args:
-        tasks: keys must differ. All shards have to be given the same ones in the same order.
+        jobs: keys must differ. All shards have to be given the same ones in the same order.
         work: a function of a module, or a partial of one, so that it can be sent to a worker. Called with the
             arguments and a temporary path.
-        folder: holds parts and markers; only one run at a time may work on a task.
+        folder: holds parts and markers; only one run at a time may work on a job.
         context: JSON value that decides the results: settings, hash of the weights. Another context does all anew, and
             may not work in the folder at the same time.
-        products: the files that the work of a task writes beside its part. A task is done while these are what it
+        products: the files that the work of a job writes beside its part. A job is done while these are what it
             wrote; one that somebody has changed is kept under another name when it is made again.
-        workers: who does the tasks, and which of them. A number is that of processes; 0 runs in this one.
-        on_done: called in this process after each task, in the order in which they end.
+        workers: who does the jobs, and which of them. A number is that of processes; 0 runs in this one.
+        on_done: called in this process after each job, in the order in which they end.
 
     Returns:
-        Outcomes in the order of the tasks.
+        Outcomes in the order of the jobs.
 
     Raises:
-        Unfinished: tasks of other shards, or of the work itself, are not done yet, so that a caller cannot join parts
+        Incomplete: jobs of other shards, or of the work itself, are not done yet, so that a caller cannot join parts
             by mistake.
         RunError: workers or scheduler cannot do the work, or another context is at work in the folder.
         StorageError: the folder cannot be written.
         DiskError: it takes no more.
     """
-    repeated = [key for key, count in Counter(task.key for task in tasks).items() if count > 1]
+    repeated = [key for key, count in Counter(job.key for job in jobs).items() if count > 1]
     if repeated:
-        raise ValueError(f"task keys occur more than once: {', '.join(repeated[:5])}")
+        raise ValueError(f"job keys occur more than once: {', '.join(repeated[:5])}")
     settings = workers if isinstance(workers, WorkerSettings) else WorkerSettings(workers=workers)
-    performer = Worker(work, folder.absolute(), context, products)
+    worker = Worker(work, folder.absolute(), context, products)
     outcomes: dict[str, JobResult] = {}
 
     def record(outcome: JobResult) -> None:
@@ -180,57 +180,55 @@ def run_jobs(
         if on_done is not None:
             on_done(outcome)
 
-    open_tasks, others = [], []
-    for position, task in enumerate(tasks):
+    open_jobs, others = [], []
+    for position, job in enumerate(jobs):
         if not settings.takes(position):
-            others.append(task)
-        elif (earlier := performer.earlier(task)) is not None:
+            others.append(job)
+        elif (earlier := worker.earlier(job)) is not None:
             record(earlier)
         else:
-            open_tasks.append(task)
-    if open_tasks:
-        _run(open_tasks, performer, settings, record)
+            open_jobs.append(job)
+    if open_jobs:
+        _run(open_jobs, worker, settings, record)
     else:
-        remove_abandoned(performer.folder)  # of a run that was killed after its last task
+        remove_abandoned(worker.folder)  # of a run that was killed after its last job
     # Looked at last, so that the last of the shards to end sees what the others have done meanwhile.
-    there = {task.key: performer.earlier(task, thorough=False) for task in others}
+    there = {job.key: worker.earlier(job, thorough=False) for job in others}
     if all(there.values()) and all(outcome.is_there for outcome in outcomes.values()):
         # This process is the one to use the parts. What is damaged of them it makes again itself.
-        there = {task.key: performer.earlier(task) for task in others}
+        there = {job.key: worker.earlier(job) for job in others}
         # What another one has used and removed meanwhile is not damaged.
-        damaged = [task for task in others if not there[task.key] and performer.earlier(task, thorough=False)]
+        damaged = [job for job in others if not there[job.key] and worker.earlier(job, thorough=False)]
         if damaged:
-            _run(damaged, performer, settings, record)
-    for task in others:
-        if task.key not in outcomes:
-            record(there[task.key] or JobResult(task.key, "elsewhere", 0.0))
-    ended = [outcomes[task.key] for task in tasks]
+            _run(damaged, worker, settings, record)
+    for job in others:
+        if job.key not in outcomes:
+            record(there[job.key] or JobResult(job.key, "elsewhere", 0.0))
+    ended = [outcomes[job.key] for job in jobs]
     for bug in (outcome.bug for outcome in ended if outcome.bug is not None):
         raise bug
     missing = [outcome for outcome in ended if outcome.status == "elsewhere"]
     if missing:
         raise Incomplete(
             [f"{outcome.key} ({outcome.message})" if outcome.message else outcome.key for outcome in missing],
-            len(tasks),
+            len(jobs),
             [f"{outcome.key}: {outcome.message}" for outcome in ended if outcome.status == "failed"],
         )
     return ended
 
 
-def _run(
-    tasks: Sequence[Job], performer: Worker, settings: WorkerSettings, record: Callable[[JobResult], None]
-) -> None:
-    remove_leftovers(performer.folder)
-    remove_leftovers(real_folder(performer.folder, DONE))
-    with attempt_dir(performer.folder, performer.context) as attempts:
+def _run(jobs: Sequence[Job], worker: Worker, settings: WorkerSettings, record: Callable[[JobResult], None]) -> None:
+    remove_leftovers(worker.folder)
+    remove_leftovers(real_folder(worker.folder, DONE))
+    with attempt_dir(worker.folder, worker.context) as attempts:
         if settings.scheduler is not None:
             from geocore.jobs.executors import run_on_cluster
 
-            run_on_cluster(tasks, performer, attempts, settings.scheduler, record)
+            run_on_cluster(jobs, worker, attempts, settings.scheduler, record)
         elif settings.workers:
             from geocore.jobs.executors import run_in_processes
 
-            run_in_processes(tasks, performer, attempts, settings.workers, record)
+            run_in_processes(jobs, worker, attempts, settings.workers, record)
         else:
-            for task in tasks:
-                record(performer.perform(task, attempts))
+            for job in jobs:
+                record(worker.run(job, attempts))

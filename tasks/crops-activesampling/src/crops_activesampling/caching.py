@@ -68,7 +68,7 @@ def cache_patches(
     Raises:
         SettingsError: bands or periods are unusable.
         StorageError: the disk is full or closed.
-        Unfinished: patches are left to other shards.
+        Incomplete: patches are left to other shards.
     """
     check_bands(settings.bands)
     for year in sorted({PatchName.of(path).year for path in patches}):
