@@ -84,7 +84,7 @@ def test_a_file_of_several_samples_is_read_once(dataset, monkeypatch):
     first = dataset.samples[0]
     twice = dataclasses.replace(dataset, samples=[first, dataclasses.replace(first, id="again")])
     read = []
-    monkeypatch.setattr("geocore.datasets.dataset.content_hash", lambda path: read.append(path.name))
+    monkeypatch.setattr("geocore.datasets.dataset.scene_hash", lambda path: read.append(path.name))
     assert len(list(changed_files(twice))) == 2 and read == ["p0.png", "m0.png"]
 
 

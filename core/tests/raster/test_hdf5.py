@@ -147,7 +147,7 @@ def test_a_damaged_chunk_is_an_error(
 def test_windows_are_what_hdf5_reads(file: h5py.File, options: Any) -> None:
     dataset = file.create_dataset("values", SHAPE, np.float32, **options)
     dataset[1:, 3:] = VALUES[1:, 3:]
-    cache = hdf5.ChunkCache(2 * 2 * 5 * 4 * 4)
+    cache = hdf5.DecodedChunks(2 * 2 * 5 * 4 * 4)
     drawn = np.random.default_rng(3)
     for _ in range(60):
         lows = [int(drawn.integers(0, length)) for length in SHAPE]

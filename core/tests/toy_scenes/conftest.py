@@ -73,7 +73,7 @@ class DenseMap:
             output_shape=scene.grid.shape,
         )
 
-    def predict_tiles(
+    def map_chunk(
         self, model: nn.Module, scene: Scene, chunk: Chunk, blend: OverlapBlender, place: DeviceContext
     ) -> None:
         head = OutputHead(self.classes, "classes")

@@ -161,7 +161,7 @@ def test_entries_depend_on_all_the_code_that_makes_medians() -> None:
         named = {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
         left += [name for name in named if name.startswith("crops_activesampling.") and not name.endswith(".config")]
     assert package < set(caching._CODE)
-    assert {"plane_medians.py", "layout.py"} <= {path.name for path in package}
+    assert {"median_network.py", "s4a_format.py"} <= {path.name for path in package}
     assert "hdf5.py" in {path.name for path in caching._CODE}
 
 
