@@ -199,7 +199,7 @@ def test_batch_size_and_memory_format_reach_the_network(
 def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
     trained: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    """On a CPU with one thread, in regions of one size."""
+    """On a CPU with one thread, in chunks of one size."""
     write_sample(tmp_path / "wide", seed=5, size=288, counts={"bolivia": 1})
     (scene,) = chips_of_folder(tmp_path / "wide")
     words = ["--run", trained / "run", "--input", scene, "--chunk-px", "256", *CPU, "--output"]
@@ -225,7 +225,7 @@ def test_a_plan_says_what_a_scene_takes_and_maps_none(
     assert run_command(predict, *words, "--plan", "true") == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2
-    pattern = r": \d+ tiles in \d+ regions \(\d+ of them .* to decode, .* of buffers .*, about \d+ s$"
+    pattern = r": \d+ tiles in \d+ chunks \(\d+ of them .* to decode, .* of buffers .*, about \d+ s$"
     assert all(re.search(pattern, line) for line in lines), lines
     assert not (tmp_path / "maps").exists()
 
@@ -233,7 +233,7 @@ def test_a_plan_says_what_a_scene_takes_and_maps_none(
 def test_shards_give_the_products_of_one_run(
     trained: Path, tmp_path: Path, run_command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a CPU with one thread, in regions of one size."""
+    """On a CPU with one thread, in chunks of one size."""
     write_sample(tmp_path / "wide", seed=5, size=288, counts={"bolivia": 1})
     scenes = [*chips_of(trained)[:2], *chips_of_folder(tmp_path / "wide")]
     shutil.move(scenes[2], tmp_path / "wide.tif")  # a name that no chip has
@@ -245,7 +245,7 @@ def test_shards_give_the_products_of_one_run(
     assert run_command(predict, *words, out, "--shard", "2/2") == 0
     said = capsys.readouterr().out
     assert "shard 2/2 has done its share; 2 of 3 are not there yet" in said and "wide (2 of 4 parts are not" in said
-    # Scenes of one region are dealt out as the regions of a wide one are.
+    # Scenes of one chunk are dealt out as the chunks of a wide one are.
     there = [all(path.exists() for path in product_paths(out, scene.stem)) for scene in scenes]
     assert sum(there) == 1 and not there[2]
     assert run_command(predict, *words, out, "--shard", "1/2") == 0

@@ -190,7 +190,7 @@ def test_a_plan_says_what_a_scene_takes_and_maps_none(
     assert run_command(predict, *words, "--plan", "true") == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2
-    pattern = r": \d+ tiles in \d+ regions \(\d+ of them .* to decode, .* of buffers .*, about \d+ s$"
+    pattern = r": \d+ tiles in \d+ chunks \(\d+ of them .* to decode, .* of buffers .*, about \d+ s$"
     assert all(re.search(pattern, line) for line in lines), lines
     assert not (tmp_path / "maps").exists()
 
@@ -198,7 +198,7 @@ def test_a_plan_says_what_a_scene_takes_and_maps_none(
 def test_prediction_is_the_same_for_any_number_of_workers_and_is_kept(
     trained: Path, tmp_path: Path, run_command: Command
 ) -> None:
-    """On a CPU with one thread, in regions of one size."""
+    """On a CPU with one thread, in chunks of one size."""
     scene = scenes_of(trained)[0]
     words = ["--run", trained / "run", "--input", scene, "--chunk-px", "64", *CPU, "--output"]
     assert run_command(predict, *words, tmp_path / "a") == 0
