@@ -194,6 +194,18 @@ def test_header_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     refused(path, "GDAL_METADATA .* is no text in UTF-8.*write the pixels anew")
 
 
+@pytest.mark.parametrize("length", [0, 7, 10**6])
+def test_a_jpeg_2000_whose_boxes_do_not_end_is_refused(tmp_path: Path, length: int) -> None:
+    """GDAL walks from a box of no length to itself, for ever."""
+    path = save(tmp_path / "a.jp2", numbers((1, 64, 64)), driver="JP2OpenJPEG", reversible=True, quality=100)
+    with open_raster(path) as scene:
+        np.testing.assert_array_equal(scene.read(scene.grid.window)["image"].values, numbers((1, 64, 64)))
+    whole = path.read_bytes()
+    at = whole.index(b"lbl gml.root-instance") - 4
+    path.write_bytes(whole[:at] + length.to_bytes(4, "big") + whole[at + 4 :])
+    refused(path, "one of its JPEG 2000 boxes is longer than what it lies in, or has no length")
+
+
 @pytest.mark.parametrize("numbers_of", [(math.nan, 0, 0, 0, -1, 0), (0, 0, 5, 0, 0, 5), (1, 1, 0, 1, 1, 0)])
 def test_a_transform_that_leads_nowhere_is_refused(tmp_path: Path, numbers_of: tuple[float, ...]) -> None:
     path = save(tmp_path / "a.tif", numbers((1, 8, 8)), transform=Affine(*numbers_of), crs="EPSG:32630")

@@ -36,6 +36,9 @@ _LARGEST_JP2_TILE_PX = 1 << 31
 # The size segment follows the start of the codestream, behind boxes that hold little more than the georeference.
 _JP2_CODESTREAM = b"\xff\x4f\xff\x51"
 _JP2_HEADER_BYTES = 1 << 20
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  "
+_JP2_SUPERBOXES: Final = (b"asoc", b"jp2h", b"jplh", b"jpch", b"res ", b"uinf")
+_MOST_JP2_BOXES, _MOST_JP2_LEVELS = 10_000, 10
 
 
 def check_file(dataset: Any, path: Path) -> None:
@@ -192,13 +195,14 @@ def check_texts(path: Path) -> None:
     """Refuse texts in a TIFF or PNG over which GDAL would spend minutes before it has opened the file, or complain.
 
     It looks each entry of its XML up among those before it, and inflates each text of a PNG, a thousandfold at most.
-    What it cannot parse it quotes, and rasterio prints a traceback of a quotation that is no UTF-8.
+    What it cannot parse it quotes, and rasterio prints a traceback of a quotation that is no UTF-8. In a JPEG 2000 it
+    walks from box to box, for ever where one within another has no length.
 
     Raises:
         SceneError: texts of a TIFF are longer than half a megabyte or no text, packed ones of a PNG longer than an
-            eighth.
+            eighth, or boxes of a JPEG 2000 do not end.
     """
-    length, is_utf8 = 0, True
+    length, is_utf8, boxes_end = 0, True, True
     try:
         with open_regular(path) as file:
             start = file.read(8)
@@ -210,6 +214,9 @@ def check_texts(path: Path) -> None:
                     if size <= _MOST_METADATA_BYTES and 0 < place < 1 << 62:
                         file.seek(place)
                         is_utf8 = is_utf8 and _is_utf8(file.read(size))
+            elif start == _JP2_SIGNATURE:
+                file.seek(0, os.SEEK_END)
+                boxes_end = _jp2_boxes_end(file, 0, file.tell())
             elif start == b"\x89PNG\r\n\x1a\n":
                 length = _TEXTS_PER_PACKED * sum(size for kind, size in _png_chunks(file) if _is_packed(file, kind))
     except OSError:
@@ -219,11 +226,47 @@ def check_texts(path: Path) -> None:
             f"{path}: holds more text about its pixels than can be read before them; write the pixels anew, without "
             "it: gdal_translate -nomd IN OUT.tif"
         )
+    if not boxes_end:
+        raise SceneError(
+            f"{path}: one of its JPEG 2000 boxes is longer than what it lies in, or has no length; the file is "
+            "damaged: copy or make it again"
+        )
     if not is_utf8:
         raise SceneError(
             f"{path}: its GDAL_METADATA (TIFF tag 42112) is no text in UTF-8: the file is damaged, or was written in "
             "another encoding; write the pixels anew, without it: gdal_translate -nomd IN OUT.tif"
         )
+
+
+def _jp2_boxes_end(file: BinaryIO, start: int, end: int, depth: int = 0) -> bool:
+    """Whether boxes lie within each other (ISO 15444-1, I.4); one of length 0 goes to the end of the file, as the last.
+
+    Args:
+        file: open for reading.
+        start: first byte of the first box.
+        end: the byte after those that boxes may take.
+        depth: of the boxes that these lie in.
+    """
+    at = start
+    for _ in range(_MOST_JP2_BOXES):
+        if at + 8 > end:
+            return True
+        file.seek(at)
+        head = file.read(16)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        body = 8
+        if length == 1:
+            length, body = int.from_bytes(head[8:16], "big"), 16
+        if length == 0:
+            return depth == 0
+        if length < body or (length > end - at and (depth or kind in _JP2_SUPERBOXES)):
+            return False
+        if kind in _JP2_SUPERBOXES and not (
+            depth < _MOST_JP2_LEVELS and _jp2_boxes_end(file, at + body, at + length, depth + 1)
+        ):
+            return False
+        at += length
+    return False
 
 
 def _is_utf8(text: bytes) -> bool:
