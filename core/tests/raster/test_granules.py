@@ -314,6 +314,7 @@ def test_a_list_names_the_file_of_each_band(tmp_path: Path) -> None:
         ("bands: {red: {file: a.tif, interpolation: cubic}}", "must be bilinear or nearest"),
         ("bands: {red: a.tif}\nname: x", "unknown key 'name'"),
         ("bands: {red: a.tif}\nreference: blue", "must be one of the bands red"),
+        ("bands: {red: a.tif}\nreference: []", "must be one of the bands red"),
         ("bands: {red: !!python/object/apply:os.getcwd []}", "is not understood"),
         ("bands: {red: a.tif", "is not understood"),
     ],

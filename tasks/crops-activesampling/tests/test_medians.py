@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,24 @@ def test_entries_depend_on_all_the_code_that_makes_medians() -> None:
     assert package < set(caching._CODE)
     assert {"median_network.py", "s4a_format.py"} <= {path.name for path in package}
     assert "hdf5.py" in {path.name for path in caching._CODE}
+
+
+def test_a_patch_that_becomes_another_while_it_is_read_is_read_anew(
+    patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(find_patches(patches)[0], tmp_path))
+    made = caching.patch_composites
+
+    def made_and_replaced(*given: Any, **options: Any) -> Any:
+        os.utime(path, ns=(1, 1))
+        return made(*given, **options)
+
+    monkeypatch.setattr(caching, "patch_composites", made_and_replaced)
+    (outcome,) = caching.cache_patches([path], tmp_path / "out", SETTINGS)
+    assert outcome.status == "failed" and "became another file while it was read" in outcome.message
+    monkeypatch.undo()
+    (outcome,) = caching.cache_patches([path], tmp_path / "out", SETTINGS)
+    assert outcome.status == "done"
 
 
 def test_settings_that_would_fail_every_patch_are_one_error(patches: Path, tmp_path: Path) -> None:

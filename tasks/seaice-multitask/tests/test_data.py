@@ -19,7 +19,7 @@ from geocore.errors import DataError, SceneError
 from geocore.raster.grid import Window
 from geocore.storage.files import read_sealed, write_sealed
 from geocore.tiling.samplers import PatchIndex
-from seaice_multitask import data
+from seaice_multitask import caching, data
 from seaice_multitask.charts import CLASS_NAMES, MASKED
 from seaice_multitask.config import PrepareSettings, WorkingSettings
 from seaice_multitask.data import (
@@ -284,6 +284,26 @@ def test_preparing_again_takes_what_is_there(folder: Path, tmp_path: Path) -> No
     assert [outcome.status for outcome in cache_scenes(settings, found)].count("done") == 1
     other = _settings(tmp_path, tmp_path / "out", channels=["nersc_sar_primary", "month"])
     assert {outcome.status for outcome in cache_scenes(other, found)} == {"done"}
+
+
+def test_a_scene_that_becomes_another_while_it_is_read_is_read_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in folder.glob("*.nc"):
+        shutil.copy(file, tmp_path)
+    path = find_scenes([tmp_path])[0]
+    read = caching.read_charts
+
+    def read_and_replace(labelled: Path) -> object:
+        os.utime(path, ns=(1, 1))
+        return read(labelled)
+
+    monkeypatch.setattr(caching, "read_charts", read_and_replace)
+    (outcome,) = cache_scenes(_settings(tmp_path, tmp_path / "out"), [path])
+    assert outcome.status == "failed" and "became another file while it was read" in outcome.message
+    monkeypatch.undo()
+    (outcome,) = cache_scenes(_settings(tmp_path, tmp_path / "out"), [path])
+    assert outcome.status == "done"
 
 
 def test_references_come_from_their_folder(folder: Path, tmp_path: Path) -> None:

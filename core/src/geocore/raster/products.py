@@ -138,7 +138,7 @@ def _listed(path: Path) -> Granule:
         raise SceneError(f"{path}: {error.strerror}: must be a readable file; check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SceneError(f"{path}: is not understood ({' '.join(str(error).split())[:120]}): {rule}") from error
-    if reference is not None and reference not in files:
+    if reference is not None and (not isinstance(reference, str) or reference not in files):
         raise SceneError(f"{path}: reference {reference!r}: must be one of the bands {', '.join(files)}; correct it")
     return Granule(path.stem, files, reference)
 

@@ -23,7 +23,7 @@ from crops_activesampling.composites import check_bands, patch_composites, perio
 from crops_activesampling.config import CompositeSettings
 from crops_activesampling.s4a_format import PatchName, open_patch
 from geocore.errors import DataError
-from geocore.jobs.job import Job, JobResult
+from geocore.jobs.job import Job, JobResult, Source
 from geocore.jobs.runner import run_jobs
 from geocore.raster import hdf5
 from geocore.raster.npy_store import NewEntry, map_array, new_entry, read_entry
@@ -78,21 +78,21 @@ def cache_patches(
         "composites": settings.model_dump(mode="json"),
         "encoder": None if encoder is None else _identity(encoder),
     }
-    tasks = [Job(PatchName.of(path).id, _arguments(path)) for path in patches]
+    jobs = [_job(path) for path in patches]
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     work = partial(_cache_patch, folder=out / FOLDER, context=context, encoder=encoder)
-    return run_jobs(tasks, work, out / FOLDER, context=context, workers=workers, on_done=on_done)
+    return run_jobs(jobs, work, out / FOLDER, context=context, workers=workers, on_done=on_done)
 
 
-def _arguments(path: Path) -> dict[str, Any]:
-    place = os.path.realpath(path)
+def _job(path: Path) -> Job:
+    name, place = PatchName.of(path).id, os.path.realpath(path)
     try:
-        status = path.stat()
+        status, source = path.stat(), Source.of(path)
     except OSError:  # its job says why
-        return {"path": place}
+        return Job(name, {"path": place})
     # A file that was replaced is read again; the entry itself holds the hash of what was read.
-    return {"path": place, "bytes": status.st_size, "changed_ns": status.st_mtime_ns}
+    return Job(name, {"path": place, "bytes": status.st_size, "changed_ns": status.st_mtime_ns}, (source,))
 
 
 def _identity(encoder: Encoder) -> str:

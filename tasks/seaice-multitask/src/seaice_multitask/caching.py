@@ -13,7 +13,7 @@ import numpy as np
 
 from geocore.datasets.shift import look_over, pixel_attribute
 from geocore.errors import DataError
-from geocore.jobs.job import Job, JobResult
+from geocore.jobs.job import Job, JobResult, Source
 from geocore.jobs.runner import run_jobs
 from geocore.raster.grid import Window
 from geocore.raster.npy_store import new_entry
@@ -57,24 +57,26 @@ def cache_scenes(
         "channels": list(settings.channels),
         "working": settings.working.model_dump(mode="json"),
     }
-    tasks = [Job(scene_id(path), _arguments(path, settings.references)) for path in scenes]
+    jobs = [_job(path, settings.references) for path in scenes]
     work = partial(_cache_scene, context=context)
     with storage_errors(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
-    return run_jobs(tasks, work, settings.out / FOLDER, context=context, workers=settings, on_done=on_done)
+    return run_jobs(jobs, work, settings.out / FOLDER, context=context, workers=settings, on_done=on_done)
 
 
-def _arguments(path: Path, references: Path | None) -> dict[str, Any]:
+def _job(path: Path, references: Path | None) -> Job:
     reference = reference_of(path, references)
     files = {"scene": path, **({} if reference is None else {"reference": reference})}
     arguments: dict[str, Any] = {}
+    sources = []
     for name, file in files.items():
         arguments[name] = {"path": os.path.realpath(file)}
         with suppress(OSError):  # of a file that cannot be read its job says why
             status = file.stat()
             # A file that was replaced is read again; the entry itself holds the hash of what was read.
             arguments[name] |= {"bytes": status.st_size, "changed_ns": status.st_mtime_ns}
-    return arguments
+            sources.append(Source.of(file))
+    return Job(scene_id(path), arguments, tuple(sources))
 
 
 def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str, Any]) -> None:
