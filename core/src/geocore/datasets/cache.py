@@ -85,10 +85,10 @@ def _kept(key: Hashable, opened: Callable[[], Opened], *, files: Callable[[], in
 
 
 def kept_array(path: Path, digest: str | None = None) -> np.memmap[Any, Any]:
-    """As `cache.map_array`, but what was mapped stays so for the next who asks, until others need the room.
+    """As `npy_store.map_array`, but what was mapped stays so for the next who asks, until others need the room.
 
     Raises:
-        DataError: as `cache.map_array`.
+        DataError: as `npy_store.map_array`.
     """
     try:
         found = os.stat(path)

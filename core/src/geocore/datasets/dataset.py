@@ -69,7 +69,7 @@ class Dataset:
     notes: Sequence[str] = ()
     """Remarks for people: not part of the hash."""
     prepared_with: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the command that made it, as `prepared.preparation_of` keeps them: not part of the hash."""
+    """Settings of the command that made it, as `preparation_of` keeps them: not part of the hash."""
 
     def __post_init__(self) -> None:
         for problem in self._inconsistencies():

@@ -65,7 +65,7 @@ class Sample:
     attributes: dict[str, Scalar] = field(default_factory=dict)
     """Whatever else a task needs to know about the sample."""
     hashes: dict[_RelativePath, str] = field(default_factory=dict)
-    """File to SHA-256 of its content and of what it names, as `contents.content_hash`, in hexadecimal digits."""
+    """File to SHA-256 of its content and of what it names, as `raster.products.scene_hash`, in hexadecimal digits."""
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def predict_tiles(
         tiling: the tiles, in working pixels, anchored at the scene.
         reducer: receives each tile's output: the mapping without its batch axis, or the object.
         read: makes the item of one tile, in the reader thread, from the scene it is given; items become a batch by
-            `loading.stack`. The window is in working pixels and may reach outside.
+            `datasets.loader.stack`. The window is in working pixels and may reach outside.
         place: device, precision, memory format and, on an accelerator, tiles per forward.
         batch_size: tiles per forward, also on a CPU; None: 1 there, and that of the place elsewhere.
         shape: rows and columns of the scene in working pixels; None where these are the scene's own.

@@ -143,7 +143,7 @@ def open_dataset(path: Location) -> Any:
     called.
 
     Args:
-        path: a file or an address; within `locations.access`.
+        path: a file or an address; within `paths.gdal_env`.
 
     Raises:
         SceneError: it is missing, no raster, a camera's raw file, out of reach, or reaches for other files.

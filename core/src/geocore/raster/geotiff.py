@@ -1,4 +1,4 @@
-"""Scenes read from raster files: GeoTIFF, TIFF, PNG, JPEG and the others of `handles.FORMATS`."""
+"""Scenes read from raster files: GeoTIFF, TIFF, PNG, JPEG and the others of `gdal.FORMATS`."""
 
 from __future__ import annotations
 

@@ -377,7 +377,7 @@ def open_scene(
     """Open what `location` names as a layer whose pixels are as stored.
 
     Args:
-        location: a raster file, its http(s):// or s3:// address, or a granule as `granules.granule_of` knows it. The
+        location: a raster file, its http(s):// or s3:// address, or a granule as `granule_of` knows it. The
             bands of a granule are brought to its reference, or to the finest grid among those read, as `BandStack`
             does it.
         layer: name of the layer.

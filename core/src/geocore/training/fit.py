@@ -168,7 +168,7 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
 class BatchSource(Protocol):
-    """Where micro-batches come from: `loading.Batches`, or a selector around one that also asks the model."""
+    """Where micro-batches come from: `datasets.loader.Batches`, or a selector around one that also asks the model."""
 
     def __iter__(self) -> Iterator[Any]:
         """Yield micro-batches without end, from the current state."""
