@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
+import importlib
 import logging
 import os
 import random
@@ -149,6 +151,9 @@ def device_context(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORW
     finally:
         if started and dist.is_initialized():
             dist.destroy_process_group()
+            # The group's threads end with its last reference, and models wrapped for it lie in cycles. A thread that
+            # lets go of a tensor while Python shuts down aborts a process that did all its work.
+            gc.collect()
         torch.set_num_threads(threads_before)
 
 
@@ -214,6 +219,8 @@ def _check_precision(precision: str, device: torch.device) -> None:
 
 def _start(device: torch.device, rank: int, world_size: int) -> None:
     """Start the process group of this run."""
+    # Wrapping a model imports it, and its functions keep the group of that time, if there is one, as a default.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         if device.type == "cuda":
             dist.init_process_group("nccl", rank=rank, world_size=world_size, device_id=device)

@@ -235,6 +235,14 @@ def test_processes_agree_on_what_is_validated(launched):
     assert int(state["body.1.num_batches_tracked"]) == 12
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
+def test_no_thread_of_the_group_is_left_to_abort_the_process_as_it_ends(launched):
+    for rank in launched[1]:
+        within, after = rank["threads_of_gloo"]
+        assert within > 0
+        assert after == 0
+
+
 def test_what_processes_draw_apart_is_told_once(launched):
     _, ranks = launched
     line = "2 processes: each draws what dropout leaves out and proposals by itself, so that weights differ from those"
@@ -264,6 +272,11 @@ def listening():
     logger.setLevel(logging.INFO)
     yield said
     logger.removeHandler(handler)
+
+
+def gloo_threads():
+    names = [(task / "comm").read_text() for task in Path("/proc/self/task").glob("*")]
+    return sum("gloo" in name for name in names)
 
 
 def main(folder):
@@ -310,7 +323,9 @@ def main(folder):
         accuracy = validate
         train(folder / "validated", place, network=Network("batch"), ema_decay=0.9)
         found["batch_norm"] = scores
-        (folder / f"rank{place.rank}.json").write_text(json.dumps(found))
+        found["threads_of_gloo"] = [gloo_threads()]
+    found["threads_of_gloo"].append(gloo_threads())
+    (folder / f"rank{place.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
