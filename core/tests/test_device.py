@@ -25,12 +25,12 @@ def _no_launcher(monkeypatch):
 
 
 def test_one_process_needs_no_process_group():
-    with device_context(CPU) as place:
-        assert (place.device.type, place.rank, place.world_size, place.is_main) == ("cpu", 0, 1, True)
+    with device_context(CPU) as context:
+        assert (context.device.type, context.rank, context.world_size, context.is_main) == ("cpu", 0, 1, True)
         tensor = torch.tensor([1.0, 2.0])
-        assert place.all_reduce_sum(tensor) is tensor
+        assert context.all_reduce_sum(tensor) is tensor
         assert tensor.tolist() == [1.0, 2.0]
-        place.barrier()
+        context.barrier()
         assert not torch.distributed.is_initialized()
 
 
@@ -44,15 +44,15 @@ def test_threads_are_set_and_put_back():
 def test_autocast_follows_the_precision():
     layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        with device_context(DeviceSettings(device="cpu", precision=precision)) as place, place.autocast():
+        with device_context(DeviceSettings(device="cpu", precision=precision)) as context, context.autocast():
             assert layer(x).dtype == dtype
 
 
 def test_a_place_knows_how_many_tiles_it_maps_at_once():
-    with device_context(CPU) as place:
-        assert place.batch_size == DeviceContext(torch.device("cpu")).batch_size == MappingSettings().batch_size == 4
-    with device_context(CPU, batch_size=9) as place:
-        assert place.batch_size == 9
+    with device_context(CPU) as context:
+        assert context.batch_size == DeviceContext(torch.device("cpu")).batch_size == MappingSettings().batch_size == 4
+    with device_context(CPU, batch_size=9) as context:
+        assert context.batch_size == 9
 
 
 def test_channels_last_names_a_memory_format():
@@ -67,8 +67,8 @@ def test_missing_cuda_is_one_line():
         device_context(DeviceSettings(device="cuda")),
     ):
         pass
-    with device_context(DeviceSettings()) as place:
-        assert place.device.type in ("cpu", "mps")
+    with device_context(DeviceSettings()) as context:
+        assert context.device.type in ("cpu", "mps")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="has an Apple GPU")
@@ -111,11 +111,11 @@ WORKER = """
 import json, torch
 from geocore.device import device_context
 from geocore.settings import DeviceSettings
-with device_context(DeviceSettings(device="cpu", threads=1)) as place:
-    tensors = [torch.full((2,), place.rank + 1, dtype=dtype) for dtype in (torch.int64, torch.float64)]
-    sums = [place.all_reduce_sum(tensor).tolist() for tensor in tensors]
-    place.barrier()
-    seen = [place.rank, place.world_size, place.local_rank, place.is_main, torch.distributed.get_backend()]
+with device_context(DeviceSettings(device="cpu", threads=1)) as context:
+    tensors = [torch.full((2,), context.rank + 1, dtype=dtype) for dtype in (torch.int64, torch.float64)]
+    sums = [context.all_reduce_sum(tensor).tolist() for tensor in tensors]
+    context.barrier()
+    seen = [context.rank, context.world_size, context.local_rank, context.is_main, torch.distributed.get_backend()]
 print(json.dumps([sums, seen, torch.distributed.is_initialized()]))
 """
 
@@ -150,7 +150,7 @@ def test_one_launched_process_opens_and_closes_a_group(monkeypatch):
         assert torch.distributed.is_initialized()
         with device_context(CPU):
             pass
-        assert torch.distributed.is_initialized(), "an inner place must not close the outer one's group"
+        assert torch.distributed.is_initialized(), "an inner context must not close the outer one's group"
         assert outer.world_size == 1
     assert not torch.distributed.is_initialized()
 

@@ -1,7 +1,7 @@
 """Where the work runs: device, precision, seeds and torch.distributed start-up.
 
 This is the one module that asks for CUDA and for torch.distributed; everything else takes a `DeviceContext`. Under
-`torchrun` (or SLURM with the same variables) each process opens its own place, with one GPU a process.
+`torchrun` (or SLURM with the same variables) each process opens its own context, with one GPU a process.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class DeviceContext:
         """Sum a tensor over all processes, in place.
 
         Args:
-            tensor: any shape and numeric dtype, the same in every process; on the CPU or on the place's device.
+            tensor: any shape and numeric dtype, the same in every process; on the CPU or on the context's device.
 
         Returns:
             The same tensor, now holding the sum.
@@ -115,7 +115,7 @@ class DeviceContext:
 
 @contextmanager
 def device_context(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORWARD) -> Iterator[DeviceContext]:
-    """Open this process's place and close it at the end of the `with` block.
+    """Open this process's device context and close it at the end of the `with` block.
 
     Starts torch.distributed (gloo on CPU, NCCL on CUDA) when the environment holds WORLD_SIZE, as `torchrun` sets it,
     unless it already runs; only what was started here is shut down. The number of threads is put back at the end.
@@ -235,18 +235,18 @@ def _start(device: torch.device, rank: int, world_size: int) -> None:
         ) from error
 
 
-def to_device(batch: Batch, place: DeviceContext) -> Batch:
-    """Copy the tensors inside dicts, lists and tuples to a place's device; everything else stays as it is.
+def to_device(batch: Batch, context: DeviceContext) -> Batch:
+    """Copy the tensors inside dicts, lists and tuples to a context's device; everything else stays as it is.
 
-    Where the place has channels last, tensors of four axes, (batch, band, row, col), are laid out so; others, such as
+    Where the context has channels last, tensors of four axes, (batch, band, row, col), are laid out so; others, such as
     images of several dates, keep their layout. Copies to CUDA do not wait for the GPU when the tensors lie in pinned
     memory.
     """
-    device = place.device
+    device = context.device
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         there = tensor.to(device, non_blocking=device.type == "cuda")
-        laid_out = place.channels_last and there.ndim == 4
+        laid_out = context.channels_last and there.ndim == 4
         return there.contiguous(memory_format=torch.channels_last) if laid_out else there
 
     return map_tensors(batch, moved)

@@ -132,7 +132,7 @@ def test_an_output_that_cannot_take_maps(tmp_path: Path) -> None:
 def test_a_record_names_all_that_was_mapped(tmp_path: Path) -> None:
     assert read_calls(tmp_path) == read_calls(tmp_path / "nowhere") == []
     call = {
-        "context": {"c": 1},
+        "identity": {"c": 1},
         "versions": {"v": "1"},
         "failed": {"f": "why"},
         "patches": {"p": {}},

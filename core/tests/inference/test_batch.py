@@ -26,10 +26,10 @@ from geocore.training.checkpoint import Checkpoint
 CHUNKS = ("r0", "r1")
 
 
-def prediction_of(output: Path, **context: Any) -> BatchPrediction:
+def prediction_of(output: Path, **identity: Any) -> BatchPrediction:
     card = {"data_hash": "d", "versions": {"geocore": "0.1.0"}}
     return BatchPrediction(
-        output, Checkpoint(output.parent / "step-000002", 2, {}, card, [], "w", {}), {"weights": "w"} | context
+        output, Checkpoint(output.parent / "step-000002", 2, {}, card, [], "w", {}), {"weights": "w"} | identity
     )
 
 
@@ -59,7 +59,7 @@ def write_by_chunks(
     name = Path(arguments["path"]).stem
     folder = chunk_dir(output, name)
     jobs = [Job(chunk, {"chunk": chunk}) for chunk in CHUNKS]
-    run_jobs(jobs, write_chunk, folder, context=1, workers=settings.turned(order.index(name)))
+    run_jobs(jobs, write_chunk, folder, identity=1, workers=settings.turned(order.index(name)))
     with merging(folder, [part_path(folder, chunk) for chunk in CHUNKS]):
         text = " ".join(part_path(folder, chunk).read_text() for chunk in CHUNKS)
         for product in products(output, name):
@@ -110,11 +110,11 @@ def test_a_survey_maps_records_and_says_so(tmp_path: Path, capsys: pytest.Captur
     )
     (call,) = calls(maps)
     assert call["versions"]["numpy"] and call["started"][:2] == "20" and call["command"] and call["seconds"] >= 0
-    wanted = ("checkpoint", "data_hash", "context", "scenes", "failed")
+    wanted = ("checkpoint", "data_hash", "identity", "scenes", "failed")
     assert {key: call[key] for key in wanted} == {
         "checkpoint": str(tmp_path / "step-000002"),
         "data_hash": "d",
-        "context": {"weights": "w", "flips": True},
+        "identity": {"weights": "w", "flips": True},
         "scenes": {"a": {"number": 2}, "b": {"number": 4}},
         "failed": {},
     }
@@ -136,7 +136,7 @@ def test_the_record_keeps_earlier_calls(tmp_path: Path) -> None:
         finish(second, {"scenes": mapped(second, jobs[1:])})
     found = calls(output)
     assert [list(call["scenes"]) for call in found] == [["a"], ["b"]]
-    assert [call["context"].get("flips") for call in found] == [None, True]
+    assert [call["identity"].get("flips") for call in found] == [None, True]
     assert [list(call["failed"]) for call in found] == [[], ["c"]]
 
 
@@ -264,7 +264,7 @@ def test_maps_of_other_settings_are_never_taken_for_those_of_these(tmp_path: Pat
         mapped_with(5, moment)
     assert mapped_with(3, 9) == ["done", "skipped" if moment < 2 else "done"]
     assert [path.read_text() for name in "ab" for path in kept(name)] == ["6", "6", "12", "12"]
-    assert [call["context"]["factor"] for call in calls(output)] == [3, 5, 3]
+    assert [call["identity"]["factor"] for call in calls(output)] == [3, 5, 3]
 
 
 def test_other_settings_in_one_folder_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -525,7 +525,7 @@ def replaced_while_read(arguments: dict[str, Any], part: Path, *, output: Path, 
     path.rename(path.with_suffix(".aside"))
     path.write_text("8")
     if chunk is not None:
-        run_jobs([Job("north", {"chunk": path.read_text()})], write_chunk, chunk, context=1)
+        run_jobs([Job("north", {"chunk": path.read_text()})], write_chunk, chunk, identity=1)
     write_scene(arguments, part, output=output)
 
 

@@ -53,7 +53,7 @@ def test_tiles_repeats_and_bytes_are_those_of_the_map(tmp_path: Path, chunk_px: 
             )  # fmt: skip
             predict_tiles(
                 lambda batch: {"out": batch["values"][:, :3].float(), VALID: batch[VALID]},
-                scene, chunk, TILING, blend, read=read, place=DeviceContext(torch.device("cpu")),
+                scene, chunk, TILING, blend, read=read, context=DeviceContext(torch.device("cpu")),
             )  # fmt: skip
         inside += sum(file.stat().st_size - 128 for file in (tmp_path / chunk.key).iterdir())
     plan = estimate_scene(scene, TILING, chunk_px=chunk_px, align=1, channels=3, planes=PLANES)

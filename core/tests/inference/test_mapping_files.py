@@ -24,7 +24,7 @@ from geocore.raster.grid import Window
 from geocore.raster.scene import Scene
 from geocore.tiling.tiles import Chunk, TileGrid
 
-PLACE = DeviceContext(torch.device("cpu"))
+CONTEXT = DeviceContext(torch.device("cpu"))
 
 
 def write(path: Path, values: np.ndarray, *, colours: list[ColorInterp] | None = None, **options: Any) -> Path:
@@ -61,7 +61,7 @@ def mapped(path: Path, tiling: TileGrid, forward: Any = far_seeing) -> tuple[np.
 
         chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
         blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2}, emit=emit)
-        predict_tiles(forward, scene, chunk, tiling, blend, read=read_tile, place=PLACE)
+        predict_tiles(forward, scene, chunk, tiling, blend, read=read_tile, context=CONTEXT)
     return values, valid
 
 
@@ -147,7 +147,7 @@ with open_raster(sys.argv[1]) as scene:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2},
                        emit=lambda row, out: rows.append(len(argmax_labels(out["out"]))))
-    predict_tiles(forward, scene, chunk, tiling, blend, read=read, place=DeviceContext(torch.device("cpu")))
+    predict_tiles(forward, scene, chunk, tiling, blend, read=read, context=DeviceContext(torch.device("cpu")))
     assert sum(rows) == 900
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

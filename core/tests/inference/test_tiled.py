@@ -28,7 +28,7 @@ from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
 from geocore.tiling.tiles import Chunk, TileGrid, chunks, tiles_in
 
-PLACE = DeviceContext(torch.device("cpu"))
+CONTEXT = DeviceContext(torch.device("cpu"))
 ULP = np.finfo(np.float32).eps
 
 
@@ -60,7 +60,7 @@ def dense(
     shape: tuple[int, int] | None = None,
     scale: int = 1,
     output_shape: tuple[int, int] | None = None,
-    place: DeviceContext = PLACE,
+    context: DeviceContext = CONTEXT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict all chunks in the given order; returns values (channel, row, col) and valid (row, col)."""
     shape = shape or scene.grid.shape
@@ -78,7 +78,7 @@ def dense(
         )
         predict_tiles(
             forward, scene, chunk, tiling, blend,
-            read=read, place=place, batch_size=batch_size, shape=shape,
+            read=read, context=context, batch_size=batch_size, shape=shape,
         )  # fmt: skip
     return values, valid
 
@@ -171,7 +171,7 @@ def test_bfloat16_is_blended_in_float32() -> None:
         make_scene(image),
         TileGrid(16, 8),
         channels=4,
-        place=DeviceContext(torch.device("cpu"), precision="bfloat16"),
+        context=DeviceContext(torch.device("cpu"), precision="bfloat16"),
     )
     assert valid.all() and 1e-6 < np.abs(rounded - exact).max() < 0.02
 
@@ -195,7 +195,7 @@ def test_every_batch_is_full_and_every_tile_comes_once() -> None:
     chunk, tiling = chunks((10, 10), 99)[0], TileGrid(4)
     count = predict_tiles(
         objects, make_scene(image), chunk, tiling, Collector(),
-        read=read_tile, place=PLACE, batch_size=4,
+        read=read_tile, context=CONTEXT, batch_size=4,
     )  # fmt: skip
     assert sizes == [4, 4, 4] and count == 9
     assert [entry[:3] for entry in added] == tiles_in(chunk, tiling, (10, 10))
@@ -206,11 +206,13 @@ def test_every_batch_is_full_and_every_tile_comes_once() -> None:
 def test_bit_equal_for_any_number_of_cores(precision: str) -> None:
     """On the CPU, batches of one tile, one chunk."""
     image = np.random.default_rng(4).standard_normal((3, 90, 70), np.float32)
-    place = DeviceContext(torch.device("cpu"), precision=precision)
+    context = DeviceContext(torch.device("cpu"), precision=precision)
     results = []
     for count in (1, 2, 3, 8):
         with cores(count):
-            values, valid = dense(Network(3), make_scene(image), TileGrid(16, 6), channels=4, batch_size=1, place=place)
+            values, valid = dense(
+                Network(3), make_scene(image), TileGrid(16, 6), channels=4, batch_size=1, context=context
+            )
             assert torch.get_num_threads() == count
         assert valid.all()
         results.append(values.tobytes())
@@ -231,7 +233,7 @@ def test_a_cpu_takes_tiles_one_by_one() -> None:
 
 def test_an_accelerator_takes_as_many_tiles_as_its_place_says() -> None:
     """On a device that computes nothing: what the model returns lies on the CPU."""
-    place, sizes = DeviceContext(torch.device("meta"), batch_size=4), []
+    context, sizes = DeviceContext(torch.device("meta"), batch_size=4), []
 
     def forward(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         assert batch["values"].device.type == "meta"
@@ -239,9 +241,9 @@ def test_an_accelerator_takes_as_many_tiles_as_its_place_says() -> None:
         return {"out": torch.zeros(sizes[-1], 1, 8, 8), VALID: torch.ones(sizes[-1], 8, 8, dtype=torch.bool)}
 
     scene = make_scene(np.ones((1, 20, 20), np.float32))
-    dense(forward, scene, TileGrid(8), channels=1, batch_size=None, place=place)
+    dense(forward, scene, TileGrid(8), channels=1, batch_size=None, context=context)
     assert sizes == [4, 4, 4], "nine tiles, the last batch filled up"
-    dense(forward, scene, TileGrid(8), channels=1, batch_size=9, place=place)
+    dense(forward, scene, TileGrid(8), channels=1, batch_size=9, context=context)
     assert sizes[3:] == [9], "the argument goes before"
 
 
@@ -250,10 +252,12 @@ def test_images_reach_the_model_in_the_memory_format_of_the_place(batch_size: in
     image = np.random.default_rng(5).standard_normal((3, 40, 30), np.float32)
     maps = []
     for channels_last in (False, True):
-        place = DeviceContext(torch.device("cpu"), channels_last=channels_last)
-        network, seen = place.prepare(Network(3)), []
+        context = DeviceContext(torch.device("cpu"), channels_last=channels_last)
+        network, seen = context.prepare(Network(3)), []
         network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]["values"]))  # type: ignore[misc]
-        values, _ = dense(network, make_scene(image), TileGrid(16, 6), channels=4, batch_size=batch_size, place=place)
+        values, _ = dense(
+            network, make_scene(image), TileGrid(16, 6), channels=4, batch_size=batch_size, context=context
+        )
         maps.append(values)
         assert {given.is_contiguous(memory_format=torch.channels_last) for given in seen} == {channels_last}
         weight = network.layers[0].weight
@@ -286,7 +290,7 @@ class MapOne:
         bands = [OutputBand("prob", "float32", 4), OutputBand("classes", "uint8")]
         with StripWriter(part, blend.window, bands) as writer:
             predict_tiles(forward, scene, chunk, TILING, blend, read=read,
-                       place=DeviceContext(torch.device("cpu")), batch_size=3)
+                       context=DeviceContext(torch.device("cpu")), batch_size=3)
 
 class Helpers:
     def parts(self, seed):
@@ -318,7 +322,7 @@ def test_bit_equal_for_any_workers_and_order(tmp_path: Path, monkeypatch: pytest
 
         def run(folder: str, workers: int) -> dict[str, bytes]:
             parts = run_chunks(
-                work, mapper.SHAPE, tmp_path / folder, chunk_px=36, align=1, context={"weights": "w"}, workers=workers
+                work, mapper.SHAPE, tmp_path / folder, chunk_px=36, align=1, identity={"weights": "w"}, workers=workers
             )
             assert len(parts) == 4
             return {f"{chunk.key}/{f.name}": f.read_bytes() for chunk, part in parts for f in sorted(part.iterdir())}
@@ -346,7 +350,7 @@ def test_failed_chunks_are_named_and_the_rest_kept(tmp_path: Path) -> None:
         part.write_text(chunk.key)
 
     def run() -> list[tuple[Chunk, Path]]:
-        return run_chunks(map_one, (8, 24), tmp_path, chunk_px=8, align=1, context={})
+        return run_chunks(map_one, (8, 24), tmp_path, chunk_px=8, align=1, identity={})
 
     with pytest.raises(SceneError, match=r"1 of 3 chunks failed, the first r000000-c000008: tile unreadable"):
         run()
@@ -400,7 +404,7 @@ def test_memory_does_not_grow_with_height() -> None:
         tracemalloc.start()
         predict_tiles(
             lambda batch: {"out": wide(batch["values"].float()), VALID: batch[VALID]}, scene, chunk, tiling, blend,
-            read=read_tile, place=PLACE, batch_size=4,
+            read=read_tile, context=CONTEXT, batch_size=4,
         )  # fmt: skip
         traced = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -480,7 +484,7 @@ def test_errors_end_the_chunk_and_its_thread(where: str) -> None:
     scene, chunk, tiling = make_scene(np.ones((1, 80, 16), np.float32)), Chunk("r", Window(0, 0, 80, 16)), TileGrid(8)
     blend = OverlapBlender(chunk, tiling, (80, 16), {"out": 1}, emit=lambda row, out: count("emit"))
     with pytest.raises(SceneError, match=f"{where} broke"):
-        predict_tiles(forward, scene, chunk, tiling, blend, read=read, place=PLACE, batch_size=2)
+        predict_tiles(forward, scene, chunk, tiling, blend, read=read, context=CONTEXT, batch_size=2)
     assert threading.active_count() == before
 
 

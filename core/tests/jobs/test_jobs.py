@@ -106,7 +106,7 @@ def left_over(folder: Path) -> list[str]:
 def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, workers: int) -> None:
     folder, seen = tmp_path / "parts", []
     jobs = jobs_of(4, t1="folder")
-    outcomes = run_jobs(jobs, work, folder, context={"a": 1}, workers=workers, on_done=seen.append)
+    outcomes = run_jobs(jobs, work, folder, identity={"a": 1}, workers=workers, on_done=seen.append)
     assert [outcome.key for outcome in outcomes] == [job.key for job in jobs]
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert sorted(outcome.key for outcome in seen) == [job.key for job in jobs]
@@ -117,7 +117,7 @@ def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, wor
     assert left_over(folder) == []
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("t*")}
 
-    again = run_jobs(jobs, work, folder, context={"a": 1}, workers=workers)
+    again = run_jobs(jobs, work, folder, identity={"a": 1}, workers=workers)
     assert {outcome.status for outcome in again} == {"skipped"}
     assert again[2].seconds == marker["seconds"]
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("t*")} == times
@@ -126,25 +126,25 @@ def test_parts_appear_and_a_second_run_skips_them(tmp_path: Path, work: Any, wor
 
 def test_only_what_changed_is_done_anew(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    run_jobs(jobs_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
+    run_jobs(jobs_of(3, t1="folder"), work, folder, identity={"threshold": 0.5})
     part_path(folder, "t0.txt").unlink()
     (folder / ".done" / "t2.txt.json").write_text("{not json")
-    outcomes = run_jobs(jobs_of(3, t1="folder"), work, folder, context={"threshold": 0.5})
+    outcomes = run_jobs(jobs_of(3, t1="folder"), work, folder, identity={"threshold": 0.5})
     assert [outcome.status for outcome in outcomes] == ["done", "skipped", "done"]
     # A folder is replaced by a file, which no rename does by itself.
     changed = [Job("t0.txt", {"value": 7}), Job("t1.txt", {"value": 1}), Job("t2.txt", {"value": 2})]
-    outcomes = run_jobs(changed, work, folder, context={"threshold": 0.5})
+    outcomes = run_jobs(changed, work, folder, identity={"threshold": 0.5})
     assert [outcome.status for outcome in outcomes] == ["done", "done", "skipped"]
     assert part_path(folder, "t0.txt").read_text() == "7"
     assert part_path(folder, "t1.txt").read_text() == "1"
-    outcomes = run_jobs(changed, work, folder, context={"threshold": 0.6})
+    outcomes = run_jobs(changed, work, folder, identity={"threshold": 0.6})
     assert {outcome.status for outcome in outcomes} == {"done"}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_users_error_fails_its_task_only(tmp_path: Path, work: Any, workers: int) -> None:
     folder = tmp_path / "parts"
-    outcomes = run_jobs(jobs_of(3, t1="fails"), work, folder, context=None, workers=workers)
+    outcomes = run_jobs(jobs_of(3, t1="fails"), work, folder, identity=None, workers=workers)
     assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
     assert outcomes[1].message == "value 3: must be even; use 4"
     assert not part_path(folder, "t1.txt").exists()
@@ -163,7 +163,7 @@ def test_a_bug_is_raised_and_what_is_done_stays(
     folder = tmp_path / "parts"
     seen = []
     with pytest.raises(error, match=None if workers == 0 else "(?s)job t1.txt:.*Traceback"):
-        run_jobs(jobs_of(4, t1=kind), work, folder, context=None, workers=workers, on_done=seen.append)
+        run_jobs(jobs_of(4, t1=kind), work, folder, identity=None, workers=workers, on_done=seen.append)
     assert left_over(folder) == []
     # Those behind it were done all the same.
     assert {outcome.key: outcome.status for outcome in seen} == {
@@ -172,7 +172,7 @@ def test_a_bug_is_raised_and_what_is_done_stays(
         "t2.txt": "done",
         "t3.txt": "done",
     }
-    assert [outcome.status for outcome in run_jobs(jobs_of(4), work, folder, context=None)] == [
+    assert [outcome.status for outcome in run_jobs(jobs_of(4), work, folder, identity=None)] == [
         "skipped",
         "done",
         "skipped",
@@ -181,14 +181,14 @@ def test_a_bug_is_raised_and_what_is_done_stays(
 
 
 def test_a_task_that_takes_more_memory_than_there_is_fails_alone(tmp_path: Path, work: Any) -> None:
-    outcomes = run_jobs(jobs_of(2, t0="hungry"), work, tmp_path / "parts", context=None)
+    outcomes = run_jobs(jobs_of(2, t0="hungry"), work, tmp_path / "parts", identity=None)
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
     assert outcomes[0].message.startswith("takes more memory than there is (Unable to allocate")
 
 
 def test_a_killed_worker_costs_one_attempt(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    outcomes = run_jobs(jobs_of(6, t2="dies once"), work, folder, context=None, workers=2)
+    outcomes = run_jobs(jobs_of(6, t2="dies once"), work, folder, identity=None, workers=2)
     assert {outcome.status for outcome in outcomes} == {"done"}
     assert [part_path(folder, f"t{i}.txt").read_text() for i in range(6)] == list("012345")
     assert calls(tmp_path).count("2") == 2
@@ -197,7 +197,7 @@ def test_a_killed_worker_costs_one_attempt(tmp_path: Path, work: Any) -> None:
 
 def test_a_task_that_always_kills_its_worker_fails_and_spares_the_others(tmp_path: Path, work: Any) -> None:
     folder = tmp_path / "parts"
-    outcomes = run_jobs(jobs_of(5, t0="dies"), work, folder, context=None, workers=2)
+    outcomes = run_jobs(jobs_of(5, t0="dies"), work, folder, identity=None, workers=2)
     assert [outcome.status for outcome in outcomes] == ["failed", *["done"] * 4]
     assert "killed twice" in outcomes[0].message
     assert "\n" not in outcomes[0].message
@@ -233,7 +233,7 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
         "if __name__ == '__main__':\n"
         f"    work = partial(jobs_work.write, log={str(tmp_path)!r})\n"
         "    jobs = [Job('t0.txt', {'value': 0}), Job('t1.txt', {'value': 1, 'kind': 'sleeps'})]\n"
-        f"    run_jobs(jobs, work, Path({str(folder)!r}), context=None, workers=2)\n"
+        f"    run_jobs(jobs, work, Path({str(folder)!r}), identity=None, workers=2)\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
     (mark,) = wait_for("pid-*", tmp_path)
@@ -252,7 +252,7 @@ def test_workers_end_with_their_parent_and_a_rerun_goes_on(tmp_path: Path, work:
     assert not is_alive(worker)
     assert len(left_over(folder)) == (1 if how == signal.SIGKILL else 0)
 
-    outcomes = run_jobs([Job("t0.txt", {"value": 0}), Job("t1.txt", {"value": 1})], work, folder, context=None)
+    outcomes = run_jobs([Job("t0.txt", {"value": 0}), Job("t1.txt", {"value": 1})], work, folder, identity=None)
     assert [outcome.status for outcome in outcomes] == ["skipped", "done"]
     assert left_over(folder) == []
 
@@ -270,7 +270,7 @@ def test_a_signal_ends_a_command_and_its_workers_at_once(tmp_path: Path, work: A
         "def main(settings):\n"
         f"    work = partial(jobs_work.write, log={str(tmp_path)!r})\n"
         "    jobs = [Job(f't{i}.txt', {'value': i, 'kind': 'sleeps'}) for i in range(6)]\n"
-        f"    run_jobs(jobs, work, Path({str(folder)!r}), context=None, workers=2)\n"
+        f"    run_jobs(jobs, work, Path({str(folder)!r}), identity=None, workers=2)\n"
         "if __name__ == '__main__':\n    command(main, Settings, prog='run', resumes=True, argv=[])\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, start_new_session=True)
@@ -291,13 +291,13 @@ def test_attempts_of_a_living_process_are_left_alone(tmp_path: Path, work: Any) 
     other = folder / ".attempts" / f"{name}{'0' * 12}"
     with FolderLock(other):
         (other / "t9").mkdir()
-        run_jobs(jobs_of(1), work, folder, context=None)
+        run_jobs(jobs_of(1), work, folder, identity=None)
         assert (other / "t9").exists()
         # What it makes are not to be mixed with those of other settings.
         with pytest.raises(RunError, match="in use by a process with other settings"):
-            run_jobs(jobs_of(1), work, folder, context="new")
+            run_jobs(jobs_of(1), work, folder, identity="new")
         assert left_over(folder) == [other.name] and calls(tmp_path) == ["0"]
-    run_jobs(jobs_of(1), work, folder, context="new")
+    run_jobs(jobs_of(1), work, folder, identity="new")
     assert left_over(folder) == []
 
 
@@ -305,15 +305,15 @@ def test_attempts_of_a_run_that_was_killed_after_its_last_task_go_too(
     tmp_path: Path, work: Any, killed_writer: str
 ) -> None:
     folder = tmp_path / "parts"
-    run_jobs(jobs_of(1), work, folder, context=None)
+    run_jobs(jobs_of(1), work, folder, identity=None)
     (folder / ".attempts" / f"{'a' * 16}.{killed_writer}").mkdir()
-    assert [outcome.status for outcome in run_jobs(jobs_of(1), work, folder, context=None)] == ["skipped"]
+    assert [outcome.status for outcome in run_jobs(jobs_of(1), work, folder, identity=None)] == ["skipped"]
     assert left_over(folder) == []
     (folder / ".attempts").rmdir()
     mine = tmp_path / "mine"
     (mine / f"{'a' * 16}.{killed_writer}").mkdir(parents=True)
     (folder / ".attempts").symlink_to(mine)
-    run_jobs(jobs_of(1), work, folder, context=None)
+    run_jobs(jobs_of(1), work, folder, identity=None)
     assert len(list(mine.iterdir())) == 1
 
 
@@ -329,7 +329,7 @@ def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(
     (mine / "run" / ".lock").write_text("123")
     (folder / ".attempts" / "notes" / ".lock").write_text("123")
     (folder / ".attempts" / f"{'b' * 16}.{killed_writer}").symlink_to(mine / "run")
-    run_jobs(jobs_of(1), work, folder, context="new")
+    run_jobs(jobs_of(1), work, folder, identity="new")
     assert (mine / "run" / "kept").exists() and (mine / "run" / ".lock").read_text() == "123"
     # One that was killed before it had its lock is gone, one that is about to take it is not.
     assert left_over(folder) == sorted(["notes", starting, f"{'b' * 16}.{killed_writer}"])
@@ -338,13 +338,13 @@ def test_only_what_bears_the_name_and_marks_of_attempts_is_removed(
     other.mkdir()
     (other / ".attempts").symlink_to(mine)
     with pytest.raises(StorageError, match="symbolic link"):
-        run_jobs(jobs_of(1), work, other, context="new")
+        run_jobs(jobs_of(1), work, other, identity="new")
     assert sorted(path.name for path in mine.iterdir()) == ["run"]
     (other / ".done").rmdir()
     (mine / "t0.txt.json").write_text("mine")
     (other / ".done").symlink_to(mine)
     with pytest.raises(StorageError, match="symbolic link"):
-        run_jobs(jobs_of(1), work, other, context="new")
+        run_jobs(jobs_of(1), work, other, identity="new")
     assert (mine / "t0.txt.json").read_text() == "mine"
 
 
@@ -360,7 +360,7 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
     tmp_path: Path, work: Any, damaged: str, how: str
 ) -> None:
     folder, jobs = tmp_path / "parts", jobs_of(3, t1="folder")
-    run_jobs(jobs, work, folder, context=None)
+    run_jobs(jobs, work, folder, identity=None)
     file = folder / damaged
     content = file.read_bytes()
     if how == "changed":
@@ -373,7 +373,7 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
             (file / "deep").mkdir(parents=True)
     if file.is_file() and file.read_bytes() == content:
         pytest.skip("half of nothing")
-    outcomes = run_jobs(jobs, work, folder, context=None)
+    outcomes = run_jobs(jobs, work, folder, identity=None)
     changed = 0 if "t0" in damaged else 1
     if how == "folder" and damaged.startswith(".done"):
         assert outcomes[changed].status == "failed" and "is in the way" in outcomes[changed].message
@@ -381,7 +381,7 @@ def test_a_part_or_marker_that_is_not_what_was_written_is_made_again(
     assert [outcome.status for outcome in outcomes] == ["done" if i == changed else "skipped" for i in range(3)]
     assert file.is_file()
     assert [part_path(folder, "t0.txt").read_text(), (folder / "t1.txt" / "a.txt").read_text()] == ["0", "1"]
-    assert {outcome.status for outcome in run_jobs(jobs, work, folder, context=None)} == {"skipped"}
+    assert {outcome.status for outcome in run_jobs(jobs, work, folder, identity=None)} == {"skipped"}
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("parts"), DataError("1 of 2 chunks failed")])
@@ -392,10 +392,10 @@ def test_a_task_that_fails_since_another_process_has_done_it_is_done(tmp_path: P
         part.write_text("theirs")
 
     def overtaken(arguments: dict[str, Any], part: Path) -> None:
-        run_jobs(jobs_of(1), theirs, tmp_path, context=None)
+        run_jobs(jobs_of(1), theirs, tmp_path, identity=None)
         raise error
 
-    (outcome,) = run_jobs(jobs_of(1), overtaken, tmp_path, context=None)
+    (outcome,) = run_jobs(jobs_of(1), overtaken, tmp_path, identity=None)
     assert outcome.status == "done" and part_path(tmp_path, "t0.txt").read_text() == "theirs"
 
 
@@ -403,7 +403,7 @@ def test_the_shard_that_uses_the_parts_makes_damaged_ones_of_others_again(tmp_pa
     folder, jobs = tmp_path / "parts", jobs_of(4)
 
     def shard(number: int) -> list[JobResult]:
-        return run_jobs(jobs, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/2"))
+        return run_jobs(jobs, work, folder, identity=None, workers=WorkerSettings(shard=f"{number}/2"))
 
     with pytest.raises(Incomplete):
         shard(1)
@@ -422,7 +422,7 @@ def test_parts_of_other_shards_are_not_read_by_those_that_do_not_use_them(
     monkeypatch.setattr("geocore.jobs.job.sha256_file", lambda path: [read.append(path.name), sha256(path)][1])
     for number in (1, 2):
         with pytest.raises(Incomplete):
-            run_jobs(jobs, work, folder, context=None, workers=WorkerSettings(shard=f"{number}/3"))
+            run_jobs(jobs, work, folder, identity=None, workers=WorkerSettings(shard=f"{number}/3"))
     assert sorted(read) == ["t0.txt", "t1.txt", "t3.txt", "t4.txt"]  # each once, when it was written
 
 
@@ -436,9 +436,9 @@ def test_a_full_disk_ends_the_run_and_is_no_fault_of_a_task(tmp_path: Path) -> N
         part.write_text("whole")
 
     with pytest.raises(DiskError, match="no space left"):
-        run_jobs(jobs_of(3), fills, tmp_path / "parts", context=None)
+        run_jobs(jobs_of(3), fills, tmp_path / "parts", identity=None)
     assert seen == [0, 1] and left_over(tmp_path / "parts") == []
-    assert run_jobs(jobs_of(1), fills, tmp_path / "parts", context=None)[0].status == "skipped"
+    assert run_jobs(jobs_of(1), fills, tmp_path / "parts", identity=None)[0].status == "skipped"
 
 
 def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path: Path, work: Any) -> None:
@@ -446,11 +446,11 @@ def test_attempts_of_another_machine_are_left_until_they_are_a_week_old(tmp_path
     other = folder / ".attempts" / f"{'a' * 16}.00000000.1-{'0' * 12}"
     with FolderLock(other):
         (other / "t9~1").mkdir()
-    run_jobs(jobs_of(1), work, folder, context=None)
+    run_jobs(jobs_of(1), work, folder, identity=None)
     assert left_over(folder) == [other.name]
     old = time.time() - 8 * 24 * 3600
     os.utime(other, (old, old))
-    run_jobs(jobs_of(1), work, folder, context="new")
+    run_jobs(jobs_of(1), work, folder, identity="new")
     assert left_over(folder) == []
 
 
@@ -469,7 +469,7 @@ def test_a_part_that_another_process_made_meanwhile_fails_the_task_in_one_line(t
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "rename", late)
-        (outcome,) = run_jobs([Job("a", {})], overtaken, folder, context=1)
+        (outcome,) = run_jobs([Job("a", {})], overtaken, folder, identity=1)
     assert outcome.status == "failed" and "another process" in outcome.message
     assert (folder / "a" / "theirs").exists() and left_over(folder) == []
 
@@ -477,7 +477,7 @@ def test_a_part_that_another_process_made_meanwhile_fails_the_task_in_one_line(t
 def test_a_closed_folder_is_a_clear_error(tmp_path: Path, work: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
-        run_jobs(jobs_of(1), work, tmp_path / "file" / "parts", context=None)
+        run_jobs(jobs_of(1), work, tmp_path / "file" / "parts", identity=None)
 
 
 def test_fingerprints_cover_key_arguments_and_context() -> None:
@@ -500,13 +500,13 @@ def test_a_key_is_any_text(tmp_path: Path, work: Any, workers: int) -> None:
     # Of two jobs whose worker was killed, the one that had begun is tried alone.
     jobs[3] = Job(keys[3], {"value": 3, "kind": "dies once"}) if workers else jobs[3]
     folder = tmp_path / "parts"
-    outcomes = run_jobs(jobs, work, folder, context=None, workers=workers)
+    outcomes = run_jobs(jobs, work, folder, identity=None, workers=workers)
     assert [(outcome.key, outcome.status) for outcome in outcomes] == [(key, "done") for key in keys]
     assert [part_path(folder, key).read_text() for key in keys] == [str(number) for number in range(len(keys))]
     assert {path.parent for path in (part_path(folder, key) for key in keys)} == {folder}
-    assert {outcome.status for outcome in run_jobs(jobs, work, folder, context=None)} == {"skipped"}
+    assert {outcome.status for outcome in run_jobs(jobs, work, folder, identity=None)} == {"skipped"}
 
 
 def test_repeated_keys_are_a_bug(tmp_path: Path, work: Any) -> None:
     with pytest.raises(ValueError, match=r"more than once: t0\.txt"):
-        run_jobs(jobs_of(1) * 2, work, tmp_path, context=None)
+        run_jobs(jobs_of(1) * 2, work, tmp_path, identity=None)

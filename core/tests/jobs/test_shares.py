@@ -33,17 +33,17 @@ def jobs_of(count: int) -> list[Job]:
 def test_a_shard_does_its_share_and_says_what_is_missing(tmp_path: Path) -> None:
     ended: list[JobResult] = []
     with pytest.raises(Incomplete, match="2 of 5 parts are not there yet") as rest:
-        run_jobs(jobs_of(5), write, tmp_path, context=1, workers=settings_of(shard="1/2"), on_done=ended.append)
+        run_jobs(jobs_of(5), write, tmp_path, identity=1, workers=settings_of(shard="1/2"), on_done=ended.append)
     assert rest.value.missing == ["t1", "t3"] and rest.value.failures == []
     assert {outcome.key: outcome.status for outcome in ended} == {
         "t0": "done", "t1": "elsewhere", "t2": "done", "t3": "elsewhere", "t4": "done",
     }  # fmt: skip
     assert [outcome.is_there for outcome in ended] == [True, True, True, False, False]
-    outcomes = run_jobs(jobs_of(5), write, tmp_path, context=1, workers=settings_of(shard="2/2"))
+    outcomes = run_jobs(jobs_of(5), write, tmp_path, identity=1, workers=settings_of(shard="2/2"))
     assert [outcome.status for outcome in outcomes] == ["skipped", "done", "skipped", "done", "skipped"]
     # The part of other settings is not taken for the one that is missing.
     with pytest.raises(Incomplete):
-        run_jobs(jobs_of(5), write, tmp_path, context=2, workers=settings_of(shard="2/2"))
+        run_jobs(jobs_of(5), write, tmp_path, identity=2, workers=settings_of(shard="2/2"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -63,7 +63,7 @@ def test_a_failed_task_of_a_shard_is_an_error_and_not_a_share_done(tmp_path: Pat
 
     @run_sharded
     def main(settings: WorkerSettings) -> None:
-        run_jobs(jobs_of(3), fails, tmp_path, context=1, workers=settings)
+        run_jobs(jobs_of(3), fails, tmp_path, identity=1, workers=settings)
 
     with pytest.raises(DataError, match=r"shard 2/2: 1 of 3 failed: t1: value 1: must be even; not there yet: t0, t2"):
         main(settings_of(shard="2/2"))
@@ -73,29 +73,29 @@ def test_what_waits_for_other_shards_within_a_task_is_elsewhere_too(tmp_path: Pa
     def map_scene(arguments: dict[str, Any], part: Path) -> None:
         chunks = tmp_path / "chunks" / str(arguments["value"])
         shard = settings_of(shard="1/2").turned(arguments["value"])
-        run_jobs(jobs_of(1), write, chunks, context=1, workers=shard)
+        run_jobs(jobs_of(1), write, chunks, identity=1, workers=shard)
         part.write_text("joined")
 
     with pytest.raises(Incomplete) as rest:
-        run_jobs(jobs_of(3), map_scene, tmp_path / "scenes", context=1)
+        run_jobs(jobs_of(3), map_scene, tmp_path / "scenes", identity=1)
     assert rest.value.missing == ["t1 (1 of 1 parts are not there yet)"]
     assert part_path(tmp_path / "scenes", "t2").read_text() == "joined"
 
 
 def test_what_another_shard_has_joined_meanwhile_is_done(tmp_path: Path) -> None:
     def overtaken(arguments: dict[str, Any], part: Path) -> None:
-        run_jobs(jobs_of(1), write, tmp_path, context=1)
+        run_jobs(jobs_of(1), write, tmp_path, identity=1)
         raise Incomplete(["r0"], 1)
 
-    assert [outcome.status for outcome in run_jobs(jobs_of(1), overtaken, tmp_path, context=1)] == ["done"]
+    assert [outcome.status for outcome in run_jobs(jobs_of(1), overtaken, tmp_path, identity=1)] == ["done"]
 
 
 def test_a_shard_looks_for_the_parts_of_others_last(tmp_path: Path) -> None:
     def meanwhile(arguments: dict[str, Any], part: Path) -> None:
-        run_jobs(jobs_of(2)[1:], write, tmp_path, context=1)
+        run_jobs(jobs_of(2)[1:], write, tmp_path, identity=1)
         write(arguments, part)
 
-    outcomes = run_jobs(jobs_of(2), meanwhile, tmp_path, context=1, workers=settings_of(shard="1/2"))
+    outcomes = run_jobs(jobs_of(2), meanwhile, tmp_path, identity=1, workers=settings_of(shard="1/2"))
     assert [outcome.status for outcome in outcomes] == ["done", "skipped"]
 
 
@@ -117,16 +117,16 @@ def test_a_task_done_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     """As when Dask gave a worker up for dead that goes on."""
 
     def overtaken(arguments: dict[str, Any], part: Path) -> None:
-        run_jobs(jobs_of(1), write, tmp_path, context=1)
+        run_jobs(jobs_of(1), write, tmp_path, identity=1)
         part.write_text("late")
 
-    assert [outcome.status for outcome in run_jobs(jobs_of(1), overtaken, tmp_path, context=1)] == ["done"]
+    assert [outcome.status for outcome in run_jobs(jobs_of(1), overtaken, tmp_path, identity=1)] == ["done"]
     assert part_path(tmp_path, "t0").read_text() == "0"
 
 
 def test_only_one_joins_and_who_waited_learns_that_it_is_done(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "parts"
-    run_jobs(jobs_of(2), write, folder, context=1)
+    run_jobs(jobs_of(2), write, folder, identity=1)
     parts = [part_path(folder, f"t{i}") for i in range(2)]
     found: list[BaseException] = []
 

@@ -77,7 +77,7 @@ def mapped(scene: Scene, channels: int) -> tuple[np.ndarray[Any, Any], np.ndarra
 
     region = Chunk("all", scene.grid.window)
     blend = OverlapBlender(region, TILING, scene.grid.shape, {"out": channels}, emit=emit)
-    predict_tiles(identity, scene, region, TILING, blend, read=read, place=DeviceContext(torch.device("cpu")))
+    predict_tiles(identity, scene, region, TILING, blend, read=read, context=DeviceContext(torch.device("cpu")))
     return values, valid
 
 
@@ -374,7 +374,7 @@ def real(name: str) -> Path:
 def test_real_chips_keep_georeference_nodata_and_values(name: str, tmp_path: Path) -> None:
     with rasterio.open(real(name)) as file:
         expected, masks = file.read(), file.read_masks().all(0)
-        place, crs, nodata = file.transform, file.crs, file.nodata
+        context, crs, nodata = file.transform, file.crs, file.nodata
     with open_raster(real(name)) as scene:
         values, valid = mapped(scene, len(expected))
         assert {repr(band.nodata) for band in scene.layers["image"].bands} == {repr(nodata)}
@@ -382,7 +382,7 @@ def test_real_chips_keep_georeference_nodata_and_values(name: str, tmp_path: Pat
     np.testing.assert_array_equal(valid, masks & np.isfinite(expected).all(0))
     np.testing.assert_allclose(values[:, valid], expected[:, valid].astype("float32"), rtol=1e-6)
     with rasterio.open(tmp_path / "a.tif") as file:
-        assert (file.transform, file.crs) == (place, crs)
+        assert (file.transform, file.crs) == (context, crs)
 
 
 @pytest.mark.real

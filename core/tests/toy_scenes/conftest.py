@@ -74,7 +74,7 @@ class DenseMap:
         )
 
     def map_chunk(
-        self, model: nn.Module, scene: Scene, chunk: Chunk, blend: OverlapBlender, place: DeviceContext
+        self, model: nn.Module, scene: Scene, chunk: Chunk, blend: OverlapBlender, context: DeviceContext
     ) -> None:
         head = OutputHead(self.classes, "classes")
 
@@ -88,7 +88,7 @@ class DenseMap:
             self.tiling,
             blend,
             read=self.read,
-            place=place,
+            context=context,
             batch_size=self.batch_size,
             shape=self.working_shape(scene),
         )
@@ -99,7 +99,7 @@ class Workbench:
     """A folder and a device for one toy."""
 
     folder: Path
-    place: DeviceContext
+    context: DeviceContext
 
     def train(
         self,
@@ -139,7 +139,7 @@ class Workbench:
                 training=settings.training,
                 optimizer=settings.optimizer,
                 schedule=settings.schedule,
-                place=self.place,
+                context=self.context,
                 run=run,
                 card=card,
                 primary=primary,
@@ -159,7 +159,7 @@ class Workbench:
             labels[row : row + len(masked)] = masked.numpy()
 
         chunk = chunks(dense.working_shape(scene), 10**6)[0]
-        dense.map_chunk(model, scene, chunk, dense.blend(chunk, scene, emit), self.place)
+        dense.map_chunk(model, scene, chunk, dense.blend(chunk, scene, emit), self.context)
         return labels
 
     def predict_to_file(self, model: nn.Module, scene: Scene, dense: DenseMap, path: Path, *, chunk_px: int) -> None:
@@ -175,7 +175,7 @@ class Workbench:
             blend = dense.blend(chunk, scene, emit)
             planes = [OutputBand("classes", "uint8"), OutputBand("percent", "uint8", dense.classes)]
             with StripWriter(part, blend.window, planes) as writer:
-                dense.map_chunk(model, scene, chunk, blend, self.place)
+                dense.map_chunk(model, scene, chunk, blend, self.context)
 
         parts = run_chunks(
             map_one,
@@ -183,7 +183,7 @@ class Workbench:
             path.with_suffix(".parts"),
             chunk_px=chunk_px,
             align=dense.tiling.align,
-            context={"scene": scene.name},
+            identity={"scene": scene.name},
         )
         windows = [(output_window(chunk, dense.ratio, scene.grid.shape), part) for chunk, part in parts]
         with RasterWriter(path, grid=scene.grid, count=1, dtype="uint8", nodata=NODATA, overviews="nearest") as product:

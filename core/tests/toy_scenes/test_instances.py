@@ -303,7 +303,7 @@ def test_instances(bench: Any, toys: Any) -> None:
                 write_part(part, find(model, scene, chunk, bench.place))
 
             folder = bench.folder / f"{sample.id}.parts"
-            parts = run_chunks(map_one, (ROWS, COLS), folder, chunk_px=40, align=1, context={})
+            parts = run_chunks(map_one, (ROWS, COLS), folder, chunk_px=40, align=1, identity={})
             assert len(parts) == 12
             objects = [found for _, part in parts for found in read_part(part)]
             # Seams between chunks neither double nor lose an object, and one chunk finds the same ones.

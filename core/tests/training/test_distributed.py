@@ -99,7 +99,7 @@ def accuracy(model):
 
 
 def train(
-    folder, place, step=one_loss, *, network=None, norm="group", seen=None, extra=False, drawn_apart=(), **changes
+    folder, context, step=one_loss, *, network=None, norm="group", seen=None, extra=False, drawn_apart=(), **changes
 ):
     settings = Example(training={**Example().training.model_dump(), **changes})
 
@@ -108,11 +108,11 @@ def train(
             seen.append(batch["sample"].tolist())
         return step(model, batch)
 
-    options = {"rank": place.rank, "world_size": place.world_size, "threads": 0}
+    options = {"rank": context.rank, "world_size": context.world_size, "threads": 0}
     batches = Batches(GridSampler([[None]] * 24, seed=1), read, batch_size=settings.training.batch_size, collate=stack,
                       **options)  # fmt: skip
     model = network or Network(norm, extra=extra)
-    with Run.open(folder, settings=settings, data_hash="d", task="t", main=place.is_main) as run:
+    with Run.open(folder, settings=settings, data_hash="d", task="t", main=context.is_main) as run:
         result = fit(
             model,
             batches,
@@ -121,7 +121,7 @@ def train(
             training=settings.training,
             optimizer=settings.optimizer,
             schedule=settings.schedule,
-            place=place,
+            context=context,
             run=run,
             card={},
             primary="accuracy",
@@ -282,34 +282,34 @@ def gloo_threads():
 def main(folder):
     """What each process does; rank by rank its findings go to a file."""
     found = {}
-    with device_context(DeviceSettings(device="cpu", threads=1)) as place:
-        assert place.world_size == 2
+    with device_context(DeviceSettings(device="cpu", threads=1)) as context:
+        assert context.world_size == 2
         for case, options in CASES.items():
-            train(folder / folder_of(case), place, **options)
+            train(folder / folder_of(case), context, **options)
         found["samples"] = []
-        train(folder / "samples", place, seen=found["samples"])
-        train(folder / "resumed", place)
+        train(folder / "samples", context, seen=found["samples"])
+        train(folder / "resumed", context)
 
         with listening() as found["told"]:
-            train(folder / "dropout", place, network=Network(dropout=0.4), steps=14, drawn_apart=["proposals"])
-        step = killing(4, 1, place.rank)
+            train(folder / "dropout", context, network=Network(dropout=0.4), steps=14, drawn_apart=["proposals"])
+        step = killing(4, 1, context.rank)
         try:
-            train(folder / "stopped", place, step, network=Network(dropout=0.4), steps=14)
+            train(folder / "stopped", context, step, network=Network(dropout=0.4), steps=14)
         except Stopped as stopped:
             found["stopped"] = stopped.signum
         found["stopped_at"] = load_checkpoint(folder / "stopped" / "checkpoints").step
-        place.barrier()
-        train(folder / "stopped", place, network=Network(dropout=0.4), steps=14)
+        context.barrier()
+        train(folder / "stopped", context, network=Network(dropout=0.4), steps=14)
 
         calls = [0]
 
         def poisoned(model, batch):
             calls[0] += 1
             total, count = one_loss(model, batch)["classes"]
-            return {"classes": (total * math.nan if calls[0] == 3 and place.rank == 1 else total, count)}
+            return {"classes": (total * math.nan if calls[0] == 3 and context.rank == 1 else total, count)}
 
         try:
-            train(folder / "poisoned", place, poisoned)
+            train(folder / "poisoned", context, poisoned)
         except TrainingError as error:
             found["not_finite"] = str(error)
 
@@ -317,15 +317,15 @@ def main(folder):
 
         def validate(model):
             scores.append(float(sum(buffer.double().sum() for buffer in model.buffers())))
-            return {"accuracy": 0.5 + 0.1 * place.rank}
+            return {"accuracy": 0.5 + 0.1 * context.rank}
 
         global accuracy
         accuracy = validate
-        train(folder / "validated", place, network=Network("batch"), ema_decay=0.9)
+        train(folder / "validated", context, network=Network("batch"), ema_decay=0.9)
         found["batch_norm"] = scores
         found["threads_of_gloo"] = [gloo_threads()]
     found["threads_of_gloo"].append(gloo_threads())
-    (folder / f"rank{place.rank}.json").write_text(json.dumps(found))
+    (folder / f"rank{context.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_one_micro_batch_gives_the_bits_of_the_sum_of_quotients():
     expected, given = network(), network()
     quotients = [summed / max(float(count), 1.0) for summed, count in sums(expected, image()).values()]
     sum(quotients).backward()
-    losses = backward(given, sums, iter([image()]), accumulate=1, place=CPU)
+    losses = backward(given, sums, iter([image()]), accumulate=1, context=CPU)
     assert list(losses) == ["a", "b", "c"] and not any(loss.requires_grad for loss in losses.values())
     assert all(torch.equal(one, other) for one, other in zip(losses.values(), quotients, strict=True))
     for one, other in zip(given.parameters(), expected.parameters(), strict=True):
@@ -45,8 +45,8 @@ def test_a_loss_that_hangs_on_no_parameter_is_reported_and_has_no_gradient():
         return {"constant": (torch.tensor(6.0), torch.tensor(4)), **sums(model, batch)}
 
     with_it, without = network(), network()
-    losses = backward(with_it, constant, iter([image()]), accumulate=1, place=CPU)
-    backward(without, sums, iter([image()]), accumulate=1, place=CPU)
+    losses = backward(with_it, constant, iter([image()]), accumulate=1, context=CPU)
+    backward(without, sums, iter([image()]), accumulate=1, context=CPU)
     assert float(losses["constant"]) == 1.5
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(with_it.parameters(), without.parameters(), strict=True))
 
@@ -54,4 +54,4 @@ def test_a_loss_that_hangs_on_no_parameter_is_reported_and_has_no_gradient():
 def test_losses_of_which_none_hangs_on_a_parameter_are_refused():
     frozen = network().requires_grad_(False)
     with pytest.raises(RuntimeError, match="does not require grad"):
-        backward(frozen, sums, iter([image()]), accumulate=1, place=CPU)
+        backward(frozen, sums, iter([image()]), accumulate=1, context=CPU)

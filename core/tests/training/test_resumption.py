@@ -82,7 +82,7 @@ class MapChunk:
         predict_tiles(
             forward, scene, chunk, tiles, OverlapBlender(chunk, tiles, SHAPE, {"out": 4}, emit=emit),
             read=lambda scene, window: scene.read(window)["image"].values,
-            place=DeviceContext(torch.device("cpu")), batch_size=2,
+            context=DeviceContext(torch.device("cpu")), batch_size=2,
         )
         np.save(part / "out.npy", np.concatenate([rows[row] for row in sorted(rows)], axis=1))
 
@@ -91,7 +91,7 @@ class MapChunk:
 def map_scene(settings):
     settings.output.mkdir(parents=True, exist_ok=True)
     parts = run_chunks(
-        MapChunk(settings), SHAPE, settings.output / "parts", chunk_px=16, align=1, context={"weights": "w"},
+        MapChunk(settings), SHAPE, settings.output / "parts", chunk_px=16, align=1, identity={"weights": "w"},
         workers=settings,
     )
     with merging(settings.output / "parts", [path for _, path in parts]):
@@ -204,7 +204,7 @@ if __name__ == "__main__":
     folder, workers, pause = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     work = partial(part_writer.write, log=str(folder) + ".calls", pause=pause)
     tasks = [Job(f"t{i:03d}", {"value": i}) for i in range(COUNT)]
-    run_jobs(tasks, work, folder, context={"weights": "w"}, workers=workers)
+    run_jobs(tasks, work, folder, identity={"weights": "w"}, workers=workers)
 """
 
 

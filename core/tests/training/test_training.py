@@ -89,7 +89,7 @@ def accuracy(model):
     return {"accuracy": float(right[batch["label"] != 255].float().mean())}
 
 
-def train(folder, settings=None, *, model=None, batches=None, step=one_loss, validate=accuracy, place=CPU, **options):
+def train(folder, settings=None, *, model=None, batches=None, step=one_loss, validate=accuracy, context=CPU, **options):
     settings = settings or Example()
     model = model if model is not None else network(dropout=0.3)
     with Run.open(folder, settings=settings, data_hash="d", task="t") as run:
@@ -101,7 +101,7 @@ def train(folder, settings=None, *, model=None, batches=None, step=one_loss, val
             training=settings.training,
             optimizer=settings.optimizer,
             schedule=settings.schedule,
-            place=place,
+            context=context,
             run=run,
             card={"bands": ["a", "b"]},
             primary="accuracy",
@@ -298,7 +298,7 @@ def test_bfloat16_runs(tmp_path):
         kinds.append(model(batch["image"]).dtype)
         return losses
 
-    train(tmp_path, settings(steps=3), step=step, place=DeviceContext(torch.device("cpu"), precision="bfloat16"))
+    train(tmp_path, settings(steps=3), step=step, context=DeviceContext(torch.device("cpu"), precision="bfloat16"))
     assert kinds[0] is torch.bfloat16
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path) if "loss" in line)
 
@@ -322,8 +322,8 @@ def test_images_and_weights_are_laid_out_together(tmp_path, channels_last):
             return self.image(self.dates(image[:, :, None])[:, :, 0])
 
     model = Dated()
-    place = DeviceContext(torch.device("cpu"), channels_last=channels_last)
-    train(tmp_path, settings(steps=3), model=model, step=step, place=place)
+    context = DeviceContext(torch.device("cpu"), channels_last=channels_last)
+    train(tmp_path, settings(steps=3), model=model, step=step, context=context)
     assert set(seen) == {channels_last}
     assert model.image[0].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
@@ -334,7 +334,7 @@ def test_images_and_weights_are_laid_out_together(tmp_path, channels_last):
 def gradient(step, batch_size, accumulate, first=0):
     model = network()
     batches = itertools.islice(source(batch_size, threads=0), first, None)
-    losses = backward(model, step, batches, accumulate=accumulate, place=CPU)
+    losses = backward(model, step, batches, accumulate=accumulate, context=CPU)
     return [parameter.grad for parameter in model.parameters()], losses
 
 
@@ -387,7 +387,7 @@ def test_a_loss_without_any_valid_pixel_contributes_nothing(tmp_path, accumulate
 
     empty.both = False
     model = network()
-    losses = backward(model, empty, iter(source(threads=0)), accumulate=accumulate, place=CPU)
+    losses = backward(model, empty, iter(source(threads=0)), accumulate=accumulate, context=CPU)
     assert losses == {"classes": 0.0}
     assert all(float(parameter.grad.abs().max()) == 0 for parameter in model.parameters())
     empty.both = True
@@ -405,7 +405,7 @@ def test_micro_batches_must_name_the_same_losses():
             lambda model, batch: {next(names): one_loss(model, batch)["classes"]},
             iter(source(threads=0)),
             accumulate=2,
-            place=CPU,
+            context=CPU,
         )
 
 
@@ -430,7 +430,7 @@ def poisoned(at, what):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path, monkeypatch, on_device, value):
     # The kernel's own check, meant for accelerators, also works on a CPU.
-    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimizer, place: on_device)
+    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimizer, context: on_device)
     model, calm = network(), network()
     with pytest.raises(TrainingError, match=r"loss 'height' is (nan|inf) at step 6: it must be finite") as caught:
         train(tmp_path / "a", settings(log_every=6), model=model, step=poisoned(6, value))
@@ -447,7 +447,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_touches_the_weights(tmp_path,
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_step_skipped_on_the_device_leaves_weights_and_moments_as_they_were(tmp_path, monkeypatch, optimizer):
-    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimizer, place: True)
+    monkeypatch.setattr("geocore.training.fit.skips_on_device", lambda optimizer, context: True)
     model = network()
     states = []
     bad = poisoned(4, math.nan)
@@ -498,17 +498,17 @@ def stopping(at, number=signal.SIGTERM):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, number, channels_last, optimizer):
-    place = DeviceContext(torch.device("cpu"), channels_last=channels_last)
+    context = DeviceContext(torch.device("cpu"), channels_last=channels_last)
     before = signal.getsignal(number)
     chosen = settings(optimizer={"name": optimizer, "learning_rate": 0.01})
-    train(tmp_path / "whole", chosen, place=place)
+    train(tmp_path / "whole", chosen, context=context)
     with pytest.raises(Stopped) as caught:
-        train(tmp_path / "cut", chosen, step=stopping(5, number), place=place)
+        train(tmp_path / "cut", chosen, step=stopping(5, number), context=context)
     assert caught.value.signum == number
     assert signal.getsignal(number) is before
     assert load_checkpoint(tmp_path / "cut" / "checkpoints").step == 5
     torch.rand(7)
-    train(tmp_path / "cut", chosen, place=place)
+    train(tmp_path / "cut", chosen, context=context)
     assert bits(tmp_path / "cut") == bits(tmp_path / "whole")
     assert (tmp_path / "cut/checkpoints/best").read_text() == (tmp_path / "whole/checkpoints/best").read_text()
 

@@ -219,7 +219,7 @@ def test_predict_writes_all_products_and_joins_them(trained: Path, tmp_path: Pat
     assert run_command(predict, *words) == 0
     record = json.loads((tmp_path / "run.json").read_text())["calls"][-1]
     assert record["failed"] == {} and len(record["patches"]) == 12
-    assert record["context"]["composites"]["bands"] == list(BANDS)
+    assert record["identity"]["composites"]["bands"] == list(BANDS)
     joined = {name: raster(tmp_path / f"{name}_pred.tif") for name in record["mosaics"]}
     assert set(joined) == {"2019_31TCG", "2019_31TCJ", "2020_31TCG", "2020_31TCJ"}
     for path in patches_of(trained):
@@ -247,15 +247,15 @@ def test_predict_writes_all_products_and_joins_them(trained: Path, tmp_path: Pat
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[DeviceContext] = []
+    contexts: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: DeviceContext) -> Any:
-        places.append(place)
-        return to_device(batch, place)
+    def moved(batch: Any, context: DeviceContext) -> Any:
+        contexts.append(context)
+        return to_device(batch, context)
 
     def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
-        if places:  # tiles are being mapped
+        if contexts:  # tiles are being mapped
             laid_out.add(module.weight.is_contiguous(memory_format=CHANNELS_LAST))
         return convolve(module, image)
 
@@ -269,7 +269,7 @@ def test_batch_size_and_memory_format_reach_the_network(
     }[name]
     run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
     assert run_command(module, "--run", run, *words, *CPU, "--device.channels-last") == 0
-    assert {place.batch_size for place in places} == {3} and laid_out == {True}
+    assert {context.batch_size for context in contexts} == {3} and laid_out == {True}
 
 
 def test_maps_are_the_same_for_any_number_of_workers_and_are_kept(

@@ -125,7 +125,7 @@ def _asked(run: Path, dataset: Dataset, settings: TrainSettings | None = None) -
         made.append(_Windows(periods))
         return made[-1]
 
-    return holdout_losses(run, dataset, settings or _settings(), windows=windows, place=CPU), made
+    return holdout_losses(run, dataset, settings or _settings(), windows=windows, context=CPU), made
 
 
 def test_each_window_has_the_loss_of_the_hold_out_model_at_its_number(tmp_path: Path) -> None:

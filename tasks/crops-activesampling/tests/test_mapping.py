@@ -61,7 +61,7 @@ class Echo:
 
 
 @pytest.fixture
-def place() -> Any:
+def context() -> Any:
     with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
@@ -80,13 +80,13 @@ def scene_of(values: np.ndarray) -> Scene:
     return Scene("p", Grid(*values.shape[-2:]), {"medians": ArrayReader(layer_of(), values)})
 
 
-def mapped(values: np.ndarray, place: DeviceContext) -> MappedPatch:
-    return map_patch(Echo(), scene_of(values), tiling=TILING, place=place)  # type: ignore[arg-type]
+def mapped(values: np.ndarray, context: DeviceContext) -> MappedPatch:
+    return map_patch(Echo(), scene_of(values), tiling=TILING, context=context)  # type: ignore[arg-type]
 
 
-def test_crops_are_numbered_from_1_and_what_is_unseen_is_marked(place: DeviceContext) -> None:
+def test_crops_are_numbered_from_1_and_what_is_unseen_is_marked(context: DeviceContext) -> None:
     values = drawn()
-    found, shares = mapped(values, place), values[0].astype(np.float32) / 2000
+    found, shares = mapped(values, context), values[0].astype(np.float32) / 2000
     assert (found.classes[:3] == 0).all() and (found.probability[:3] == 255).all() and (found.shares[:, :3] == 0).all()
     assert np.array_equal(found.classes[3:], shares.argmax(axis=0)[3:] + 1)
     # Weights of tiles sum to 1 within float32 rounding.
@@ -96,9 +96,9 @@ def test_crops_are_numbered_from_1_and_what_is_unseen_is_marked(place: DeviceCon
     assert (found.classes.dtype, found.probability.dtype, found.shares.dtype) == (np.uint8, np.uint8, np.float32)
 
 
-def test_a_patch_smaller_than_a_tile_is_mapped(place: DeviceContext) -> None:
+def test_a_patch_smaller_than_a_tile_is_mapped(context: DeviceContext) -> None:
     values = drawn()[..., 10:15, 20:31]
-    found = mapped(values, place)
+    found = mapped(values, context)
     assert np.array_equal(found.classes, values[0].argmax(axis=0) + 1)
 
 
@@ -121,9 +121,9 @@ class ArrayPatches:
         return np.full(SHAPE, 9, np.uint32)
 
 
-def test_counts_of_a_split(place: DeviceContext) -> None:
+def test_counts_of_a_split(context: DeviceContext) -> None:
     patches: Any = ArrayPatches([1, 2])
-    maps = map_split(Echo(), patches, tiling=TILING, place=place)  # type: ignore[arg-type]
+    maps = map_split(Echo(), patches, tiling=TILING, context=context)  # type: ignore[arg-type]
     counts = counts_of_maps(patches, maps, classes=3, border_px=6)
     assert [int(part["pixels"].sum()) for part in counts] == [34 * 40] * 2
     # The border takes the wrong row with it.

@@ -96,13 +96,13 @@ def read(draw: PatchIndex) -> dict[str, Any]:
     }
 
 
-def source(place: DeviceContext = CPU, *, threads: int = 0) -> Batches[Any]:
+def source(context: DeviceContext = CPU, *, threads: int = 0) -> Batches[Any]:
     return Batches(
         GridSampler([[None]] * CHIPS, seed=1),
         read,
         batch_size=4,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
         threads=threads,
     )
 
@@ -128,7 +128,7 @@ def settings_of(
 def train(
     folder: Path,
     strategy: str,
-    place: DeviceContext = CPU,
+    context: DeviceContext = CPU,
     *,
     on_step: Callable[[int], None] = lambda number: None,
     seen: list[list[int]] | None = None,
@@ -158,11 +158,11 @@ def train(
             candidates.append(draw.sample)
         return read(draw)
 
-    plain = source(place, threads=threads)
+    plain = source(context, threads=threads)
     plain._read = noted
-    with Run.open(folder, settings=settings, data_hash="d", task="t", main=place.is_main) as run:
+    with Run.open(folder, settings=settings, data_hash="d", task="t", main=context.is_main) as run:
         known = holdout if settings.selection.holdout is not None else None
-        inner = selecting(plain, settings, network, known, place, run) if settings.selection.scores else plain
+        inner = selecting(plain, settings, network, known, context, run) if settings.selection.scores else plain
         metered = Metered(inner, batch_size=4)
 
         def validate(model: nn.Module) -> dict[str, float]:
@@ -177,7 +177,7 @@ def train(
             training=settings.training,
             optimizer=settings.optimizer,
             schedule=settings.schedule,
-            place=place,
+            context=context,
             run=run,
             card={},
             primary="f1_weighted",
@@ -231,7 +231,7 @@ def blocks(number: int, per_block: int = 2 * PER_BLOCK) -> list[list[int]]:
 
 
 def test_the_best_of_each_block_come_in_their_order_in_batches_of_the_usual_size() -> None:
-    found = taken(Selecting(source(), chooser(), place=CPU), 2 * PER_BLOCK)
+    found = taken(Selecting(source(), chooser(), context=CPU), 2 * PER_BLOCK)
     assert [len(batch) for batch in found] == [4] * (2 * PER_BLOCK)
     for block, handed in zip(blocks(2), (found[:PER_BLOCK], found[PER_BLOCK:]), strict=True):
         best = sorted((index for index in block if index != 7), reverse=True)[:12]
@@ -240,7 +240,7 @@ def test_the_best_of_each_block_come_in_their_order_in_batches_of_the_usual_size
 
 
 def test_all_that_belongs_to_a_sample_moves_with_it() -> None:
-    for batch, _ in zip(Selecting(source(), chooser(), place=CPU), range(4), strict=False):
+    for batch, _ in zip(Selecting(source(), chooser(), context=CPU), range(4), strict=False):
         for row, index in enumerate(batch["index"].tolist()):
             item = read(PatchIndex(index, None, int(batch["keys"][row, 0]), int(batch["keys"][row, 1])))
             assert torch.equal(batch["inputs"]["medians"]["values"][row], item["inputs"]["medians"]["values"])
@@ -261,22 +261,22 @@ def test_a_source_of_lists_is_taken_apart_sample_by_sample() -> None:
         def load_state_dict(self, state: Any) -> None:
             pass
 
-    first = next(iter(Selecting(Ragged(), chooser(batches_per_block=1, score=lambda b, u: -b["index"]), place=CPU)))
+    first = next(iter(Selecting(Ragged(), chooser(batches_per_block=1, score=lambda b, u: -b["index"]), context=CPU)))
     assert first["boxes"] == ["of 0", "of 1"] and first["keys"].tolist() == [[0, 0], [0, 1]]
 
 
 def test_a_sample_without_a_finite_score_is_never_handed_out_though_the_batch_is_full() -> None:
     few = chooser(score=lambda batch, uniform: torch.where(batch["index"] % 4 == 1, 1.0, torch.nan))
-    found = taken(Selecting(source(), few, place=CPU), 4 * PER_BLOCK)
+    found = taken(Selecting(source(), few, context=CPU), 4 * PER_BLOCK)
     assert all(len(batch) == 4 and all(index % 4 == 1 for index in batch) for batch in found)
     none = chooser(score=lambda batch, uniform: torch.full((4,), torch.nan))
     with pytest.raises(TrainingError, match="none of the 24 samples of a block has a finite score"):
-        taken(Selecting(source(), none, place=CPU), 1)
+        taken(Selecting(source(), none, context=CPU), 1)
 
 
 def test_chance_is_decided_by_seed_epoch_and_index_and_shares_out_evenly() -> None:
     by_chance = {"score": lambda batch, uniform: uniform}
-    runs = [taken(Selecting(source(), chooser(**by_chance, seed=seed), place=CPU), 200) for seed in (0, 0, 1)]
+    runs = [taken(Selecting(source(), chooser(**by_chance, seed=seed), context=CPU), 200) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
     counts = Counter(joined(runs[0]))
     # 800 of 1600 candidates, 40 windows with 40 draws each: 20 +- 3.2, within five of these.
@@ -284,9 +284,9 @@ def test_chance_is_decided_by_seed_epoch_and_index_and_shares_out_evenly() -> No
 
 
 def test_warm_up_is_chance_and_costs_no_forward_pass() -> None:
-    warm = Selecting(source(), chooser(warmup_batches=2 * PER_BLOCK), place=CPU)
+    warm = Selecting(source(), chooser(warmup_batches=2 * PER_BLOCK), context=CPU)
     chance = chooser(score=lambda batch, uniform: uniform)
-    batches, by_chance = iter(warm), taken(Selecting(source(), chance, place=CPU), 2 * PER_BLOCK)
+    batches, by_chance = iter(warm), taken(Selecting(source(), chance, context=CPU), 2 * PER_BLOCK)
     assert [next(batches)["index"].tolist() for _ in range(2 * PER_BLOCK)] == by_chance
     assert warm.scored == 0
     next(batches)
@@ -296,9 +296,9 @@ def test_warm_up_is_chance_and_costs_no_forward_pass() -> None:
 def test_boltzmann_is_keyed_and_nearly_the_top_when_cold() -> None:
     def drawn(temperature: float, seed: int = 0) -> list[list[int]]:
         options = {"pick": "boltzmann", "temperature": temperature, "seed": seed}
-        return taken(Selecting(source(), chooser(**options), place=CPU), 9)
+        return taken(Selecting(source(), chooser(**options), context=CPU), 9)
 
-    assert drawn(1e-6) == taken(Selecting(source(), chooser(), place=CPU), 9)
+    assert drawn(1e-6) == taken(Selecting(source(), chooser(), context=CPU), 9)
     assert drawn(1.0) == drawn(1.0) != drawn(1.0, seed=1)
     assert 7 not in joined(drawn(100.0))
 
@@ -317,8 +317,8 @@ def test_shares_that_are_kept_are_logged_before_the_step_that_uses_them(tmp_path
 def test_logged_shares_are_those_of_what_was_handed_out() -> None:
     logged: list[dict[str, Any]] = []
     held = chooser(amounts=lambda batch: {"wheat": (batch["targets"]["crops"].flatten(1) == 1).sum(1)})
-    selection = Selecting(source(), held, place=CPU, log=lambda handed, shares: logged.append({"at": handed, **shares}),
-                          log_every_blocks=2)  # fmt: skip
+    selection = Selecting(source(), held, context=CPU, log_every_blocks=2,
+                          log=lambda handed, shares: logged.append({"at": handed, **shares}))  # fmt: skip
     found = taken(selection, 4 * PER_BLOCK)
 
     def wheat(indices: list[int]) -> int:
@@ -496,9 +496,9 @@ def test_a_run_goes_on_with_another_number_of_processes(launched: tuple[Path, li
     assert load_checkpoint(folder / "alone" / "checkpoints").step == STEPS
 
 
-def stopping_at(at: int, rank: int, place: DeviceContext) -> Callable[[int], None]:
+def stopping_at(at: int, rank: int, context: DeviceContext) -> Callable[[int], None]:
     def on_step(number: int) -> None:
-        if number == at and place.rank == rank:
+        if number == at and context.rank == rank:
             os.kill(os.getpid(), signal.SIGTERM)
 
     return on_step
@@ -507,13 +507,13 @@ def stopping_at(at: int, rank: int, place: DeviceContext) -> Callable[[int], Non
 def main_distributed(folder: Path) -> None:
     """What each process does; rank by rank its findings go to a file."""
     found: dict[str, Any] = {}
-    with device_context(DeviceSettings(device="cpu", threads=1)) as place:
-        assert place.world_size == 2
+    with device_context(DeviceSettings(device="cpu", threads=1)) as context:
+        assert context.world_size == 2
         for strategy in STRATEGIES:
             seen: list[list[int]] = []
             candidates: list[int] = []
-            train(folder / strategy, strategy, place, seen=seen, candidates=candidates)
-            place.barrier()
+            train(folder / strategy, strategy, context, seen=seen, candidates=candidates)
+            context.barrier()
             state = load_checkpoint(folder / strategy / "checkpoints").model()
             found[strategy] = {
                 "trained": seen,
@@ -521,13 +521,13 @@ def main_distributed(folder: Path) -> None:
                 "weights": float(sum(value.double().sum() for value in state.values())),
             }
         try:
-            train(folder / "stopped", "loss", place, on_step=stopping_at(4, 1, place))
+            train(folder / "stopped", "loss", context, on_step=stopping_at(4, 1, context))
         except Stopped:
             found["stopped_at"] = load_checkpoint(folder / "stopped" / "checkpoints").step
-        place.barrier()
-        train(folder / "stopped", "loss", place)
-        train(folder / "alone", "loss", place)
-        (folder / f"rank{place.rank}.json").write_text(json.dumps(found))
+        context.barrier()
+        train(folder / "stopped", "loss", context)
+        train(folder / "alone", "loss", context)
+        (folder / f"rank{context.rank}.json").write_text(json.dumps(found))
 
 
 def main_killed(folder: Path) -> None:

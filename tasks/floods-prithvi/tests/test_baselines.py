@@ -116,7 +116,7 @@ def settings_of(steps: int = 20) -> TrainSettings:
 
 
 @pytest.fixture
-def place() -> Any:
+def context() -> Any:
     with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
@@ -159,12 +159,12 @@ def test_indices_need_two_classes_and_one_date(tmp_path: Path) -> None:
 
 
 def test_unet_learns_more_than_a_threshold_and_is_trained_once(
-    tmp_path: Path, place: DeviceContext, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, context: DeviceContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = dataset_of(tmp_path)
     chips: Any = Chips(home, "test")
     settings, folder = settings_of(), tmp_path / "baseline"
-    found = unet_counts(settings, home, chips, folder, place)
+    found = unet_counts(settings, home, chips, folder, context)
     assert list(found) == ["U-Net"]
     thresholds = index_counts(home, chips)
     # 0.91 was measured after these 20 steps, and 0.32 for the tuned MNDWI.
@@ -177,14 +177,14 @@ def test_unet_learns_more_than_a_threshold_and_is_trained_once(
         raise AssertionError("trained again")
 
     monkeypatch.setattr("geocore.training.fit.fit", refuse)
-    again = unet_counts(settings, home, chips, folder, place)
+    again = unet_counts(settings, home, chips, folder, context)
     assert np.array_equal(total(again["U-Net"]).counts, total(found["U-Net"]).counts)
     # What lies there is of another run, and of no use beside this one.
     with pytest.raises(AssertionError, match="trained again"):
-        train_unet(settings_of(21), home, folder, place)
+        train_unet(settings_of(21), home, folder, context)
 
 
-def test_unet_takes_dates_as_channels_and_tiles_of_any_size(tmp_path: Path, place: DeviceContext) -> None:
+def test_unet_takes_dates_as_channels_and_tiles_of_any_size(tmp_path: Path, context: DeviceContext) -> None:
     layer = dataclasses.replace(LAYER, times=("1", "2", "3"))
     home = dataset_of(tmp_path, style="frames", layer=layer)
     assert home.statistics is not None
@@ -202,4 +202,4 @@ def test_unet_takes_dates_as_channels_and_tiles_of_any_size(tmp_path: Path, plac
     assert torch.equal(found["valid"][0, 0], valid.all(dim=1)[0, 0])
     chips: Any = Chips(home, "test")
     tiling = TilingSettings(size=60, overlap=10)
-    assert len(chip_counts(network, chips, tiling=tiling, place=place)) == len(SEEDS["test"])
+    assert len(chip_counts(network, chips, tiling=tiling, context=context)) == len(SEEDS["test"])

@@ -41,7 +41,7 @@ class Echo:
 
 
 @pytest.fixture
-def place() -> Any:
+def context() -> Any:
     with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
@@ -57,7 +57,7 @@ def scene_of(values: np.ndarray, valid: np.ndarray | None = None) -> Scene:
     return Scene("s", Grid(*values.shape[1:]), {IMAGE: ArrayReader(layer, values.astype(np.float32), mask)})
 
 
-def rows_of(network: Echo, scene: Scene, chunk: Chunk, place: DeviceContext) -> dict[str, np.ndarray]:
+def rows_of(network: Echo, scene: Scene, chunk: Chunk, context: DeviceContext) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {plane.name: [] for plane in planes()}
     due = chunk.window.row
 
@@ -68,19 +68,19 @@ def rows_of(network: Echo, scene: Scene, chunk: Chunk, place: DeviceContext) -> 
         for name, part in rows.items():
             found[name].append(part.copy())
 
-    map_rows(network, scene, chunk, tiling=TILING, place=place, emit=emit)
+    map_rows(network, scene, chunk, tiling=TILING, context=context, emit=emit)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_planes_over_several_tiles(classes: int, place: DeviceContext) -> None:
+def test_planes_over_several_tiles(classes: int, context: DeviceContext) -> None:
     """A network that looks at one pixel gives the same map through any tiles."""
     shares = shares_of(classes, (37, 45))
     valid = np.ones((37, 45), bool)
     valid[15:19, 20:30] = False
     values = np.where(valid, shares, np.nan)
     chunk = Chunk("r", Window(10, 8, 20, 30))
-    found = rows_of(Echo(classes), scene_of(values, valid), chunk, place)
+    found = rows_of(Echo(classes), scene_of(values, valid), chunk, context)
     assert sorted(found) == ["class", "confidence", "probability"]
     inside = chunk.window.slices
     ranked = np.sort(shares, axis=0)
@@ -98,30 +98,30 @@ def test_planes_over_several_tiles(classes: int, place: DeviceContext) -> None:
         assert wrong.max() <= (0 if name == "class" else 0.5 + 1e-4), name
 
 
-def test_equal_classes_have_no_confidence_and_sure_ones_all(place: DeviceContext) -> None:
+def test_equal_classes_have_no_confidence_and_sure_ones_all(context: DeviceContext) -> None:
     """Of two equal ones the lower class is taken, and the runner-up is the other one and not itself."""
     shares = np.zeros((3, 2, 4), np.float32)
     shares[1, 0] = shares[2, 0] = 0.5
     shares[2, 1] = 1.0
-    found = map_scene(Echo(3), scene_of(shares), tiling=TILING, place=place)
+    found = map_scene(Echo(3), scene_of(shares), tiling=TILING, context=context)
     assert found["class"].tolist() == [[1] * 4, [2] * 4]
     assert found["probability"].tolist() == [[50] * 4, [100] * 4]
     assert found["confidence"].tolist() == [[0] * 4, [100] * 4]
 
 
-def test_probability_of_two_classes_is_that_of_water_everywhere(place: DeviceContext) -> None:
+def test_probability_of_two_classes_is_that_of_water_everywhere(context: DeviceContext) -> None:
     shares = np.array([0.9, 0.4, 0.5], np.float32).reshape(1, 1, 3)
-    found = map_scene(Echo(2), scene_of(np.concatenate([shares, 1 - shares])), tiling=TILING, place=place)
+    found = map_scene(Echo(2), scene_of(np.concatenate([shares, 1 - shares])), tiling=TILING, context=context)
     assert found["class"].tolist() == [[0, 1, 0]]
     assert found["probability"].tolist() == [[10, 60, 50]]
     assert found["confidence"].tolist() == [[80, 20, 0]]
 
 
-def test_chunks_fit_together(place: DeviceContext) -> None:
+def test_chunks_fit_together(context: DeviceContext) -> None:
     scene = scene_of(shares_of(2, (40, 45), seed=3))
-    whole = map_scene(Echo(2), scene, tiling=TILING, place=place)
+    whole = map_scene(Echo(2), scene, tiling=TILING, context=context)
     for window in (Window(0, 0, 17, 45), Window(17, 0, 23, 20), Window(17, 20, 23, 25)):
-        part = rows_of(Echo(2), scene, Chunk("r", window), place)
+        part = rows_of(Echo(2), scene, Chunk("r", window), context)
         for name, plane in whole.items():
             assert np.array_equal(part[name], plane[window.slices]), name
 
@@ -137,21 +137,22 @@ class Ramp(Echo):
         return {"classes": torch.cat([1 - water, water], 1), VALID: inputs[IMAGE]["valid"]}
 
 
-def test_flips_average_what_hangs_on_the_orientation(place: DeviceContext) -> None:
+def test_flips_average_what_hangs_on_the_orientation(context: DeviceContext) -> None:
     scene, chunk, found = scene_of(shares_of(2, (16, 16))), Chunk("r", Window(0, 0, 16, 16)), {}
     for flips in (False, True):
         map_rows(
             Ramp(2), scene, chunk,
-            tiling=TILING, place=place, emit=lambda row, rows, flips=flips: found.update({flips: rows}), flips=flips,
+            tiling=TILING, context=context, flips=flips,
+            emit=lambda row, rows, flips=flips: found.update({flips: rows}),
         )  # fmt: skip
     assert found[False]["probability"][0, 0] == 20 and found[False]["probability"][0, -1] == 60
     assert (found[True]["probability"] == 40).all()
 
 
-def test_date_and_place_reach_every_tile_of_a_batch(place: DeviceContext) -> None:
+def test_date_and_place_reach_every_tile_of_a_batch(context: DeviceContext) -> None:
     network = Echo(2)
     dates, where = torch.tensor([[2018.0, 45.0], [2018.0, 60.0]]), torch.tensor([-16.0, -65.0])
-    map_scene(network, scene_of(shares_of(2, (40, 45))), tiling=TILING, place=place, dates=dates, places=where)
+    map_scene(network, scene_of(shares_of(2, (40, 45))), tiling=TILING, context=context, dates=dates, places=where)
     assert network.told
     for told_dates, told_places in network.told:
         assert told_dates is not None
@@ -161,7 +162,7 @@ def test_date_and_place_reach_every_tile_of_a_batch(place: DeviceContext) -> Non
         assert (told_dates == dates).all()
         assert (told_places == where).all()
     network = Echo(2)
-    map_scene(network, scene_of(shares_of(2, (9, 9))), tiling=TILING, place=place)
+    map_scene(network, scene_of(shares_of(2, (9, 9))), tiling=TILING, context=context)
     assert network.told == [(None, None)]
 
 
@@ -182,7 +183,7 @@ class ArrayChips:
         return np.array([[2019.0, float(index)]], np.float32), np.full(2, np.nan, np.float32)
 
 
-def test_counts_of_chips_leave_out_what_is_not_labelled_or_not_seen(place: DeviceContext) -> None:
+def test_counts_of_chips_leave_out_what_is_not_labelled_or_not_seen(context: DeviceContext) -> None:
     rng = np.random.default_rng(5)
     shape = (29, 33)
     shares = [shares_of(3, shape, seed) for seed in (1, 2)]
@@ -190,7 +191,7 @@ def test_counts_of_chips_leave_out_what_is_not_labelled_or_not_seen(place: Devic
     valid = np.ones(shape, bool)
     valid[:7] = False
     chips, network = ArrayChips(shares, targets, valid), Echo(3)
-    counts = chip_counts(network, chips, tiling=TILING, place=place)  # type: ignore[arg-type]
+    counts = chip_counts(network, chips, tiling=TILING, context=context)  # type: ignore[arg-type]
     kept = valid & (targets[0] != 255)
     expected = count(targets[0][kept], shares[0].argmax(axis=0)[kept].astype(np.uint8), 3)
     assert np.array_equal(counts[0].counts, expected.counts)
@@ -199,6 +200,6 @@ def test_counts_of_chips_leave_out_what_is_not_labelled_or_not_seen(place: Devic
     # Each chip's own date was told.
     days = [float(dates[0, 0, 1]) for dates, _ in network.told if dates is not None]
     assert set(days) == {0.0, 1.0}
-    chart = map_chip(network, chips, 0, tiling=TILING, place=place)  # type: ignore[arg-type]
+    chart = map_chip(network, chips, 0, tiling=TILING, context=context)  # type: ignore[arg-type]
     assert (chart[:7] == 255).all()
     assert np.array_equal(chart[7:], shares[0].argmax(axis=0)[7:])

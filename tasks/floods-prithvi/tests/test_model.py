@@ -229,9 +229,9 @@ def test_one_scene_in_all_its_dresses_is_one_map(tmp_path: Path) -> None:
                 setattr(file, tag, (value,) * 6)
         with (
             open_chip(tmp_path / f"{name}.tif", net.layer, usual=net.stored.declaration) as scene,
-            device_context(DeviceSettings(device="cpu", threads=1)) as place,
+            device_context(DeviceSettings(device="cpu", threads=1)) as context,
         ):
-            maps[name] = map_scene(net, scene, tiling=TilingSettings(size=32, overlap=16), place=place)
+            maps[name] = map_scene(net, scene, tiling=TilingSettings(size=32, overlap=16), context=context)
     for name, found in maps.items():
         assert all(np.array_equal(found[plane], maps["bare"][plane]) for plane in found), name
     # A network of random weights sees both classes, so that a pixel that moved would show.

@@ -57,7 +57,7 @@ class Echo:
 
 
 @pytest.fixture
-def place() -> Any:
+def context() -> Any:
     with device_context(DeviceSettings(device="cpu", threads=1)) as opened:
         yield opened
 
@@ -73,7 +73,7 @@ def random_planes(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.concatenate([rng.uniform(-2, 13, size=(1, *shape)), np.moveaxis(shares, -1, 0)])
 
 
-def rows_of(scene: Scene, chunk: Chunk, place: DeviceContext) -> dict[str, np.ndarray]:
+def rows_of(scene: Scene, chunk: Chunk, context: DeviceContext) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {plane.name: [] for plane in planes_of(OUTPUTS)}
 
     def emit(row: int, rows: dict[str, np.ndarray]) -> None:
@@ -81,26 +81,26 @@ def rows_of(scene: Scene, chunk: Chunk, place: DeviceContext) -> dict[str, np.nd
         for name, part in rows.items():
             found[name].append(part.copy())
 
-    map_rows(Echo(), scene, chunk, tiling=TILING, place=place, emit=emit)  # type: ignore[arg-type]
+    map_rows(Echo(), scene, chunk, tiling=TILING, context=context, emit=emit)  # type: ignore[arg-type]
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def test_values_become_the_nearest_class_and_halves_the_even_one(place: DeviceContext) -> None:
+def test_values_become_the_nearest_class_and_halves_the_even_one(context: DeviceContext) -> None:
     values = [-3.0, -0.4, 0.5, 1.5, 2.5, 3.49, 9.5, 10.5, 14.0]
     planes = np.zeros((4, 1, len(values)))
     planes[0, 0], planes[1:] = values, 1 / 3
-    chart = map_scene(Echo(), scene_of(planes), tiling=TILING, place=place)["SIC"]  # type: ignore[arg-type]
+    chart = map_scene(Echo(), scene_of(planes), tiling=TILING, context=context)["SIC"]  # type: ignore[arg-type]
     # 10.5 is nearer to no class above 10, and 0.5 and 2.5 go to the even neighbour.
     assert chart[0].tolist() == [0, 0, 0, 2, 2, 3, 10, 10, 10]
     assert chart[0].tolist() == np.clip(np.rint(values), 0, 10).tolist()
 
 
-def test_classes_probability_and_entropy_over_several_tiles(place: DeviceContext) -> None:
+def test_classes_probability_and_entropy_over_several_tiles(context: DeviceContext) -> None:
     planes = random_planes((37, 45))
     valid = np.ones((4, 37, 45), bool)
     valid[2, 5:9, 20:30] = False
     chunk = Chunk("r", Window(10, 8, 20, 30))
-    found = rows_of(scene_of(planes, valid), chunk, place)
+    found = rows_of(scene_of(planes, valid), chunk, context)
     inside, shares = (slice(None), *chunk.window.slices), planes[1:].astype(np.float32)
     seen = valid.all(axis=0)[chunk.window.slices]
     entropy = -(shares * np.log(shares)).sum(axis=0) / math.log(3)
@@ -119,13 +119,13 @@ def test_classes_probability_and_entropy_over_several_tiles(place: DeviceContext
         assert (wrong > 0).mean() < 0.01
 
 
-def test_equal_shares_have_full_entropy_and_the_lower_class(place: DeviceContext) -> None:
+def test_equal_shares_have_full_entropy_and_the_lower_class(context: DeviceContext) -> None:
     planes = np.full((4, 5, 5), 1 / 3)
-    found = rows_of(scene_of(planes), Chunk("r", Window(0, 0, 5, 5)), place)
+    found = rows_of(scene_of(planes), Chunk("r", Window(0, 0, 5, 5)), context)
     assert (found["SOD_entropy"] == 100).all() and (found["SOD_probability"] == 33).all()
     certain = np.zeros((4, 5, 5))
     certain[3] = 1.0
-    found = rows_of(scene_of(certain), Chunk("r", Window(0, 0, 5, 5)), place)
+    found = rows_of(scene_of(certain), Chunk("r", Window(0, 0, 5, 5)), context)
     assert (found["SOD_entropy"] == 0).all() and (found["SOD_class"] == 2).all()
 
 
@@ -182,7 +182,7 @@ class ArrayScenes:
         return self._charts[index]
 
 
-def test_counts_of_a_split_and_a_scene_without_charted_pixels(place: DeviceContext) -> None:
+def test_counts_of_a_split_and_a_scene_without_charted_pixels(context: DeviceContext) -> None:
     planes = [random_planes((20, 21), seed) for seed in (1, 2)]
     right = {
         "SIC": np.clip(np.rint(planes[0][0]), 0, 10).astype(np.uint8).repeat(3, 0).repeat(3, 1)[:59, :62],
@@ -193,7 +193,7 @@ def test_counts_of_a_split_and_a_scene_without_charted_pixels(place: DeviceConte
         Echo(),  # type: ignore[arg-type]
         ArrayScenes(planes, [right, masked]),  # type: ignore[arg-type]
         tiling=TILING,
-        place=place,
+        context=context,
     )
     assert [part.pixels("SIC") for part in counts] == [59 * 62, 0]
     assert math.isnan(named(counts[1])["combined"])
@@ -218,7 +218,7 @@ def wind_network() -> SeaIceNet:
     return SeaIceNet(layer, OUTPUTS, ModelSettings(widths=[4, 8]), WorkingSettings(downscale=3)).eval()
 
 
-def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(place: DeviceContext) -> None:
+def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(context: DeviceContext) -> None:
     """Averaged over all four images, whatever the network learned; without turned winds it would not hold."""
     network = wind_network()
     winds = Winds(network.layer.bands)
@@ -245,14 +245,14 @@ def test_mirrored_scene_with_mirrored_winds_is_mapped_to_the_mirrored_map(place:
     assert torch.allclose(plain["SOD"].sum(1), torch.ones(1, 16, 16), atol=1e-5)
 
 
-def test_flips_reach_the_map(place: DeviceContext) -> None:
+def test_flips_reach_the_map(context: DeviceContext) -> None:
     network = wind_network()
     planes = 3 * np.random.default_rng(0).standard_normal((3, 40, 40))
     with torch.no_grad():
         network.last["SIC"].weight.mul_(30)
         network.last["SIC"].bias.fill_(5)
     scene = scene_of(planes, layer=network.layer)
-    plain = map_scene(network, scene, tiling=TILING, place=place)
-    flipped = map_scene(network, scene, tiling=TILING, place=place, flips=True)
+    plain = map_scene(network, scene, tiling=TILING, context=context)
+    flipped = map_scene(network, scene, tiling=TILING, context=context, flips=True)
     assert not np.array_equal(plain["SIC"], flipped["SIC"])
     assert flipped["SIC"].max() <= 10

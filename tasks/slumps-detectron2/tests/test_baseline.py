@@ -32,10 +32,10 @@ def test_easy_slumps_are_found(tmp_path: Path) -> None:
     trained = TrainSettings(
         tiling=TilingSettings(size=224, overlap=64), baseline=BaselineSettings(steps=60, batch_size=4)
     )
-    with device_context(DeviceSettings(device="cpu", threads=1)) as place:
-        network = train_baseline(trained, dataset, tmp_path / "baseline", place)
+    with device_context(DeviceSettings(device="cpu", threads=1)) as context:
+        network = train_baseline(trained, dataset, tmp_path / "baseline", context)
         held_out, areas = Areas(dataset, "val"), Areas(dataset, "test")
-        ours, theirs, chosen = baseline_areas(network, held_out, areas, trained.tiling, place)
+        ours, theirs, chosen = baseline_areas(network, held_out, areas, trained.tiling, context)
     scores = all_scores(theirs, choose_threshold(ours), class_values(dataset))
     assert sum(len(area.true) for area in theirs) >= 3
     assert scores["object_f1_30"] >= 0.8

@@ -137,15 +137,15 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
 def test_batch_size_and_memory_format_reach_the_network(
     name: str, trained: Path, tmp_path: Path, run_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places: list[DeviceContext] = []
+    contexts: list[DeviceContext] = []
     laid_out: set[bool] = set()
 
-    def moved(batch: Any, place: DeviceContext) -> Any:
-        places.append(place)
-        return to_device(batch, place)
+    def moved(batch: Any, context: DeviceContext) -> Any:
+        contexts.append(context)
+        return to_device(batch, context)
 
     def convolved(module: torch.nn.Conv2d, image: torch.Tensor) -> torch.Tensor:
-        if places:  # tiles are being mapped
+        if contexts:  # tiles are being mapped
             # Behind the first one, objects are cut out of features.
             seen = (image, module.weight) if module.in_channels == len(BANDS) else (module.weight,)
             laid_out.update(tensor.is_contiguous(memory_format=CHANNELS_LAST) for tensor in seen)
@@ -161,7 +161,7 @@ def test_batch_size_and_memory_format_reach_the_network(
     }[name]
     run = tmp_path / "run" if name == "train" else shutil.copytree(trained / "run", tmp_path / "run")
     assert run_command(module, "--run", run, *words, "--device", "cpu", "--device.channels-last") == 0
-    assert {place.batch_size for place in places} == {3} and laid_out == {True}
+    assert {context.batch_size for context in contexts} == {3} and laid_out == {True}
 
 
 def test_a_plan_says_what_a_scene_takes_and_maps_none(

@@ -1,6 +1,6 @@
 """Batch prediction: many scenes mapped with one network into a folder of products, with a record of how.
 
-    prediction = BatchPrediction(settings.output, checkpoint, context)
+    prediction = BatchPrediction(settings.output, checkpoint, identity)
     scenes = prediction.run("scenes", scene_jobs(found, scene_hash), MapScene(settings), products=product_paths)
     prediction.finish({"scenes": scenes}, told=told, maps=maps)
 
@@ -75,7 +75,7 @@ class BatchPrediction:
     """Folder for the products."""
     checkpoint: Checkpoint
     """Where the network comes from."""
-    context: Mapping[str, Any]
+    identity: Mapping[str, Any]
     """JSON values that decide the products beside the scene: settings, hash of the weights."""
     begun: float = field(default_factory=time.monotonic)
     token: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -133,7 +133,7 @@ class BatchPrediction:
                 jobs,
                 _ReadableWork(work),
                 self._done,
-                context=self.context,
+                identity=self.identity,
                 products=products,
                 workers=workers,
                 on_done=ended,
@@ -222,11 +222,11 @@ class BatchPrediction:
         calls = read_calls(self.output)
         if any(call.get("token") == self.token for call in calls):
             return
-        refuse_other_purposes(self._done, dict(self.context))
+        refuse_other_purposes(self._done, dict(self.identity))
         remove_leftovers(self.output)
         for name in ("scenes", "parts"):
             remove_leftovers(real_folder(self.output, STATE, name).parent)
-        others = list(differences(calls[-1].get("context"), dict(self.context))) if calls else []
+        others = list(differences(calls[-1].get("identity"), dict(self.identity))) if calls else []
         if others:
             logger.warning(
                 "%s: was last mapped into with other settings or weights (%s): scenes that are mapped again change",
@@ -239,7 +239,7 @@ class BatchPrediction:
                 "token": self.token,
                 "checkpoint": str(self.checkpoint.path),
                 "data_hash": self.checkpoint.card["data_hash"],
-                "context": self.context,
+                "identity": self.identity,
             }
         )
 

@@ -71,7 +71,7 @@ def predict_tiles(
     reducer: TileReducer[P],
     *,
     read: Callable[[Scene, Window], Any],
-    place: DeviceContext,
+    context: DeviceContext,
     batch_size: int | None = None,
     shape: tuple[int, int] | None = None,
 ) -> P:
@@ -83,17 +83,17 @@ def predict_tiles(
     goes on; bit-equality with an undisturbed run ends there.
 
     Args:
-        forward: called with a batch on the device, under `torch.inference_mode` and the place's autocast; on a CPU from
-            several threads at once. Returns a mapping of tensors with the batch as first axis, or a sequence with one
-            object per tile.
+        forward: called with a batch on the device, under `torch.inference_mode` and the context's autocast; on a CPU
+            from several threads at once. Returns a mapping of tensors with the batch as first axis, or a sequence with
+            one object per tile.
         scene: where tiles are read.
         chunk: the owned part, in working pixels.
         tiling: the tiles, in working pixels, anchored at the scene.
         reducer: receives each tile's output: the mapping without its batch axis, or the object.
         read: makes the item of one tile, in the reader thread, from the scene it is given; items become a batch by
             `datasets.loader.stack`. The window is in working pixels and may reach outside.
-        place: device, precision, memory format and, on an accelerator, tiles per forward.
-        batch_size: tiles per forward, also on a CPU; None: 1 there, and that of the place elsewhere.
+        context: device, precision, memory format and, on an accelerator, tiles per forward.
+        batch_size: tiles per forward, also on a CPU; None: 1 there, and that of the context elsewhere.
         shape: rows and columns of the scene in working pixels; None where these are the scene's own.
 
     Returns:
@@ -103,19 +103,19 @@ def predict_tiles(
         UserError: whatever reading and reducing raise.
         DeviceError: not even one tile fits the device's memory.
     """
-    on_cpu = place.device.type == "cpu"
-    size = (1 if on_cpu else place.batch_size) if batch_size is None else batch_size
+    on_cpu = context.device.type == "cpu"
+    size = (1 if on_cpu else context.batch_size) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch size {size} is below 1")
     tiles = tiles_in(chunk, tiling, shape or scene.grid.shape)
-    run = _Forward(forward, place, size, tiling.size)
+    run = _Forward(forward, context, size, tiling.size)
 
     def batches(scene: Scene) -> Iterator[_Batch]:
         for start in range(0, len(tiles), size):
             group = tiles[start : start + size]
             items = [read(scene, window) for _, _, window in group]
             batch = stack(_padded(items, size))
-            yield group, items, pin(batch) if place.device.type == "cuda" else batch
+            yield group, items, pin(batch) if context.device.type == "cuda" else batch
 
     # Working pixels of another size are left to the reader: then any column may be asked for.
     first = min(window.col for _, _, window in tiles) if shape is None else 0
@@ -141,11 +141,11 @@ class _Forward:
     def __init__(
         self,
         forward: Callable[[Any], Mapping[str, Tensor] | Sequence[Any]],
-        place: DeviceContext,
+        context: DeviceContext,
         batch_size: int,
         tile_px: int,
     ) -> None:
-        self._forward, self._place = forward, place
+        self._forward, self._context = forward, context
         self._full = self._fitting = batch_size
         self._tile_px = tile_px
 
@@ -153,7 +153,7 @@ class _Forward:
         group, items, batch = entry
         shares: list[Any] = []
         # Set in each thread: torch keeps both modes by thread.
-        with torch.inference_mode(), self._place.autocast():
+        with torch.inference_mode(), self._context.autocast():
             while len(shares) < len(group):
                 fitting = self._fitting
                 if fitting < self._full:
@@ -162,7 +162,7 @@ class _Forward:
                 if outputs is None:
                     if fitting == 1:
                         raise DeviceError(
-                            f"one tile of {self._tile_px} pixels does not fit the memory of {self._place.device}: "
+                            f"one tile of {self._tile_px} pixels does not fit the memory of {self._context.device}: "
                             "take smaller tiles, bfloat16, fewer threads or the CPU"
                         )
                     self._fitting = max(1, fitting // 2)
@@ -173,12 +173,12 @@ class _Forward:
     def _attempt(self, batch: Any) -> Mapping[str, Tensor] | Sequence[Any] | None:
         """Run the model; None where the device has no memory for this batch."""
         try:
-            return self._forward(to_device(batch, self._place))
+            return self._forward(to_device(batch, self._context))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
         # Outside the except block: the error's traceback held the tensors of the failed attempt.
-        if self._place.device.type == "cuda":
+        if self._context.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
@@ -222,7 +222,7 @@ def run_chunks(
     *,
     chunk_px: int,
     align: int,
-    context: Any,
+    identity: Any,
     workers: int | WorkerSettings = 0,
 ) -> list[tuple[Chunk, Path]]:
     """Map all chunks of a scene as resumable jobs.
@@ -234,7 +234,7 @@ def run_chunks(
         chunk_px: largest rows and columns of a chunk, working pixels. Wide chunks repeat few tiles; multiples of
             the product's block (512 output pixels) let each block be written once.
         align: multiple at which chunks may begin, working pixels.
-        context: what decides the parts beside their chunks: settings, weights hash. JSON.
+        identity: what decides the parts beside their chunks: settings, weights hash. JSON.
         workers: processes, 0 works in this one; or how the command shares its work out.
 
     Returns:
@@ -257,7 +257,7 @@ def run_chunks(
         )
         for chunk in plan
     ]
-    outcomes = run_jobs(jobs, ChunkJob(map_one), folder, context=context, workers=workers)
+    outcomes = run_jobs(jobs, ChunkJob(map_one), folder, identity=identity, workers=workers)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise SceneError(

@@ -119,13 +119,13 @@ class Job:
         if not self.key:
             raise ValueError("a job needs a key")
 
-    def fingerprint(self, context: Any) -> str:
+    def fingerprint(self, identity: Any) -> str:
         """SHA-256 over what decides the part.
 
         Args:
-            context: JSON value: settings that decide the result, hash of the weights.
+            identity: JSON value: settings that decide the result, hash of the weights.
         """
-        return sha256_json({"key": self.key, "arguments": self.arguments, "context": context})
+        return sha256_json({"key": self.key, "arguments": self.arguments, "identity": identity})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,14 @@ class Worker:
     work: JobFunction
     folder: Path
     """Of the parts."""
-    context: Any
+    identity: Any
     """As for `Job.fingerprint`."""
 
     products: Products | None = None
     """As for `jobs.runner.run_jobs`."""
 
     def earlier(self, job: Job, *, thorough: bool = True) -> JobResult | None:
-        """The outcome of a job that was done with the same arguments and context, and whose files are still those.
+        """The outcome of a job that was done with the same arguments and identity, and whose files are still those.
 
         Args:
             job: which.
@@ -174,7 +174,7 @@ class Worker:
         """
         try:
             marker = self._marker(job.key)
-            if marker["fingerprint"] == job.fingerprint(self.context) and self._is_whole(job.key, marker, thorough):
+            if marker["fingerprint"] == job.fingerprint(self.identity) and self._is_whole(job.key, marker, thorough):
                 return JobResult(job.key, "skipped", float(marker["seconds"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -256,7 +256,7 @@ class Worker:
                 part.rename(own / ".replaced")
             (own / part.name).rename(part)
             content = {
-                "fingerprint": job.fingerprint(self.context),
+                "fingerprint": job.fingerprint(self.identity),
                 "seconds": round(seconds, 3),
                 "files": {place: _stamp(path) for place, path in self._files(job.key).items()},
             }

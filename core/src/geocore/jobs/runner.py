@@ -135,7 +135,7 @@ def run_jobs(
     work: JobFunction,
     folder: Path,
     *,
-    context: Any,
+    identity: Any,
     products: Products | None = None,
     workers: int | WorkerSettings = 0,
     on_done: Callable[[JobResult], None] | None = None,
@@ -151,8 +151,8 @@ def run_jobs(
         work: a function of a module, or a partial of one, so that it can be sent to a worker. Called with the
             arguments and a temporary path.
         folder: holds parts and markers; only one run at a time may work on a job.
-        context: JSON value that decides the results: settings, hash of the weights. Another context does all anew, and
-            may not work in the folder at the same time.
+        identity: JSON value that decides the results: settings, hash of the weights. Another one does all anew, and may
+            not work in the folder at the same time.
         products: the files that the work of a job writes beside its part. A job is done while these are what it
             wrote; one that somebody has changed is kept under another name when it is made again.
         workers: who does the jobs, and which of them. A number is that of processes; 0 runs in this one.
@@ -164,7 +164,7 @@ def run_jobs(
     Raises:
         Incomplete: jobs of other shards, or of the work itself, are not done yet, so that a caller cannot join parts
             by mistake.
-        RunError: workers or scheduler cannot do the work, or another context is at work in the folder.
+        RunError: workers or scheduler cannot do the work, or another identity is at work in the folder.
         StorageError: the folder cannot be written.
         DiskError: it takes no more.
     """
@@ -172,7 +172,7 @@ def run_jobs(
     if repeated:
         raise ValueError(f"job keys occur more than once: {', '.join(repeated[:5])}")
     settings = workers if isinstance(workers, WorkerSettings) else WorkerSettings(workers=workers)
-    worker = Worker(work, folder.absolute(), context, products)
+    worker = Worker(work, folder.absolute(), identity, products)
     outcomes: dict[str, JobResult] = {}
 
     def record(outcome: JobResult) -> None:
@@ -220,7 +220,7 @@ def run_jobs(
 def _run(jobs: Sequence[Job], worker: Worker, settings: WorkerSettings, record: Callable[[JobResult], None]) -> None:
     remove_leftovers(worker.folder)
     remove_leftovers(real_folder(worker.folder, DONE))
-    with attempt_dir(worker.folder, worker.context) as attempts:
+    with attempt_dir(worker.folder, worker.identity) as attempts:
         if settings.scheduler is not None:
             from geocore.jobs.executors import run_on_cluster
 

@@ -90,7 +90,7 @@ def scenes_of(call: dict[str, Any]) -> dict[str, Any]:
     return {
         name: summary
         for key, group in call.items()
-        if isinstance(group, dict) and key not in ("context", "versions", "failed")
+        if isinstance(group, dict) and key not in ("identity", "versions", "failed")
         for name, summary in group.items()
     }
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from geocore.device import DeviceContext
 
 
-def share_batch_norms(model: nn.Module, place: DeviceContext) -> nn.Module:
+def share_batch_norms(model: nn.Module, context: DeviceContext) -> nn.Module:
     """Have the batch norms of a model take mean and variance over the batches of all processes while they train.
 
     On CUDA they become torch's `SyncBatchNorm`; torch has none for a CPU, where they become `SharedBatchNorm`. Names
@@ -20,14 +20,14 @@ def share_batch_norms(model: nn.Module, place: DeviceContext) -> nn.Module:
 
     Args:
         model: changed in place, unless it is a batch norm itself.
-        place: with one process nothing happens.
+        context: with one process nothing happens.
 
     Returns:
         The model.
     """
-    if place.world_size == 1:
+    if context.world_size == 1:
         return model
-    if place.device.type == "cuda":
+    if context.device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
     return _shared(model)

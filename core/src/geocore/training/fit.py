@@ -53,9 +53,9 @@ torchrun and SLURM leave a process after SIGTERM, up to three seconds a step."""
 class StopSignals:
     """Notes SIGINT and SIGTERM while it is open; a second wish of the same kind acts as it did before."""
 
-    def __init__(self, place: DeviceContext) -> None:
-        """Keep the place; signals are noted from `with` on."""
-        self._place = place
+    def __init__(self, context: DeviceContext) -> None:
+        """Keep the context; signals are noted from `with` on."""
+        self._context = context
         self._received: int | None = None
         self._came: dict[int, float] = {}
         self._previous: dict[int, Any] = {}
@@ -66,11 +66,11 @@ class StopSignals:
         Args:
             step: steps done; processes exchange what they received at every tenth.
         """
-        if self._place.world_size == 1:
+        if self._context.world_size == 1:
             return self._received
         if step % _ROUND:
             return None
-        wishes = self._place.all_reduce_sum(torch.tensor(float(self._received is not None)))
+        wishes = self._context.all_reduce_sum(torch.tensor(float(self._received is not None)))
         return (self._received or signal.SIGTERM) if float(wishes) > 0 else None
 
     def __enter__(self) -> Self:
@@ -224,7 +224,7 @@ def fit(
     training: TrainingSettings,
     optimizer: OptimizerSettings,
     schedule: ScheduleSettings,
-    place: DeviceContext,
+    context: DeviceContext,
     run: Run,
     card: Mapping[str, Any],
     primary: str,
@@ -240,7 +240,7 @@ def fit(
     dropout, is told at the start.
 
     Args:
-        model: is moved to the place; ends with the weights of the last step.
+        model: is moved to the device; ends with the weights of the last step.
         batches: micro-batches of `training.batch_size` samples, over all processes.
         step: computes the losses of one micro-batch as (sum, count), see `geocore.training.gradients`.
         validate: scores the model, every `validate_every` steps and at the end; sees the running mean of the weights
@@ -248,7 +248,7 @@ def fit(
         training: length and rhythm.
         optimizer: algorithm, learning rate and clipping.
         schedule: learning rate over the run.
-        place: where it runs.
+        context: where it runs.
         run: open run folder; when it has checkpoints, training goes on from the last.
         card: JSON values that describe the model; `run.provenance` is added.
         primary: the score that decides which checkpoint is best; higher is better, and of equals the later one is
@@ -269,22 +269,22 @@ def fit(
         CheckpointError: the run has checkpoints, but none of them can be read.
         StorageError: the disk is full.
     """
-    place.prepare(model)
-    share_batch_norms(model, place)
-    _tell_what_differs(model, place, drawn_apart)
-    seed_everything(training.seed + place.rank)
+    context.prepare(model)
+    share_batch_norms(model, context)
+    _tell_what_differs(model, context, drawn_apart)
+    seed_everything(training.seed + context.rank)
     updater = make_optimizer(model, parameter_groups, optimizer)
     parameters = [parameter for group in updater.param_groups for parameter in group["params"]]
-    parallel = _parallel(model, place, find_unused_parameters)
+    parallel = _parallel(model, context, find_unused_parameters)
     average = EMA(model, training.ema_decay) if training.ema_decay is not None else None
-    state = _State(model, updater, average, batches, training, place, run, {**run.provenance, **card})
+    state = _State(model, updater, average, batches, training, context, run, {**run.provenance, **card})
     done = state.resume()
     # On an accelerator a loss that is not finite turns the update into nothing there and is noticed when losses are
     # next read, so that no step waits for the device. On a CPU reading costs nothing.
-    guarded = skips_on_device(updater, place)
+    guarded = skips_on_device(updater, context)
 
     bars: Progress[int] = progress(training.steps, label)
-    with bars as bar, StopSignals(place) as signals, _memory_errors(training, place):
+    with bars as bar, StopSignals(context) as signals, _memory_errors(training, context):
         meter = LossLogger(run, bar, done.step, done.unwritten)
         micro_batches = iter(batches)
         model.train()
@@ -292,7 +292,7 @@ def fit(
             rate = learning_rate_factor(done.step, training.steps, schedule)
             for group in updater.param_groups:
                 group["lr"] = group["initial_lr"] * rate
-            losses = backward(parallel, step, micro_batches, accumulate=training.accumulate, place=place)
+            losses = backward(parallel, step, micro_batches, accumulate=training.accumulate, context=context)
             norm = nn.utils.clip_grad_norm_(parameters, optimizer.clip_norm) if optimizer.clip_norm else None
             done.step += 1
             meter.add(done.step, losses, norm)
@@ -318,7 +318,7 @@ def fit(
                 if last and done.best_step is None:
                     # A finished run can be evaluated and mapped with, whatever its scores are.
                     best, done.best_step = True, done.step
-                    if place.is_main:
+                    if context.is_main:
                         logger.warning(
                             "%s was no number at any validation: the last checkpoint is the best one", primary
                         )
@@ -343,7 +343,7 @@ class _State:
     average: EMA | None
     batches: BatchSource
     training: TrainingSettings
-    place: DeviceContext
+    context: DeviceContext
     run: Run
     card: dict[str, Any]
 
@@ -359,21 +359,21 @@ class _State:
             if self.average is not None:
                 self.average.load_state_dict(checkpoint.model(ema=True))
             self.batches.load_state_dict(source)
-            set_rng_state(checkpoint.random, self.place, seed=self.training.seed + self.place.rank)
+            set_rng_state(checkpoint.random, self.context, seed=self.training.seed + self.context.rank)
             done = _Done(**checkpoint.progress)
             if done.best_step is not None and not (folder / f"step-{done.best_step:06d}").exists():
                 done.best_step, done.best_score, done.stale = None, None, 0
         # Nobody may clear away what another process still has to read.
-        self.place.barrier()
-        if self.place.is_main:
+        self.context.barrier()
+        if self.context.is_main:
             rewind(folder, done.step, done.best_step)
             self.run.rewind(done.step)
         return done
 
     def save(self, done: _Done, *, best: bool) -> None:
         """Write a checkpoint; every process has to call it."""
-        states = rng_state(self.place)
-        if self.place.is_main:
+        states = rng_state(self.context)
+        if self.context.is_main:
             contents = CheckpointState(
                 step=done.step,
                 model=self.model.state_dict(),
@@ -386,14 +386,14 @@ class _State:
             )
             save_checkpoint(self.run.checkpoints, contents, best=best, keep=self.training.keep_last)
         # A process that leaves early makes torchrun end the one that still writes.
-        self.place.barrier()
+        self.context.barrier()
 
     def validate(self, validate: Validate, primary: str, done: _Done) -> bool:
         """Score the model, log the scores, and return whether the primary one is the best so far."""
         with torch.no_grad(), self.average.in_place() if self.average is not None else nullcontext():
             self.model.eval()
             self._share_buffers()
-            with self.place.autocast():
+            with self.context.autocast():
                 done.scores = {name: float(score) for name, score in validate(self.model).items()}
             self.model.train()
         if primary not in done.scores:
@@ -401,8 +401,8 @@ class _State:
         done.scored_step = done.step
         self.run.log(done.step, {f"validation_{name}": score for name, score in done.scores.items()})
         # One process decides, lest rounding lets two of them disagree about saving.
-        score = torch.tensor(done.scores[primary] if self.place.is_main else 0.0, dtype=torch.float64)
-        primary_score = float(self.place.all_reduce_sum(score))
+        score = torch.tensor(done.scores[primary] if self.context.is_main else 0.0, dtype=torch.float64)
+        primary_score = float(self.context.all_reduce_sum(score))
         if self.training.choose == "last":
             done.best_step, done.best_score = done.step, None if math.isnan(primary_score) else primary_score
             return True
@@ -416,14 +416,14 @@ class _State:
 
     def _share_buffers(self) -> None:
         """Give every process the buffers of the main one: batch statistics are gathered by each on its own."""
-        if self.place.world_size > 1:
+        if self.context.world_size > 1:
             for buffer in self.model.buffers():
                 if buffer.dtype is not torch.bool:
-                    main = buffer.clone() if self.place.is_main else torch.zeros_like(buffer)
-                    buffer.copy_(self.place.all_reduce_sum(main))
+                    main = buffer.clone() if self.context.is_main else torch.zeros_like(buffer)
+                    buffer.copy_(self.context.all_reduce_sum(main))
 
 
-def _tell_what_differs(model: nn.Module, place: DeviceContext, drawn_apart: Sequence[str]) -> None:
+def _tell_what_differs(model: nn.Module, context: DeviceContext, drawn_apart: Sequence[str]) -> None:
     """Say in one line why several processes do not train the weights of one, where they do not."""
     drops = any(
         float(getattr(module, name, 0.0) or 0.0) > 0
@@ -432,21 +432,21 @@ def _tell_what_differs(model: nn.Module, place: DeviceContext, drawn_apart: Sequ
         if "drop" in type(module).__name__.lower()
     )
     apart = [*(["what dropout leaves out"] if drops else []), *drawn_apart]
-    if place.world_size > 1 and place.is_main and apart:
+    if context.world_size > 1 and context.is_main and apart:
         logger.info(
             "%d processes: each draws %s by itself, so that weights differ from those of one process by chance",
-            place.world_size,
+            context.world_size,
             " and ".join(apart),
         )
 
 
-def _parallel(model: nn.Module, place: DeviceContext, find_unused_parameters: bool) -> nn.Module:
+def _parallel(model: nn.Module, context: DeviceContext, find_unused_parameters: bool) -> nn.Module:
     """Wrap the model so that its backward pass sums gradients over processes; as it is when there is one process."""
-    if place.world_size == 1:
+    if context.world_size == 1:
         return model
     return DistributedDataParallel(
         model,
-        device_ids=None if place.device.type == "cpu" else [place.device],
+        device_ids=None if context.device.type == "cpu" else [context.device],
         find_unused_parameters=find_unused_parameters,
         gradient_as_bucket_view=True,
     )
@@ -457,14 +457,14 @@ def _exhausted(done: _Done, training: TrainingSettings) -> bool:
 
 
 @contextmanager
-def _memory_errors(training: TrainingSettings, place: DeviceContext) -> Iterator[None]:
+def _memory_errors(training: TrainingSettings, context: DeviceContext) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         raise TrainingError(
-            f"out of memory on {place.device} with training.batch_size = {training.batch_size} over "
-            f"{place.world_size} process(es) and training.accumulate = {training.accumulate}: lower batch_size and "
+            f"out of memory on {context.device} with training.batch_size = {training.batch_size} over "
+            f"{context.world_size} process(es) and training.accumulate = {training.accumulate}: lower batch_size and "
             "raise accumulate by the same factor"
         ) from error

@@ -29,7 +29,7 @@ Losses = dict[str, Tensor]
 """The losses of one optimizer step over all processes: name -> float32 scalar on the device, without graph."""
 
 
-def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate: int, place: DeviceContext) -> Losses:
+def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate: int, context: DeviceContext) -> Losses:
     """Consume the micro-batches of one optimizer step and leave the gradient of its loss in the parameters.
 
     Args:
@@ -37,33 +37,33 @@ def backward(model: nn.Module, step: Step, source: Iterator[Any], *, accumulate:
         step: computes the losses of a micro-batch.
         source: micro-batches, on the CPU.
         accumulate: micro-batches in this step.
-        place: where it runs.
+        context: where it runs.
 
     Raises:
         ValueError: the micro-batches of a step give losses of different names.
     """
     if accumulate == 1:
-        return _backward_one(model, step, source, place)
-    return _backward_many(model, step, source, accumulate, place)
+        return _backward_one(model, step, source, context)
+    return _backward_many(model, step, source, accumulate, context)
 
 
-def _backward_one(model: nn.Module, step: Step, source: Iterator[Any], place: DeviceContext) -> Losses:
+def _backward_one(model: nn.Module, step: Step, source: Iterator[Any], context: DeviceContext) -> Losses:
     """One micro-batch: the counts are known before the backward pass, which sums over processes as it goes."""
-    names, sums, counts = _forward(model, step, source, place)
-    if place.world_size == 1:
+    names, sums, counts = _forward(model, step, source, context)
+    if context.world_size == 1:
         divisors = [_divisor(count) for count in counts]
         _backpropagate(sums, divisors)
         return {name: summed.detach() / divisor for name, summed, divisor in zip(names, sums, divisors, strict=True)}
-    everywhere = place.all_reduce_sum(torch.stack([*(summed.detach() for summed in sums), *counts]))
+    everywhere = context.all_reduce_sum(torch.stack([*(summed.detach() for summed in sums), *counts]))
     all_sums, all_counts = everywhere.chunk(2)
     all_divisors = _divisor(all_counts)
     # DistributedDataParallel divides the sum over processes by their number.
-    _backpropagate(sums, (all_divisors / place.world_size).unbind())
+    _backpropagate(sums, (all_divisors / context.world_size).unbind())
     return dict(zip(names, (all_sums / all_divisors).unbind(), strict=True))
 
 
 def _backward_many(
-    model: nn.Module, step: Step, source: Iterator[Any], accumulate: int, place: DeviceContext
+    model: nn.Module, step: Step, source: Iterator[Any], accumulate: int, context: DeviceContext
 ) -> Losses:
     """Several micro-batches: counts are known after the last one, so each loss has its own gradient until then."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -72,9 +72,9 @@ def _backward_many(
     totals = torch.zeros(0)
     for micro in range(accumulate):
         with _unsynchronised(model):
-            given, sums, counts = _forward(model, step, source, place)
+            given, sums, counts = _forward(model, step, source, context)
             if micro == 0:
-                names, totals = given, torch.zeros(2 * len(given), device=place.device)
+                names, totals = given, torch.zeros(2 * len(given), device=context.device)
                 gradients = [[None] * len(parameters) for _ in names]
             elif given != names:
                 raise ValueError(f"the losses of a step's micro-batches differ: {names}, then {given}")
@@ -84,7 +84,7 @@ def _backward_many(
                 summed.backward(retain_graph=index + 1 < len(names))  # type: ignore[no-untyped-call]
                 gradients[index] = [parameter.grad for parameter in parameters]
             totals += torch.stack([*(summed.detach() for summed in sums), *counts])
-    all_sums, all_counts = place.all_reduce_sum(totals).chunk(2)
+    all_sums, all_counts = context.all_reduce_sum(totals).chunk(2)
     divisors = _divisor(all_counts)
     for divisor, held_by_loss in zip(divisors.unbind(), gradients, strict=True):
         torch._foreach_div_([gradient for gradient in held_by_loss if gradient is not None], divisor)
@@ -93,21 +93,21 @@ def _backward_many(
         for part in parts[1:]:
             parts[0].add_(part)
         parameter.grad = parts[0] if parts else None
-    if place.world_size > 1:
-        _sum_over_processes(parameters, place)
+    if context.world_size > 1:
+        _sum_over_processes(parameters, context)
     return dict(zip(names, (all_sums / divisors).unbind(), strict=True))
 
 
 def _forward(
-    model: nn.Module, step: Step, source: Iterator[Any], place: DeviceContext
+    model: nn.Module, step: Step, source: Iterator[Any], context: DeviceContext
 ) -> tuple[tuple[str, ...], list[Tensor], list[Tensor]]:
     """Return loss names, their sums with their graphs, and their counts; all float32 scalars."""
-    batch = to_device(next(source), place)
-    with place.autocast():
+    batch = to_device(next(source), context)
+    with context.autocast():
         losses = step(model, batch)
     sums = [summed.float() for summed, _ in losses.values()]
     # float32 counts every pixel up to 2**24 and is off by less than 6e-8 of the count beyond.
-    counts = [torch.as_tensor(count, device=place.device).detach().float() for _, count in losses.values()]
+    counts = [torch.as_tensor(count, device=context.device).detach().float() for _, count in losses.values()]
     return tuple(losses), sums, counts
 
 
@@ -134,11 +134,11 @@ def _unsynchronised(model: nn.Module) -> AbstractContextManager[object]:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-def _sum_over_processes(parameters: list[nn.Parameter], place: DeviceContext) -> None:
+def _sum_over_processes(parameters: list[nn.Parameter], context: DeviceContext) -> None:
     """Sum the gradients in the parameters over all processes; one that no process has stays None."""
-    present = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=place.device)
+    present = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=context.device)
     pieces = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]
-    flat = place.all_reduce_sum(torch.cat([present, *(piece.flatten().float() for piece in pieces)]))
+    flat = context.all_reduce_sum(torch.cat([present, *(piece.flatten().float() for piece in pieces)]))
     # Read back only where it matters, since reading waits for the device.
     somewhere = flat[: len(parameters)].tolist() if any(item.grad is None for item in parameters) else None
     start = len(parameters)

@@ -55,12 +55,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
                 moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def skips_on_device(optimizer: torch.optim.Optimizer, place: DeviceContext) -> bool:
+def skips_on_device(optimizer: torch.optim.Optimizer, context: DeviceContext) -> bool:
     """Tell whether the update kernel itself should look at `found_inf`, and then leave the weights alone.
 
     On a CPU reading a loss costs less than that.
     """
-    return place.device.type != "cpu" and bool(optimizer.defaults["fused"])
+    return context.device.type != "cpu" and bool(optimizer.defaults["fused"])
 
 
 def learning_rate_factor(step: int, steps: int, schedule: ScheduleSettings) -> float:

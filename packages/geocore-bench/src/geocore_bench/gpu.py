@@ -94,7 +94,7 @@ def scene() -> Scene:
     return Scene("memory", Grid(SCENE_PX, SCENE_PX), {"image": source})
 
 
-def training(model: Model, place: DeviceContext, source: Scene) -> Busy:
+def training(model: Model, context: DeviceContext, source: Scene) -> Busy:
     """fit() on random windows."""
     import torch
 
@@ -131,7 +131,7 @@ def training(model: Model, place: DeviceContext, source: Scene) -> Busy:
                     training=length,
                     optimizer=OptimizerSettings(),
                     schedule=ScheduleSettings(kind="constant"),
-                    place=place,
+                    context=context,
                     run=opened,
                     card={},
                     primary="score",
@@ -143,10 +143,10 @@ def training(model: Model, place: DeviceContext, source: Scene) -> Busy:
         run(_WARM, Path(folder) / "warm")()
         seconds, busy, peak = _watched(run(_STEPS, Path(folder) / "run"))
     pixels = _STEPS * batch * TILE_PX**2
-    return Busy("training", model, place.precision, pixels / 1e6 / seconds, busy, peak)
+    return Busy("training", model, context.precision, pixels / 1e6 / seconds, busy, peak)
 
 
-def mapping(model: Model, place: DeviceContext, source: Scene) -> Busy:
+def mapping(model: Model, context: DeviceContext, source: Scene) -> Busy:
     """map_chunk() over the scene, labels copied to the host."""
     from geocore.datasets.batch import VALID
     from geocore.inference.blend import OverlapBlender
@@ -156,7 +156,7 @@ def mapping(model: Model, place: DeviceContext, source: Scene) -> Busy:
     from geocore.tiling.tiles import Chunk, TileGrid
 
     tiling = TileGrid(size=TILE_PX, overlap=OVERLAP_PX)
-    prepared = place.prepare(network(model)).eval()
+    prepared = context.prepare(network(model)).eval()
     labels = np.empty(source.grid.shape, np.uint8)
 
     def forward(batch: Any) -> dict[str, Any]:
@@ -176,12 +176,12 @@ def mapping(model: Model, place: DeviceContext, source: Scene) -> Busy:
             tiling,
             OverlapBlender(chunk, tiling, source.grid.shape, {"classes": CLASSES}, emit=emit),
             read=lambda scene, window: scene.read(window),
-            place=place,
+            context=context,
         )
 
     work(TILE_PX)
     seconds, busy, peak = _watched(lambda: work(SCENE_PX))
-    return Busy("mapping", model, place.precision, labels.size / 1e6 / seconds, busy, peak)
+    return Busy("mapping", model, context.precision, labels.size / 1e6 / seconds, busy, peak)
 
 
 def _watched(work: Callable[[], None]) -> tuple[float, float, float]:
@@ -224,9 +224,9 @@ def runs() -> Iterator[Busy]:
     for model in models:
         for precision in precisions:
             settings = DeviceSettings(device="cuda", precision=precision, channels_last=model == "unet-resnet34")
-            with device_context(settings, batch_size=_BATCH[model]) as place:
-                yield training(model, place, source)
-                yield mapping(model, place, source)
+            with device_context(settings, batch_size=_BATCH[model]) as context:
+                yield training(model, context, source)
+                yield mapping(model, context, source)
 
 
 def main() -> int:

@@ -39,12 +39,12 @@ class GeocoreMap:
 
         from geocore.device import DeviceContext
 
-        place = DeviceContext(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
-        model = place.prepare(build(setting, data))
-        _set_up_kernels(model, setting, place)
+        context = DeviceContext(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
+        model = context.prepare(build(setting, data))
+        _set_up_kernels(model, setting, context)
 
         def predict(target: Path) -> Details:
-            tiles = self._map(model, setting, data / setting.scene, target, place)
+            tiles = self._map(model, setting, data / setting.scene, target, context)
             return {"tiles": tiles}
 
         measured = mapped(predict, data)
@@ -52,7 +52,7 @@ class GeocoreMap:
         rate = {"tile_mpx_s": tiles * setting.tile_px**2 / 1e6 / seconds}
         return Measured(measured.value, {**measured.details, **rate})
 
-    def _map(self, model: Any, setting: Setting, path: Path, target: Path, place: DeviceContext) -> int:
+    def _map(self, model: Any, setting: Setting, path: Path, target: Path, context: DeviceContext) -> int:
         """Write the product and return the number of tiles; the calls of geocore that are measured are all here."""
         from geocore.datasets.batch import VALID
         from geocore.inference.blend import OverlapBlender
@@ -86,12 +86,12 @@ class GeocoreMap:
                 tiling,
                 OverlapBlender(chunk, tiling, shape, {_OUTPUT: CLASSES}, emit=emit),
                 read=lambda scene, window: scene.read(window),
-                place=place,
+                context=context,
             )
             return len(tiling.windows(shape))
 
 
-def _set_up_kernels(model: Any, setting: Setting, place: DeviceContext) -> None:
+def _set_up_kernels(model: Any, setting: Setting, context: DeviceContext) -> None:
     """Call the model once as it will be called: in one thread, its precision and its memory format.
 
     `build` has done so with all threads and in float32, which are kernels that the others need.
@@ -102,8 +102,8 @@ def _set_up_kernels(model: Any, setting: Setting, place: DeviceContext) -> None:
 
     torch.set_num_threads(1)
     image = torch.rand(1, setting.bands, setting.tile_px, setting.tile_px)
-    with torch.inference_mode(), place.autocast():
-        model(to_device(image, place))
+    with torch.inference_mode(), context.autocast():
+        model(to_device(image, context))
     torch.set_num_threads(setting.threads)
 
 
@@ -117,12 +117,12 @@ class _BlockRows:
     def write(self, row: int, labels: NDArray[np.uint8]) -> None:
         """Take the rows that follow, shape (row, col), from the first of the scene on."""
         while len(labels):
-            place = row % BLOCK_PX
-            taken = min(BLOCK_PX - place, len(labels))
-            self._rows[0, place : place + taken] = labels[:taken]
+            context = row % BLOCK_PX
+            taken = min(BLOCK_PX - context, len(labels))
+            self._rows[0, context : context + taken] = labels[:taken]
             row, labels = row + taken, labels[taken:]
             if row % BLOCK_PX == 0 or row == self._height:
-                self._write(self._rows[:, : place + taken], row - place - taken)
+                self._write(self._rows[:, : context + taken], row - context - taken)
 
 
 def parts_alone(setting: Setting, data: Path) -> Measured:
@@ -186,9 +186,9 @@ def forward_alone(setting: Setting, data: Path) -> Measured:
 
     from geocore.device import DeviceContext, to_device
 
-    place = DeviceContext(torch.device("cpu"), channels_last=True)
-    model = place.prepare(build(setting, data))
-    image = to_device(torch.rand(1, setting.bands, setting.tile_px, setting.tile_px), place)
+    context = DeviceContext(torch.device("cpu"), channels_last=True)
+    model = context.prepare(build(setting, data))
+    image = to_device(torch.rand(1, setting.bands, setting.tile_px, setting.tile_px), context)
 
     def forwards(_: int) -> None:
         with torch.inference_mode():

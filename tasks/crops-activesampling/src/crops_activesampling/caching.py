@@ -73,7 +73,7 @@ def cache_patches(
     check_bands(settings.bands)
     for year in sorted({PatchName.of(path).year for path in patches}):
         period_edges(settings, year)  # a frequency that is none would else fail every patch
-    context = {
+    identity = {
         "code": [sha256_file(path) for path in _CODE],
         "composites": settings.model_dump(mode="json"),
         "encoder": None if encoder is None else _identity(encoder),
@@ -81,8 +81,8 @@ def cache_patches(
     jobs = [_job(path) for path in patches]
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    work = partial(_cache_patch, folder=out / FOLDER, context=context, encoder=encoder)
-    return run_jobs(jobs, work, out / FOLDER, context=context, workers=workers, on_done=on_done)
+    work = partial(_cache_patch, folder=out / FOLDER, identity=identity, encoder=encoder)
+    return run_jobs(jobs, work, out / FOLDER, identity=identity, workers=workers, on_done=on_done)
 
 
 def _job(path: Path) -> Job:
@@ -102,18 +102,18 @@ def _identity(encoder: Encoder) -> str:
 
 
 def _cache_patch(
-    arguments: dict[str, Any], part: Path, *, folder: Path, context: Mapping[str, Any], encoder: Encoder | None
+    arguments: dict[str, Any], part: Path, *, folder: Path, identity: Mapping[str, Any], encoder: Encoder | None
 ) -> None:
     """Make the entry of a patch; run in any process."""
     path = Path(arguments["path"])
-    settings = CompositeSettings.model_validate(context["composites"])
+    settings = CompositeSettings.model_validate(identity["composites"])
     known = folder / PatchName.of(path).id
     try:
         digest = sha256_file(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: must be a readable patch; check the file") from error
-    computed = sha256_json({"code": context["code"], "composites": context["composites"], "sha256": digest})
-    fingerprint = sha256_json({"computed": computed, "encoder": context["encoder"]})
+    computed = sha256_json({"code": identity["code"], "composites": identity["composites"], "sha256": digest})
+    fingerprint = sha256_json({"computed": computed, "encoder": identity["encoder"]})
     with new_entry(part.parent, part.name, fingerprint=fingerprint) as entry, open_patch(path) as patch:
         earlier = _earlier(known, computed)
         if earlier is not None:

@@ -73,10 +73,10 @@ def evaluate(settings: EvaluateSettings) -> None:
     _check_fit(network, dataset)
     warn_of_sizes(dataset, settings.split, network.layer)
     patches, classes = Patches(dataset, settings.split), network.head.channels
-    with device_context(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as context:
 
         def counted(net: CropNet) -> PatchCounts:
-            maps = map_split(place.prepare(net), patches, tiling=trained.tiling, place=place)
+            maps = map_split(context.prepare(net), patches, tiling=trained.tiling, context=context)
             return counts_of_maps(patches, maps, classes=classes, border_px=settings.border_px)
 
         counts = counted(network)
@@ -84,7 +84,7 @@ def evaluate(settings: EvaluateSettings) -> None:
         if home is not None and settings.baselines:
             seed_everything(trained.training.seed)
             untrained = named(total(counted(build_model(home, trained).eval())))
-        panels = _panels(network, patches, counts, trained, place)
+        panels = _panels(network, patches, counts, trained, context)
     if home is not None and settings.baselines:
         pixelwise = _pixel_counts(network, home, patches, trained, settings.border_px)
         baselines["pixel classifier"] = named(total(pixelwise))
@@ -263,7 +263,7 @@ def _short(counts: Mapping[str, Counts]) -> dict[str, float]:
 
 
 def _panels(
-    network: CropNet, patches: Patches, counts: PatchCounts, trained: TrainSettings, place: DeviceContext
+    network: CropNet, patches: Patches, counts: PatchCounts, trained: TrainSettings, context: DeviceContext
 ) -> list[Panel]:
     """The confusion matrix, and the patches with the lowest, the highest and two middle scores."""
     from crops_activesampling.mapping import map_patch
@@ -281,7 +281,7 @@ def _panels(
     for rank in sorted({0, last // 2, last // 2 + 1, last} & set(range(last + 1))):
         score, index = ranked[rank]
         scene = patches.scene(index)
-        found = map_patch(network, scene, tiling=trained.tiling, place=place).classes
+        found = map_patch(network, scene, tiling=trained.tiling, context=context).classes
         caption = f"{PRIMARY} {score:.3f}, rank {rank + 1} of {last + 1} from below"
         image = draw_patch(scene, network.periods, patches.labels(index), found, names)
         panels.append(Panel(patches.samples[index].id, caption, image))

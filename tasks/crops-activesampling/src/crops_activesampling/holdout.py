@@ -66,7 +66,7 @@ def holdout_losses(
     settings: TrainSettings,
     *,
     windows: Callable[[Sequence[int]], Windows],
-    place: DeviceContext,
+    context: DeviceContext,
 ) -> HoldoutLosses:
     """Losses of a hold-out model on the windows that a run trains on; made by the first process that asks.
 
@@ -77,7 +77,7 @@ def holdout_losses(
         dataset: what is trained on.
         settings: of the run that asks: its split, whether empty windows are left out, and reading threads.
         windows: windows(periods) -> the windows that are trained on, with the periods that the hold-out model sees.
-        place: where the model runs.
+        context: where the model runs.
 
     Raises:
         CheckpointError: there is no model, or it is not one of this task.
@@ -98,17 +98,17 @@ def holdout_losses(
         }
     )
     folder, key = run / FOLDER, identity[:12]
-    if place.is_main and not _is_there(folder, key, identity):
+    if context.is_main and not _is_there(folder, key, identity):
         remove_leftovers(folder)
         began = time.monotonic()
         cut = windows(network.periods)
-        losses = _losses(place.prepare(network), cut, place, threads=settings.loader.threads)
+        losses = _losses(context.prepare(network), cut, context, threads=settings.loader.threads)
         with new_entry(folder, key, fingerprint=identity) as entry:
             entry.create(_LOSSES, (1, len(losses)), "<f4").write(losses[None])
             entry.facts.update(
                 forwards=sum(map(len, cut.windows)), seconds=time.monotonic() - began, **_training_cost(run)
             )
-    place.barrier()
+    context.barrier()
     entry_read: Entry = read_entry(folder, key, fingerprint=identity)
     stored = read_cached(folder, key, _LOSSES)[0]
     return HoldoutLosses(torch.from_numpy(np.array(stored, np.float32)), identity, **entry_read.facts)
@@ -159,7 +159,7 @@ def _is_there(folder: Path, key: str, identity: str) -> bool:
 
 
 def _losses(
-    network: CropNet, windows: Windows, place: DeviceContext, *, threads: int
+    network: CropNet, windows: Windows, context: DeviceContext, *, threads: int
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Loss of every window by its index, shape (windows,), float32, NaN where a window is not read or has no label."""
     count = sum(len(its) for its in windows.windows)
@@ -176,8 +176,8 @@ def _losses(
     steps = iter(batches)
     for _ in progress(range(-(-count // batch_size)), "hold-out losses"):
         batch = next(steps)
-        with torch.inference_mode(), place.autocast():
-            given = to_device(batch, place)
+        with torch.inference_mode(), context.autocast():
+            given = to_device(batch, context)
             losses = sample_losses(network(network.images(given["inputs"])), given["targets"][CROPS])
         found |= dict(zip(batch["index"].tolist(), losses.float().tolist(), strict=True))
     values = np.full(max(found) + 1, np.nan, np.float32)

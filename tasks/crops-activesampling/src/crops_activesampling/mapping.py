@@ -56,14 +56,14 @@ class MappedPatch:
     """Shape (n, row, col), float32: probability of each crop, 0-1, the first one being class 1; 0 where unseen."""
 
 
-def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: DeviceContext) -> MappedPatch:
+def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, context: DeviceContext) -> MappedPatch:
     """Map a patch.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         scene: with the layer `medians`, as stored.
         tiling: size and overlap of the tiles, pixels.
-        place: device and precision.
+        context: device and precision.
 
     Raises:
         SceneError: the patch cannot be read.
@@ -88,19 +88,21 @@ def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, place: 
         tiles,
         OverlapBlender(chunk, tiles, shape, {CLASSES: channels}, emit=keep),
         read=read_window,
-        place=place,
+        context=context,
     )
     return MappedPatch(classes, probability, shares)
 
 
-def map_split(network: CropNet, patches: Patches, *, tiling: TilingSettings, place: DeviceContext) -> Iterator[Classes]:
+def map_split(
+    network: CropNet, patches: Patches, *, tiling: TilingSettings, context: DeviceContext
+) -> Iterator[Classes]:
     """Classes of every patch of a split, one after the other; arguments as for `map_patch`.
 
     Raises:
         DataError: a patch cannot be read.
     """
     for index in progress(len(patches.samples), "mapping patches"):
-        yield map_patch(network, patches.scene(index), tiling=tiling, place=place).classes
+        yield map_patch(network, patches.scene(index), tiling=tiling, context=context).classes
 
 
 def counts_of_maps(

@@ -55,7 +55,7 @@ def predict(settings: PredictSettings) -> None:
 
     trained = chosen_network(settings.run, settings.checkpoint, restore_model)
     checkpoint, network = trained.checkpoint, trained.network
-    context = {
+    identity = {
         "weights": checkpoint.weights_hash,
         "composites": composite_settings(network).model_dump(mode="json"),
         "months": network.model.months,
@@ -64,7 +64,7 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("crops-activesampling"),
     }
-    prediction, output = BatchPrediction(settings.output, checkpoint, context), settings.output
+    prediction, output = BatchPrediction(settings.output, checkpoint, identity), settings.output
     tasks = scene_jobs(inputs, sha256_file)
     patches = prediction.run(
         "patches", tasks, MapPatch(settings, trained.origin), products=partial(product_paths, output), workers=settings
@@ -121,10 +121,10 @@ class MapPatch:
         network = trained.network
         scene, parcels = read_composites(Path(arguments["path"]), network)
         warn_if_resized(scene.name, scene.grid, network.layer)
-        with device_context(self.settings.device, batch_size=self.settings.batch_size) as place:
-            place.prepare(network)
+        with device_context(self.settings.device, batch_size=self.settings.batch_size) as context:
+            context.prepare(network)
             check_numbers(network, scene)
-            found = map_patch(network, scene, tiling=trained.tiling, place=place)
+            found = map_patch(network, scene, tiling=trained.tiling, context=context)
         summary = write_products(self.settings.output, scene.name, scene.grid, found, parcels, network.class_names)
         part.write_text(json.dumps(summary))
 

@@ -168,7 +168,7 @@ class Scorer:
 
     network: CropNet
     settings: SelectionSettings
-    place: DeviceContext
+    context: DeviceContext
     holdout: Tensor | None = None
     """Loss of each window of the split under the hold-out model, shape (windows,), float32, nats."""
 
@@ -180,13 +180,13 @@ class Scorer:
             uniform: shape (batch,), float32, numbers for the score `random`.
 
         Returns:
-            Shape (batch,), float32, on the place's device.
+            Shape (batch,), float32, on the context's device.
         """
         scores = self.settings.scores
-        target = to_device(batch["targets"][CROPS], self.place)
+        target = to_device(batch["targets"][CROPS], self.context)
         logits = self._logits(batch["inputs"]) if needs_forward(scores) else None
-        losses = None if self.holdout is None else self.holdout[batch["index"]].to(self.place.device)
-        return sample_scores(scores, target, logits=logits, holdout=losses, uniform=to_device(uniform, self.place))
+        losses = None if self.holdout is None else self.holdout[batch["index"]].to(self.context.device)
+        return sample_scores(scores, target, logits=logits, holdout=losses, uniform=to_device(uniform, self.context))
 
     def _logits(self, inputs: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
         modes = [(module, module.training) for module in self.network.modules()]
@@ -195,8 +195,8 @@ class Scorer:
             [(buffer, buffer.clone()) for buffer in self.network.buffers()] if self.settings.mode == "train" else []
         )
         self.network.train(self.settings.mode == "train")
-        with torch.no_grad(), self.place.autocast():
-            logits: Tensor = self.network(self.network.images(to_device(inputs, self.place)))
+        with torch.no_grad(), self.context.autocast():
+            logits: Tensor = self.network(self.network.images(to_device(inputs, self.context)))
         for buffer, before in buffers:
             buffer.copy_(before)
         for module, mode in modes:

@@ -100,7 +100,7 @@ class Selecting:
         batches: BatchSource,
         chooser: Chooser,
         *,
-        place: DeviceContext,
+        context: DeviceContext,
         log: Callable[[int, Mapping[str, float]], None] | None = None,
         log_every_blocks: int = 1,
     ) -> None:
@@ -110,12 +110,12 @@ class Selecting:
             batches: micro-batches: dicts, at any depth, of tensors with the samples as first axis, and of lists. Its
                 state is a pure position: reading again from a state gives the same batches.
             chooser: how to choose.
-            place: this process among the others.
+            context: this process among the others.
             log: called before a block's first micro-batch is handed out, with the number of micro-batches handed out
                 so far and `kept_<name>`, the share of each amount that was kept since the last call.
             log_every_blocks: blocks from one call to the next.
         """
-        self._batches, self._chooser, self._place, self._log = batches, chooser, place, log
+        self._batches, self._chooser, self._context, self._log = batches, chooser, context, log
         self._log_every_blocks = log_every_blocks
         self._at_block: Mapping[str, Any] = batches.state_dict()
         self._kept: list[list[int]] | None = None
@@ -158,7 +158,7 @@ class Selecting:
         self._batches.load_state_dict(self._at_block)
         self._kept, self._next = state["kept"], state["next"]
         self._handed, self._scored, self._tally = state["handed"], state["scored"], dict(state["tally"])
-        if self._kept is not None and len(self._kept) != self._place.world_size:
+        if self._kept is not None and len(self._kept) != self._context.world_size:
             logger.info("the block is chosen anew: it was for %d processes", len(self._kept))
             self._kept = None
 
@@ -174,7 +174,7 @@ class Selecting:
             candidates = [next(source) for _ in range(self._chooser.block * per_block)]
             if self._kept is None:
                 self._kept = self._choose(candidates)
-            mine = self._kept[self._place.rank]
+            mine = self._kept[self._context.rank]
             size = len(mine) // per_block
             for number in range(self._next, per_block):
                 self._next = number + 1
@@ -192,14 +192,14 @@ class Selecting:
         amounts = _joined([self._chooser.amounts(batch) for batch in candidates])
         number = offered // self._chooser.block
         # A row a process: positions, to which 1 is added so that zeros say that nothing could be chosen, then amounts.
-        table = torch.zeros((self._place.world_size, number + 2 * len(amounts)), dtype=torch.float64)
-        mine = table[self._place.rank]
+        table = torch.zeros((self._context.world_size, number + 2 * len(amounts)), dtype=torch.float64)
+        mine = table[self._context.rank]
         mine[: len(chosen)] = chosen.double() + 1
         if amounts:
             mine[number:] = torch.stack(
                 [part for each in amounts.values() for part in (each[chosen].sum(), each.sum())]
             )
-        table = self._place.all_reduce_sum(table)
+        table = self._context.all_reduce_sum(table)
         positions = table[:, :number].long() - 1
         if bool((positions < 0).any()):
             raise TrainingError(
@@ -207,7 +207,7 @@ class Selecting:
                 "raise selection.block or set skip_empty, or lower optimizer.learning_rate if the loss has diverged"
             )
         if self._chooser.forwards and self._handed >= self._chooser.warmup_batches:
-            self._scored += offered * self._place.world_size
+            self._scored += offered * self._context.world_size
         self._count(list(amounts), table[:, number:].sum(0).tolist())
         kept: list[list[int]] = positions.tolist()
         return kept

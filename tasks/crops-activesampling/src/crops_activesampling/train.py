@@ -56,12 +56,12 @@ def train(settings: TrainSettings) -> None:
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice, unseen
 
-    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as context:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
-        if place.is_main:
+        if context.is_main:
             load_dataset(settings.data)  # makes the sample once, for all processes
-        place.barrier()
+        context.barrier()
         dataset = load_dataset(settings.data)
         chooses = validation_split(settings)
         problem = no_choice(dataset, chooses, by_loss=settings.choose_by == "loss")
@@ -78,7 +78,7 @@ def train(settings: TrainSettings) -> None:
                 windows=lambda periods: Windows(
                     dataset, training_split(settings), periods=periods, skip_empty=settings.skip_empty
                 ),
-                place=place,
+                context=context,
             )
         # The folder of the hold-out model decides nothing, but what it says does: another one is another run.
         trained_on = dataset.hash if holdout is None else f"{dataset.hash} {holdout.identity}"
@@ -88,20 +88,20 @@ def train(settings: TrainSettings) -> None:
             settings=settings,
             data_hash=dataset.hash,
             task=TASK,
-            main=place.is_main,
+            main=context.is_main,
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
                 logger.info("%s is finished", folder)
             else:
-                _fit(settings, dataset, holdout, place, run)
-            if place.is_main:
+                _fit(settings, dataset, holdout, context, run)
+            if context.is_main:
                 write_report(run.folder)  # of a finished run too: a kill may have come before its report
                 print(run.closing("crops-evaluate"))
 
 
 def _fit(
-    settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | None, place: DeviceContext, run: Run
+    settings: TrainSettings, dataset: Dataset, holdout: HoldoutLosses | None, context: DeviceContext, run: Run
 ) -> None:
     from torch import Tensor, nn
 
@@ -132,7 +132,7 @@ def _fit(
 
     def validate(model: nn.Module) -> dict[str, float]:
         with batches.paused():
-            scores = _validation_scores(network, held_out, tiling=settings.tiling, place=place)
+            scores = _validation_scores(network, held_out, tiling=settings.tiling, context=context)
             # Beside the scores, so that they can be drawn over what they cost.
             step_done = batches.handed // settings.training.accumulate
             run.log(step_done, {"forwards": batches.forwards, "seconds": batches.seconds})
@@ -142,13 +142,13 @@ def _fit(
         GridSampler(windows.windows, seed=seed),
         windows.read,
         batch_size=settings.training.batch_size,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
         threads=settings.loader.threads,
-        pin_memory=place.device.type == "cuda",
+        pin_memory=context.device.type == "cuda",
     )
     batches = Metered(
-        selecting(plain, settings, network, holdout, place, run) if settings.selection.scores else plain,
+        selecting(plain, settings, network, holdout, context, run) if settings.selection.scores else plain,
         batch_size=settings.training.batch_size,
         forwards=0 if holdout is None else holdout.forwards,
         seconds=0.0 if holdout is None else holdout.seconds,
@@ -164,7 +164,7 @@ def _fit(
         training=settings.training,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
-        place=place,
+        context=context,
         run=run,
         card=network.card(),
         primary="f1_weighted" if settings.choose_by == "f1_weighted" else "minus_loss",
@@ -176,7 +176,7 @@ def selecting(
     settings: TrainSettings,
     network: CropNet,
     holdout: HoldoutLosses | None,
-    place: DeviceContext,
+    context: DeviceContext,
     run: Run,
 ) -> Selecting:
     """Batches of the samples that are worth training on."""
@@ -202,24 +202,24 @@ def selecting(
         run.log(handed // accumulate + 1, shares)
 
     chooser = Chooser(
-        Scorer(network, chosen, place, None if holdout is None else holdout.losses),
+        Scorer(network, chosen, context, None if holdout is None else holdout.losses),
         block=chosen.block,
         batches_per_block=chosen.batches_per_block,
         pick=chosen.pick,
         temperature=chosen.temperature,
         seed=settings.training.seed,
-        warmup_score=Scorer(network, SelectionSettings(scores={"random": 1.0}), place),
+        warmup_score=Scorer(network, SelectionSettings(scores={"random": 1.0}), context),
         warmup_batches=chosen.warmup_steps * accumulate,
         forwards=needs_forward(chosen.scores),
         amounts=amounts,
         identity="" if holdout is None else holdout.identity,
     )
     every = max(1, settings.training.log_every * accumulate // chosen.batches_per_block)
-    return Selecting(batches, chooser, place=place, log=log, log_every_blocks=every)
+    return Selecting(batches, chooser, context=context, log=log, log_every_blocks=every)
 
 
 def _validation_scores(
-    network: CropNet, patches: Patches, *, tiling: TilingSettings, place: DeviceContext
+    network: CropNet, patches: Patches, *, tiling: TilingSettings, context: DeviceContext
 ) -> dict[str, float]:
     """Scores over the labelled pixels of whole patches, where anything was observed.
 
@@ -256,5 +256,5 @@ def _validation_scores(
 
         chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
         blend = OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: classes}, emit=count_rows)
-        predict_tiles(network.predict, scene, chunk, tiles, blend, read=read_window, place=place)
+        predict_tiles(network.predict, scene, chunk, tiles, blend, read=read_window, context=context)
     return scores_of(matrix) | {"minus_loss": logarithms / max(1, int(matrix.sum()))}

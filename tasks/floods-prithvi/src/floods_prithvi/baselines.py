@@ -125,7 +125,7 @@ def index_counts(home: Dataset, chips: Chips) -> dict[str, list[Confusion]]:
 
 
 def unet_counts(
-    settings: TrainSettings, home: Dataset, chips: Chips, folder: Path, place: DeviceContext
+    settings: TrainSettings, home: Dataset, chips: Chips, folder: Path, context: DeviceContext
 ) -> dict[str, list[Confusion]]:
     """Counts of every chip by the U-Net, trained where it is not yet.
 
@@ -134,24 +134,24 @@ def unet_counts(
         home: that the run was trained on.
         chips: to be scored.
         folder: run folder of the U-Net.
-        place: device and precision.
+        context: device and precision.
 
     Raises:
         DataError: `home` lacks a split.
         RunError: another process is training it.
     """
-    network = train_unet(settings, home, folder, place)
-    return {"U-Net": chip_counts(network, chips, tiling=settings.tiling, place=place)}
+    network = train_unet(settings, home, folder, context)
+    return {"U-Net": chip_counts(network, chips, tiling=settings.tiling, context=context)}
 
 
-def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: DeviceContext) -> UNet:
-    """Train the U-Net, or go on, or read it where it is finished; in evaluation mode, on the place's device.
+def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, context: DeviceContext) -> UNet:
+    """Train the U-Net, or go on, or read it where it is finished; in evaluation mode, on the context's device.
 
     Args:
         settings: of the run, with `baseline.steps` above 0.
         dataset: that the run was trained on.
         folder: run folder of the U-Net.
-        place: device and precision.
+        context: device and precision.
 
     Raises:
         DataError: the data set lacks a split.
@@ -185,7 +185,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: D
         return {"loss": pixel_loss(logits, moved["targets"]["mask"], settings.loss)}
 
     def validate(model: nn.Module) -> dict[str, float]:
-        scores = named(total(chip_counts(network, held_out, tiling=settings.tiling, place=place)), names)
+        scores = named(total(chip_counts(network, held_out, tiling=settings.tiling, context=context)), names)
         # NaN, where class 1 is neither there nor found, would leave no best checkpoint.
         return scores | {leading: 0.0 if math.isnan(scores[leading]) else scores[leading]}
 
@@ -204,7 +204,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: D
         windows.read,
         batch_size=chosen.batch_size,
         threads=settings.loader.threads,
-        pin_memory=place.device.type == "cuda",
+        pin_memory=context.device.type == "cuda",
     )
     with baseline_run(folder, settings=settings, data_hash=dataset.hash, task="floods-baseline") as run:
         if not run.finished:
@@ -217,7 +217,7 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: D
                 training=training,
                 optimizer=OptimizerSettings(learning_rate=chosen.learning_rate),
                 schedule=ScheduleSettings(warmup_steps=min(10, chosen.steps // 10)),
-                place=place,
+                context=context,
                 run=run,
                 card={},
                 primary=leading,
@@ -225,4 +225,4 @@ def train_unet(settings: TrainSettings, dataset: Dataset, folder: Path, place: D
             )
         checkpoint = load_checkpoint(run.checkpoints, "best")
         load_strictly(network, checkpoint.model(), checkpoint.path)
-    return place.prepare(network).eval()
+    return context.prepare(network).eval()

@@ -66,8 +66,8 @@ def evaluate(settings: EvaluateSettings) -> None:
     warn_of_sizes(dataset, settings.split, network.layer)
     names = network.class_names
     chips = Chips(dataset, settings.split)
-    with device_context(settings.device, batch_size=settings.batch_size) as place:
-        counts = chip_counts(place.prepare(network), chips, tiling=trained.tiling, place=place)
+    with device_context(settings.device, batch_size=settings.batch_size) as context:
+        counts = chip_counts(context.prepare(network), chips, tiling=trained.tiling, context=context)
         seed_everything(trained.training.seed)
         untrained: list[Confusion] = []
         baselines: dict[str, list[Confusion]] = {}
@@ -76,10 +76,10 @@ def evaluate(settings: EvaluateSettings) -> None:
         elif home is None or home.statistics is None:
             logger.warning("no baselines and no untrained scores: %s has nothing to train and to tune on", dataset.root)
         else:
-            fresh = place.prepare(build_model(home, _from_scratch(trained))[0]).eval()
-            untrained = chip_counts(fresh, chips, tiling=trained.tiling, place=place)
-            baselines = _baselines(settings, trained, home, chips, place)
-        panels = _panels(network, chips, counts, trained, place)
+            fresh = context.prepare(build_model(home, _from_scratch(trained))[0]).eval()
+            untrained = chip_counts(fresh, chips, tiling=trained.tiling, context=context)
+            baselines = _baselines(settings, trained, home, chips, context)
+        panels = _panels(network, chips, counts, trained, context)
     groups = [sample.group for sample in chips.samples]
     leading = primary(names)
     evaluation = Evaluation(
@@ -185,14 +185,14 @@ def _protocol(trained: TrainSettings) -> dict[str, str | int]:
 
 
 def _baselines(
-    settings: EvaluateSettings, trained: TrainSettings, home: Dataset, chips: Chips, place: DeviceContext
+    settings: EvaluateSettings, trained: TrainSettings, home: Dataset, chips: Chips, context: DeviceContext
 ) -> dict[str, list[Confusion]]:
     """Counts of every chip by the index threshold, where there are two classes, and by the U-Net."""
     from floods_prithvi.baselines import index_counts, unet_counts
 
     found = index_counts(home, chips)
     if trained.baseline.steps:
-        found |= unet_counts(trained, home, chips, settings.run / "baseline", place)
+        found |= unet_counts(trained, home, chips, settings.run / "baseline", context)
     return found
 
 
@@ -212,7 +212,7 @@ def _remarks(chips: Chips, counts: Sequence[Confusion], names: dict[int, str]) -
 
 
 def _panels(
-    network: FloodNet, chips: Chips, counts: Sequence[Confusion], trained: TrainSettings, place: DeviceContext
+    network: FloodNet, chips: Chips, counts: Sequence[Confusion], trained: TrainSettings, context: DeviceContext
 ) -> list[Panel]:
     """The chips with the lowest, the highest and two middle scores."""
     from floods_prithvi.mapping import map_chip
@@ -228,7 +228,7 @@ def _panels(
     panels = []
     for rank in sorted({0, last // 2, last // 2 + 1, last} & set(range(last + 1))):
         score, index = ranked[rank]
-        found = map_chip(network, chips, index, tiling=trained.tiling, place=place)
+        found = map_chip(network, chips, index, tiling=trained.tiling, context=context)
         image = draw_comparison(chips.scene(index), chips.target(index), found)
         caption = f"{leading} {score:.3f}, rank {rank + 1} of {last + 1} from below; {COLOURS}"
         panels.append(Panel(chips.samples[index].id, caption, image))

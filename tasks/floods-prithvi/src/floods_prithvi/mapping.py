@@ -74,7 +74,7 @@ def map_rows(
     chunk: Chunk,
     *,
     tiling: TilingSettings,
-    place: DeviceContext,
+    context: DeviceContext,
     emit: Callable[[int, dict[str, Chart]], None],
     dates: Tensor | None = None,
     places: Tensor | None = None,
@@ -83,11 +83,11 @@ def map_rows(
     """Map a chunk and hand out its rows as they become finished.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         scene: with the layer `image`, reflectance.
         chunk: pixels of the scene.
         tiling: size and overlap of the tiles, pixels.
-        place: device and precision.
+        context: device and precision.
         emit: called with the first row, counted from the scene's first, and for each of `planes` an array of shape
             (rows, chunk width), uint8, 255 where invalid.
         dates: of the scene, shape (date, 2), float32: year, and day of the year from 0; None or NaN: unknown.
@@ -114,7 +114,7 @@ def map_rows(
         tiles,
         OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: network.head.channels}, emit=finished),
         read=_read,
-        place=place,
+        context=context,
     )
 
 
@@ -123,7 +123,7 @@ def map_scene(
     scene: Scene,
     *,
     tiling: TilingSettings,
-    place: DeviceContext,
+    context: DeviceContext,
     dates: Tensor | None = None,
     places: Tensor | None = None,
 ) -> dict[str, Chart]:
@@ -139,35 +139,35 @@ def map_scene(
             charts[name][row : row + len(part)] = part
 
     chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
-    map_rows(network, scene, chunk, tiling=tiling, place=place, emit=emit, dates=dates, places=places)
+    map_rows(network, scene, chunk, tiling=tiling, context=context, emit=emit, dates=dates, places=places)
     return charts
 
 
-def map_chip(network: Network, chips: Chips, index: int, *, tiling: TilingSettings, place: DeviceContext) -> Chart:
+def map_chip(network: Network, chips: Chips, index: int, *, tiling: TilingSettings, context: DeviceContext) -> Chart:
     """Classes of one chip of a split, shape (row, col), uint8, 255 where invalid; its date and place are told."""
     dates, places = chips.coordinates(index)
     with chips.scene(index) as scene:
-        charts = map_scene(network, scene, tiling=tiling, place=place, dates=_tensor(dates), places=_tensor(places))
+        charts = map_scene(network, scene, tiling=tiling, context=context, dates=_tensor(dates), places=_tensor(places))
     return charts[CLASS]
 
 
-def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, place: DeviceContext) -> list[Confusion]:
+def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, context: DeviceContext) -> list[Confusion]:
     """Counts of every chip of a split.
 
     Pixels that are invalid in the image do not count, whatever their label.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         chips: a split.
         tiling: size and overlap of the tiles, pixels.
-        place: device and precision.
+        context: device and precision.
 
     Raises:
         SceneError: a chip cannot be read.
     """
     counts = []
     for index in progress(len(chips.samples), "mapping chips"):
-        found = map_chip(network, chips, index, tiling=tiling, place=place)
+        found = map_chip(network, chips, index, tiling=tiling, context=context)
         target = np.where(found == INVALID, np.uint8(IGNORED), chips.target(index))
         counts.append(count(target, found, network.head.channels))
     return counts

@@ -76,7 +76,7 @@ def predict(settings: PredictSettings) -> None:
             batch_size=settings.batch_size,
         )
         return
-    context = {
+    identity = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
         **settings.model_dump(
@@ -86,12 +86,12 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("floods-prithvi"),
     }
-    prediction = BatchPrediction(settings.output, checkpoint, context)
+    prediction = BatchPrediction(settings.output, checkpoint, identity)
     mapped = prediction.run(
         "scenes",
         scene_jobs(scenes, scene_hash),
         # Workers share the chunks of a scene: scenes may be few and large.
-        MapScene(settings, trained.origin, context, tuple(scenes)),
+        MapScene(settings, trained.origin, identity, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
     prediction.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[:1])
@@ -103,7 +103,7 @@ class MapScene:
 
     settings: PredictSettings
     origin: Origin
-    context: dict[str, Any]
+    identity: dict[str, Any]
     scenes: tuple[str, ...]
     """Names of all: shards share out the chunks of each from another one on."""
 
@@ -136,7 +136,7 @@ class MapScene:
                 folder,
                 chunk_px=settings.chunk_px,
                 align=1,
-                context={**self.context, "sha256": arguments["sha256"]},
+                identity={**self.identity, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(name)),
             )
             parts = [(chunk.window, made) for chunk, made in chunks]
@@ -169,17 +169,17 @@ class MapChunk:
         trained = _network(self.origin)
         network = trained.network
         with (
-            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as context,
             _open(self.settings, self.path, network) as scene,
             StripWriter(part, chunk.window, planes()) as writer,
         ):
             dates, places = _coordinates(self.settings, network, scene)
             map_rows(
-                place.prepare(network),
+                context.prepare(network),
                 scene,
                 chunk,
                 tiling=trained.tiling,
-                place=place,
+                context=context,
                 emit=writer.write,
                 dates=dates,
                 places=places,
@@ -220,8 +220,8 @@ def _coordinates(settings: PredictSettings, network: FloodNet, scene: Scene | No
     from floods_prithvi.chip_reader import centre_of
     from floods_prithvi.model import coordinates_of
 
-    place = None if scene is None else centre_of(scene.grid)
-    return coordinates_of(settings.date, place, network.frames)
+    context = None if scene is None else centre_of(scene.grid)
+    return coordinates_of(settings.date, context, network.frames)
 
 
 def _network(origin: Origin) -> Trained[FloodNet]:

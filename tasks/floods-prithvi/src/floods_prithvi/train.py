@@ -46,12 +46,12 @@ def train(settings: TrainSettings) -> None:
     from geocore.training.run import Run, default_run_name
     from geocore.training.validation import require_choice, unseen
 
-    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as context:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
-        if place.is_main:
+        if context.is_main:
             load_dataset(settings.data)  # makes the sample once, for all processes
-        place.barrier()
+        context.barrier()
         dataset = load_dataset(settings.data)
         problem, leading = no_choice(dataset), primary(class_names(dataset))
         require_choice(problem, root=dataset.root, primary=leading, training=settings.training)
@@ -64,19 +64,19 @@ def train(settings: TrainSettings) -> None:
             settings=settings,
             data_hash=dataset.hash,
             task=TASK,
-            main=place.is_main,
+            main=context.is_main,
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
                 logger.info("%s is finished", folder)
             else:
-                _fit(settings, dataset, place, run)
-            if place.is_main:
+                _fit(settings, dataset, context, run)
+            if context.is_main:
                 write_report(run.folder)  # of a finished run too: a kill may have come before its report
                 print(run.closing("floods-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, context: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from floods_prithvi.data import Chips, Windows
@@ -91,7 +91,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
 
     seed_everything(settings.training.seed)
     network, table = build_model(dataset, settings)
-    if table is not None and place.is_main:
+    if table is not None and context.is_main:
         print(table.text())
     windows, held_out = Windows(dataset, "train", cache=settings.cache), Chips(dataset, "val", cache=settings.cache)
     chosen = settings.augmentation
@@ -109,17 +109,17 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         return losses
 
     def validate(model: nn.Module) -> dict[str, float]:
-        counts = chip_counts(network, held_out, tiling=settings.tiling, place=place)
+        counts = chip_counts(network, held_out, tiling=settings.tiling, context=context)
         return named(total(counts), network.class_names)
 
     batches = Batches(
         windows.sampler(settings, draws=settings.patches_per_epoch, batch_size=settings.training.batch_size),
         windows.read,
         batch_size=settings.training.batch_size,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
         threads=settings.loader.threads,
-        pin_memory=place.device.type == "cuda",
+        pin_memory=context.device.type == "cuda",
     )
     fit(
         network,
@@ -129,7 +129,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         training=settings.training,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
-        place=place,
+        context=context,
         run=run,
         card=network.card(),
         primary=primary(network.class_names),

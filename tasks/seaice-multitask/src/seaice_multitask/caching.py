@@ -52,16 +52,16 @@ def cache_scenes(
     Raises:
         StorageError: the disk is full or closed.
     """
-    context = {
+    identity = {
         "version": _VERSION,
         "channels": list(settings.channels),
         "working": settings.working.model_dump(mode="json"),
     }
     jobs = [_job(path, settings.references) for path in scenes]
-    work = partial(_cache_scene, context=context)
+    work = partial(_cache_scene, identity=identity)
     with storage_errors(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
-    return run_jobs(jobs, work, settings.out / FOLDER, context=context, workers=settings, on_done=on_done)
+    return run_jobs(jobs, work, settings.out / FOLDER, identity=identity, workers=settings, on_done=on_done)
 
 
 def _job(path: Path, references: Path | None) -> Job:
@@ -79,9 +79,9 @@ def _job(path: Path, references: Path | None) -> Job:
     return Job(scene_id(path), arguments, tuple(sources))
 
 
-def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str, Any]) -> None:
+def _cache_scene(arguments: dict[str, Any], part: Path, *, identity: Mapping[str, Any]) -> None:
     """Make the entry of a scene; run in any process."""
-    channels, working = context["channels"], WorkingSettings.model_validate(context["working"])
+    channels, working = identity["channels"], WorkingSettings.model_validate(identity["working"])
     path = Path(arguments["scene"]["path"])
     labelled = path
     # A scene's own charts go first: a reference is for scenes that came without.
@@ -97,7 +97,7 @@ def _cache_scene(arguments: dict[str, Any], part: Path, *, context: Mapping[str,
                     f"{fine.grid.height} x {fine.grid.width}: they must match; get both again"
                 )
         hashes = {str(file): sha256_file(file) for file in {path, labelled}}
-        fingerprint = sha256_json({"context": context, "hashes": [hashes[str(path)], hashes[str(labelled)]]})
+        fingerprint = sha256_json({"identity": identity, "hashes": [hashes[str(path)], hashes[str(labelled)]]})
         with new_entry(part.parent, part.name, fingerprint=fingerprint) as entry:
             rows, cols = scene.grid.shape
             planes = entry.create(PLANES, (len(channels), rows, cols), "float32")

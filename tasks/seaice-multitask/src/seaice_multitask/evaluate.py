@@ -73,14 +73,14 @@ def evaluate(settings: EvaluateSettings) -> None:
     warn_of_sizes(dataset, settings.split, network.layer)
     outputs = network.outputs
     scenes = Scenes(dataset, settings.split, tuple(outputs))
-    with device_context(settings.device, batch_size=settings.batch_size) as place:
-        counts = scene_counts(place.prepare(network), scenes, tiling=trained.tiling, place=place)
+    with device_context(settings.device, batch_size=settings.batch_size) as context:
+        counts = scene_counts(context.prepare(network), scenes, tiling=trained.tiling, context=context)
         untrained = None
         if settings.baselines:
             seed_everything(trained.training.seed)
-            fresh = place.prepare(build_model(dataset, _from_scratch(trained))).eval()
-            untrained = named(total(scene_counts(fresh, scenes, tiling=trained.tiling, place=place)))
-        panels = _panels(network, scenes, counts, trained, place)
+            fresh = context.prepare(build_model(dataset, _from_scratch(trained))).eval()
+            untrained = named(total(scene_counts(fresh, scenes, tiling=trained.tiling, context=context)))
+        panels = _panels(network, scenes, counts, trained, context)
     baselines = {"all water": named(all_water(total(counts)))}
     if home is not None and settings.baselines:
         baselines["pixel classifier"] = _pixel_scores(network, home, scenes, trained.training.seed)
@@ -169,7 +169,7 @@ def _short(counts: ChartCounts) -> dict[str, float]:
 
 
 def _panels(
-    network: SeaIceNet, scenes: Scenes, counts: Sequence[ChartCounts], trained: TrainSettings, place: DeviceContext
+    network: SeaIceNet, scenes: Scenes, counts: Sequence[ChartCounts], trained: TrainSettings, context: DeviceContext
 ) -> list[Panel]:
     """Confusion matrices, and the scenes with the lowest, the highest and two middle combined scores."""
     from geocore.report.report import Panel
@@ -189,7 +189,7 @@ def _panels(
         sheet = Sheet(
             sample.id,
             thinned(radar_of(scene), step),
-            thinned(map_scene(network, scene, tiling=trained.tiling, place=place), step),
+            thinned(map_scene(network, scene, tiling=trained.tiling, context=context), step),
             network.outputs,
             thinned(scenes.charts(index), step * network.working.downscale),
         )

@@ -73,18 +73,18 @@ def map_rows(
     chunk: Chunk,
     *,
     tiling: TilingSettings,
-    place: DeviceContext,
+    context: DeviceContext,
     emit: Callable[[int, dict[str, Chart]], None],
     flips: bool = False,
 ) -> None:
     """Map a chunk and hand out its rows as they become finished.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         scene: on the working grid, with the layer `planes`.
         chunk: working pixels of the scene.
         tiling: size and overlap of the tiles, working pixels.
-        place: device and precision.
+        context: device and precision.
         emit: called with the first row, counted from the scene's first, and for each of `planes_of` an array of shape
             (rows, chunk width), uint8, 255 where invalid.
         flips: average over the four mirror images.
@@ -105,20 +105,20 @@ def map_rows(
         tiles,
         OverlapBlender(chunk, tiles, scene.grid.shape, channels, emit=finished),
         read=Scene.read,
-        place=place,
+        context=context,
     )
 
 
 def map_scene(
-    network: SeaIceNet, scene: Scene, *, tiling: TilingSettings, place: DeviceContext, flips: bool = False
+    network: SeaIceNet, scene: Scene, *, tiling: TilingSettings, context: DeviceContext, flips: bool = False
 ) -> dict[str, Chart]:
     """Classes of a whole scene.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         scene: on the working grid, with the layer `planes`.
         tiling: size and overlap of the tiles, working pixels.
-        place: device and precision.
+        context: device and precision.
         flips: average over the four mirror images.
 
     Returns:
@@ -132,12 +132,12 @@ def map_scene(
             chart[row : row + len(part)] = part
 
     chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
-    map_rows(network, scene, chunk, tiling=tiling, place=place, emit=emit, flips=flips)
+    map_rows(network, scene, chunk, tiling=tiling, context=context, emit=emit, flips=flips)
     return charts
 
 
 def scene_counts(
-    network: SeaIceNet, scenes: Scenes, *, tiling: TilingSettings, place: DeviceContext, flips: bool = False
+    network: SeaIceNet, scenes: Scenes, *, tiling: TilingSettings, context: DeviceContext, flips: bool = False
 ) -> list[ChartCounts]:
     """Counts of every scene of a split at 80 m, against charts that no working grid has touched.
 
@@ -145,12 +145,12 @@ def scene_counts(
         network: as for `map_rows`.
         scenes: a split.
         tiling: size and overlap of the tiles, working pixels.
-        place: device and precision.
+        context: device and precision.
         flips: average over the four mirror images.
     """
     counts = []
     for index in progress(len(scenes.samples), "mapping scenes"):
-        found = map_scene(network, scenes.scene(index), tiling=tiling, place=place, flips=flips)
+        found = map_scene(network, scenes.scene(index), tiling=tiling, context=context, flips=flips)
         counts.append(chart_counts(found, scenes.charts(index), network.working.downscale, network.outputs))
     return counts
 

@@ -74,7 +74,7 @@ def predict(settings: PredictSettings) -> None:
             batch_size=settings.batch_size,
         )
         return
-    context = {
+    identity = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
         "flips": settings.flips,
@@ -83,12 +83,12 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("seaice-multitask"),
     }
-    prediction = BatchPrediction(settings.output, checkpoint, context)
+    prediction = BatchPrediction(settings.output, checkpoint, identity)
     mapped = prediction.run(
         "scenes",
         scene_jobs(scenes, sha256_file),
         # Workers share the chunks of a scene: scenes may be few and large.
-        MapScene(settings, trained.origin, context, tuple(scenes)),
+        MapScene(settings, trained.origin, identity, tuple(scenes)),
         products=partial(product_paths, settings.output, outputs=network.outputs),
     )
     if settings.upload and mapped.summaries:
@@ -106,7 +106,7 @@ class MapScene:
 
     settings: PredictSettings
     origin: Origin
-    context: dict[str, Any]
+    identity: dict[str, Any]
     scenes: tuple[str, ...]
     """Names of all: shards share out the chunks of each from another one on."""
 
@@ -139,7 +139,7 @@ class MapScene:
                 folder,
                 chunk_px=settings.chunk_px,
                 align=1,
-                context={**self.context, "sha256": arguments["sha256"]},
+                identity={**self.identity, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(scene.name)),
             )
             parts = [(chunk.window, made) for chunk, made in chunks]
@@ -176,16 +176,16 @@ class MapChunk:
         trained = _network(self.origin)
         network = trained.network
         with (
-            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as context,
             open_scene(self.path, network.channels) as scene,
             StripWriter(part, chunk.window, planes_of(network.outputs)) as planes,
         ):
             map_rows(
-                place.prepare(network),
+                context.prepare(network),
                 working_scene(scene, network.channels, network.working),
                 chunk,
                 tiling=trained.tiling,
-                place=place,
+                context=context,
                 emit=planes.write,
                 flips=self.settings.flips,
             )

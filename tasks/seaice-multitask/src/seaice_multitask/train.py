@@ -44,12 +44,12 @@ def train(settings: TrainSettings) -> None:
     from seaice_multitask.data import load_dataset, no_choice
     from seaice_multitask.scores import PRIMARY
 
-    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as context:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
-        if place.is_main:
+        if context.is_main:
             load_dataset(settings.data)  # makes the sample once, for all processes
-        place.barrier()
+        context.barrier()
         dataset = load_dataset(settings.data)
         problem = no_choice(dataset, settings.outputs)
         require_choice(problem, root=dataset.root, primary=PRIMARY, training=settings.training)
@@ -59,19 +59,19 @@ def train(settings: TrainSettings) -> None:
             settings=settings,
             data_hash=dataset.hash,
             task=TASK,
-            main=place.is_main,
+            main=context.is_main,
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
                 logger.info("%s is finished", folder)
             else:
-                _fit(settings, dataset, place, run)
-            if place.is_main:
+                _fit(settings, dataset, context, run)
+            if context.is_main:
                 write_report(run.folder)  # of a finished run too: a kill may have come before its report
                 print(run.closing("seaice-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, context: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from geocore.datasets.loader import Batches
@@ -107,7 +107,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         return output_losses(model(planes), moved["targets"], settings.outputs)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        return named(total(scene_counts(network, held_out, tiling=settings.tiling, place=place)))
+        return named(total(scene_counts(network, held_out, tiling=settings.tiling, context=context)))
 
     sampler = RandomWindowSampler(
         windows.shapes, int(dataset.protocol["patch"] or 0), settings.patches_per_epoch, seed=settings.training.seed
@@ -116,10 +116,10 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         sampler,
         windows.read,
         batch_size=settings.training.batch_size,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
         threads=settings.loader.threads,
-        pin_memory=place.device.type == "cuda",
+        pin_memory=context.device.type == "cuda",
     )
     fit(
         network,
@@ -129,7 +129,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         training=settings.training,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
-        place=place,
+        context=context,
         run=run,
         card=network.card(),
         primary=PRIMARY,

@@ -110,14 +110,14 @@ class SemanticNet(nn.Module):
         return {"classes": probability, VALID: inputs[IMAGE]["valid"].all(dim=1, keepdim=True)}
 
 
-def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, place: DeviceContext) -> SemanticNet:
-    """Train the U-Net, or go on, or read it where it is finished; in evaluation mode, on the place's device.
+def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, context: DeviceContext) -> SemanticNet:
+    """Train the U-Net, or go on, or read it where it is finished; in evaluation mode, on the context's device.
 
     Args:
         settings: of the Mask R-CNN's run.
         dataset: that the run was trained on.
         folder: run folder of the baseline.
-        place: device and precision.
+        context: device and precision.
     """
     from geocore.datasets.loader import Batches
     from geocore.device import seed_everything
@@ -154,7 +154,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
         return {"cross_entropy": masked_cross_entropy(logits, wanted, UNLABELLED)}
 
     def validate(model: nn.Module) -> dict[str, float]:
-        mapped = _mapped(network, held_out, settings.tiling, place)
+        mapped = _mapped(network, held_out, settings.tiling, context)
         return {PRIMARY: _score(held_out, mapped, Components(), labels)}
 
     steps = settings.baseline.steps
@@ -184,7 +184,7 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
                 training=training,
                 optimizer=OptimizerSettings(learning_rate=settings.baseline.learning_rate),
                 schedule=ScheduleSettings(warmup_steps=min(10, steps // 10)),
-                place=place,
+                context=context,
                 run=run,
                 card={},
                 primary=PRIMARY,
@@ -192,11 +192,11 @@ def train_baseline(settings: TrainSettings, dataset: Dataset, folder: Path, plac
             )
         checkpoint = load_checkpoint(run.checkpoints, "best")
         load_strictly(network, checkpoint.model(), checkpoint.path)
-    return place.prepare(network).eval()
+    return context.prepare(network).eval()
 
 
 def baseline_areas(
-    network: SemanticNet, held_out: Areas, areas: Areas, tiling: TilingSettings, place: DeviceContext
+    network: SemanticNet, held_out: Areas, areas: Areas, tiling: TilingSettings, context: DeviceContext
 ) -> Any:
     """The areas of a split as the baseline maps them, with its settings tuned on validation.
 
@@ -204,11 +204,11 @@ def baseline_areas(
         Mapped areas of validation and of the split, and the chosen `Components`.
     """
     labels = class_values(held_out.dataset)
-    mapped = _mapped(network, held_out, tiling, place)
+    mapped = _mapped(network, held_out, tiling, context)
     choices = [Components(*values) for values in product(PROBABILITIES, LEAST_PX)]
     chosen = max(choices, key=lambda choice: _score(held_out, mapped, choice, labels))
     ours = [_compared(held_out, index, plane, chosen, labels) for index, plane in enumerate(mapped)]
-    planes = _mapped(network, areas, tiling, place)
+    planes = _mapped(network, areas, tiling, context)
     theirs = [_compared(areas, index, plane, chosen, labels) for index, plane in enumerate(planes)]
     return ours, theirs, chosen
 
@@ -224,17 +224,17 @@ def _compared(
     return compared(areas, index, choice.objects(probability, labels))
 
 
-def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, place: DeviceContext) -> list[FloatArray]:
+def _mapped(network: SemanticNet, areas: Areas, tiling: TilingSettings, context: DeviceContext) -> list[FloatArray]:
     """Class probabilities of every area, shape (class, row, col), float32, 0 where invalid."""
-    place.prepare(network)
+    context.prepare(network)
     return [
-        class_probability(network, areas.scene(index), areas.window(index), tiling, place)
+        class_probability(network, areas.scene(index), areas.window(index), tiling, context)
         for index in progress(len(areas.samples), "mapping by the U-Net")
     ]
 
 
 def class_probability(
-    network: SemanticNet, scene: Scene, area: Window, tiling: TilingSettings, place: DeviceContext
+    network: SemanticNet, scene: Scene, area: Window, tiling: TilingSettings, context: DeviceContext
 ) -> FloatArray:
     """Blended class probabilities of an area, shape (class, row, col), float32, 0-1, 0 where invalid."""
     classes = network.head.channels
@@ -257,7 +257,7 @@ def class_probability(
         tiles,
         reducer,
         read=read,
-        place=place,
+        context=context,
         shape=area.shape,
     )
     return probability

@@ -76,12 +76,12 @@ def evaluate(settings: EvaluateSettings) -> None:
     if dataset.hash != checkpoint.card["data_hash"]:
         for index in {sample.inputs[IMAGE]: index for index, sample in enumerate(areas.samples)}.values():
             look_over(areas.scene(index), IMAGE, network.trained_on, far=FAR, size_px=trained.tiling.size)
-    with device_context(settings.device, batch_size=settings.batch_size) as place:
+    with device_context(settings.device, batch_size=settings.batch_size) as context:
         warn_of_sizes(dataset, settings.split, network.layer)
-        threshold, mapped = _mapped(network, trained, held_out, areas, place)
+        threshold, mapped = _mapped(network, trained, held_out, areas, context)
         untrained, baselines = None, {}
         if home is not None and settings.baselines:
-            baseline_threshold, baseline = _baseline(settings, trained, home, held_out, areas, place)
+            baseline_threshold, baseline = _baseline(settings, trained, home, held_out, areas, context)
             baselines["u-net"] = all_scores(baseline, baseline_threshold, labels)
             seed_everything(trained.training.seed)
             try:
@@ -89,7 +89,7 @@ def evaluate(settings: EvaluateSettings) -> None:
             except WeightsError as error:
                 logger.warning("no untrained scores: %s", error)
             else:
-                fresh_threshold, found = _mapped(fresh, trained, held_out, areas, place)
+                fresh_threshold, found = _mapped(fresh, trained, held_out, areas, context)
                 untrained = all_scores(found, fresh_threshold, labels)
     regions = [sample.group for sample in areas.samples]
     counts, score = resampled(mapped, labels)
@@ -131,17 +131,17 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def _mapped(
-    network: SlumpNet, trained: TrainSettings, held_out: Areas, areas: Areas, place: DeviceContext
+    network: SlumpNet, trained: TrainSettings, held_out: Areas, areas: Areas, context: DeviceContext
 ) -> tuple[float, list[MappedArea]]:
     """The threshold that is best on validation, or the one of the run, and the objects of the split."""
     from slumps_detectron2.mapping import map_areas
     from slumps_detectron2.scores import choose_threshold
 
-    place.prepare(network)
+    context.prepare(network)
     threshold = trained.score_threshold
     if threshold is None:
-        threshold = choose_threshold(list(map_areas(network, held_out, tiling=trained.tiling, place=place)))
-    return threshold, list(map_areas(network, areas, tiling=trained.tiling, place=place))
+        threshold = choose_threshold(list(map_areas(network, held_out, tiling=trained.tiling, context=context)))
+    return threshold, list(map_areas(network, areas, tiling=trained.tiling, context=context))
 
 
 def _baseline(
@@ -150,14 +150,14 @@ def _baseline(
     home: Dataset,
     held_out: Areas,
     areas: Areas,
-    place: DeviceContext,
+    context: DeviceContext,
 ) -> tuple[float, list[MappedArea]]:
     """As `_mapped`, by the U-Net."""
     from slumps_detectron2.baseline import baseline_areas, train_baseline
     from slumps_detectron2.scores import choose_threshold
 
-    network = train_baseline(trained, home, settings.run / "baseline", place)
-    ours, theirs, chosen = baseline_areas(network, held_out, areas, trained.tiling, place)
+    network = train_baseline(trained, home, settings.run / "baseline", context)
+    ours, theirs, chosen = baseline_areas(network, held_out, areas, trained.tiling, context)
     logger.info("u-net: %s", chosen)
     return choose_threshold(ours), theirs
 

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 def map_area(
-    network: SlumpNet, scene: Scene, area: Window, *, tiling: TilingSettings, place: DeviceContext
+    network: SlumpNet, scene: Scene, area: Window, *, tiling: TilingSettings, context: DeviceContext
 ) -> tuple[list[Instance], np.ndarray]:
     """Find the objects of an area.
 
     The tiles see the scene beyond the area's border, where there is any; objects are cut to the area.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         scene: where the area lies.
         area: pixels of the scene.
         tiling: size and overlap of the tiles, pixels.
-        place: device and precision.
+        context: device and precision.
 
     Returns:
         Objects in pixels of the area, whatever their score; probability, shape (row, col), uint8, 0-100, 255 where
@@ -59,16 +59,18 @@ def map_area(
         tiles,
         collector,
         read=read,
-        place=place,
+        context=context,
         shape=area.shape,
     )
     return merge(detections, tiles, area.shape), probability
 
 
-def map_areas(network: SlumpNet, areas: Areas, *, tiling: TilingSettings, place: DeviceContext) -> Iterator[MappedArea]:
+def map_areas(
+    network: SlumpNet, areas: Areas, *, tiling: TilingSettings, context: DeviceContext
+) -> Iterator[MappedArea]:
     """Objects found and true of every area of a split."""
     for index in progress(len(areas.samples), "mapping areas"):
-        found, _ = map_area(network, areas.scene(index), areas.window(index), tiling=tiling, place=place)
+        found, _ = map_area(network, areas.scene(index), areas.window(index), tiling=tiling, context=context)
         yield compared(areas, index, found)
 
 

@@ -76,7 +76,7 @@ def predict(settings: PredictSettings) -> None:
             batch_size=settings.batch_size,
         )
         return
-    context = {
+    identity = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
         "threshold": threshold,
@@ -86,12 +86,12 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("slumps-detectron2"),
     }
-    prediction = BatchPrediction(settings.output, checkpoint, context)
+    prediction = BatchPrediction(settings.output, checkpoint, identity)
     mapped = prediction.run(
         "scenes",
         scene_jobs(scenes, scene_hash),
         # Workers share the chunks of a scene: scenes may be few and large.
-        MapScene(settings, trained.origin, threshold, context, tuple(scenes)),
+        MapScene(settings, trained.origin, threshold, identity, tuple(scenes)),
         products=partial(product_paths, settings.output),
     )
     prediction.finish({"scenes": mapped}, told=told, maps=lambda name: product_paths(settings.output, name)[2:3])
@@ -104,7 +104,7 @@ class MapScene:
     settings: PredictSettings
     origin: Origin
     threshold: float
-    context: dict[str, Any]
+    identity: dict[str, Any]
     scenes: tuple[str, ...]
     """Names of all: shards share out the chunks of each from another one on."""
 
@@ -143,7 +143,7 @@ class MapScene:
                 folder,
                 chunk_px=settings.chunk_px,
                 align=1,
-                context={**self.context, "sha256": arguments["sha256"]},
+                identity={**self.identity, "sha256": arguments["sha256"]},
                 workers=settings.turned(self.scenes.index(name)),
             )
             parts = [(chunk.window, made) for chunk, made in chunks]
@@ -177,7 +177,7 @@ class MapChunk:
         network = trained.network
         tiles = TileGrid(size=trained.tiling.size, overlap=trained.tiling.overlap)
         with (
-            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as context,
             _open(self.settings, self.path, network) as scene,
             StripWriter(part, chunk.window, [PROBABILITY]) as planes,
         ):
@@ -185,7 +185,7 @@ class MapChunk:
             def emit(row: int, rows: np.ndarray) -> None:
                 planes.write(row, {PROBABILITY.name: rows})
 
-            place.prepare(network)
+            context.prepare(network)
             collector = DetectionCollector(chunk, tiles, scene.grid.shape, emit=emit)
             detections = predict_tiles(
                 network.detect,
@@ -194,7 +194,7 @@ class MapChunk:
                 tiles,
                 collector,
                 read=Scene.read,
-                place=place,
+                context=context,
             )
             save_detections(part / "detections.npz", detections)
 

@@ -74,9 +74,9 @@ def evaluate(settings: EvaluateSettings) -> None:
     if dataset.hash != checkpoint.card["data_hash"]:
         for index in range(len(photos.samples)):
             check_brightness(network, photos.scene(index))
-    with device_context(settings.device, batch_size=settings.batch_size) as place:
-        threshold, counts = _model_counts(network, trained, held_out, photos, place)
-        panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, place)
+    with device_context(settings.device, batch_size=settings.batch_size) as context:
+        threshold, counts = _model_counts(network, trained, held_out, photos, context)
+        panels = _panels(network, trained.tiling, photos, [part.f1() for part in counts], threshold, context)
         seed_everything(trained.training.seed)
         untrained, baselines = None, {}
         if settings.baselines:
@@ -87,7 +87,7 @@ def evaluate(settings: EvaluateSettings) -> None:
             except WeightsError as error:
                 logger.warning("no untrained scores: %s", error)
             else:
-                untrained = named(total(_model_counts(fresh, trained, held_out, photos, place)[1]))
+                untrained = named(total(_model_counts(fresh, trained, held_out, photos, context)[1]))
             baselines["change_points"] = named(total(_baseline_counts(held_out, photos)))
     protocol = {
         **dataset.protocol,
@@ -129,15 +129,15 @@ def evaluate(settings: EvaluateSettings) -> None:
 
 
 def _model_counts(
-    network: BoundaryNet, trained: TrainSettings, held_out: Photos, photos: Photos, place: DeviceContext
+    network: BoundaryNet, trained: TrainSettings, held_out: Photos, photos: Photos, context: DeviceContext
 ) -> tuple[float, list[BoundaryCounts]]:
     """The threshold that is best on the validation photographs, and the counts of each photograph there."""
     from snowpack_sam2.predict import map_photos
     from snowpack_sam2.scores import choose_threshold
 
-    place.prepare(network)
-    threshold, _ = choose_threshold(list(map_photos(network, held_out, tiling=trained.tiling, place=place)))
-    mapped = map_photos(network, photos, tiling=trained.tiling, place=place)
+    context.prepare(network)
+    threshold, _ = choose_threshold(list(map_photos(network, held_out, tiling=trained.tiling, context=context)))
+    mapped = map_photos(network, photos, tiling=trained.tiling, context=context)
     return threshold, [photo.counts(threshold) for photo in mapped]
 
 
@@ -147,7 +147,7 @@ def _panels(
     photos: Photos,
     f1: list[float],
     threshold: float,
-    place: DeviceContext,
+    context: DeviceContext,
 ) -> list[Panel]:
     """The photographs with the lowest, the highest and two middle F1; mapped again, which spares keeping all maps."""
     from geocore.report.report import Panel
@@ -163,7 +163,7 @@ def _panels(
     for rank in sorted({0, last // 2, last // 2 + 1, last} & set(range(last + 1))):
         score, index = ranked[rank]
         scene = photos.scene(index)
-        probability, valid = boundary_probability(network, scene, tiling=tiling, place=place)
+        probability, valid = boundary_probability(network, scene, tiling=tiling, context=context)
         lines, labelled = photos.truth(index)
         photo, valid = scene.read(scene.grid.window)[PHOTO].values[0], valid & labelled
         image = draw_comparison(photo, valid, lines, boundary_mask(probability, valid, threshold))

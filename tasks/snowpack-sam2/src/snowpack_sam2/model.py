@@ -85,7 +85,7 @@ class BoundaryHead(nn.Module):
         self.reduce = nn.Conv2d(width, half_width, kernel_size=1)
         self.detail = _conv_block(in_channels, detail_width, kernel_size=5)
         self.halve = _conv_block(detail_width, half_width, stride=2)
-        self.context = nn.ModuleList(
+        self.identity = nn.ModuleList(
             _conv_block(half_width, half_width, dilation=dilation) for dilation in (1, 2, 4, 8)
         )
         self.fuse_detail = _conv_block(half_width + detail_width, half_width)
@@ -109,7 +109,7 @@ class BoundaryHead(nn.Module):
         detail = self.detail(photo)
         half = self.halve(detail)
         half = half + _upsampled(self.reduce(x), half)
-        for block in self.context:
+        for block in self.identity:
             half = half + block(half)
         logits: Tensor = self.classify(self.fuse_detail(torch.cat([_upsampled(half, photo), detail], dim=1)))
         return logits

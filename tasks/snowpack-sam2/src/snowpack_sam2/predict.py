@@ -71,7 +71,7 @@ def predict(settings: PredictSettings) -> None:
     checkpoint = trained.checkpoint
     threshold = settings.threshold or checkpoint.validated("threshold")
     photos = find_photos(settings.input)
-    context = {
+    identity = {
         "weights": checkpoint.weights_hash,
         "tiling": checkpoint.card["config"]["tiling"],
         "threshold": threshold,
@@ -80,7 +80,7 @@ def predict(settings: PredictSettings) -> None:
         "precision": settings.device.precision,
         "version": importlib.metadata.version("snowpack-sam2"),
     }
-    prediction = BatchPrediction(settings.output, checkpoint, context)
+    prediction = BatchPrediction(settings.output, checkpoint, identity)
     traced = prediction.run(
         "photographs",
         scene_jobs({photo.stem: photo for photo in photos}, scene_hash),
@@ -124,13 +124,13 @@ class TracePhoto:
         trained = _network(self.origin)
         network = trained.network
         with (
-            device_context(self.settings.device, batch_size=self.settings.batch_size) as place,
+            device_context(self.settings.device, batch_size=self.settings.batch_size) as context,
             open_photo(Path(arguments["path"]), layer=network.layer) as scene,
         ):
             check_memory(arguments["path"], scene.grid.shape, _MAPPED_BYTES)
-            place.prepare(network)
+            context.prepare(network)
             check_brightness(network, scene)
-            probability, valid = boundary_probability(network, scene, tiling=trained.tiling, place=place)
+            probability, valid = boundary_probability(network, scene, tiling=trained.tiling, context=context)
             photo = scene.read(scene.grid.window)[PHOTO].values[0]
             rows = self._write(scene, probability, valid, photo)
         part.write_text(json.dumps({"layers": len(rows), "boundaries": max(len(rows) - 1, 0)}))
@@ -173,15 +173,15 @@ class TracePhoto:
 
 
 def boundary_probability(
-    network: BoundaryNet, scene: Scene, *, tiling: TilingSettings, place: DeviceContext
+    network: BoundaryNet, scene: Scene, *, tiling: TilingSettings, context: DeviceContext
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Map a whole photograph in overlapping tiles.
 
     Args:
-        network: in evaluation mode, on the place's device.
+        network: in evaluation mode, on the context's device.
         scene: the photograph.
         tiling: size and overlap of the tiles, pixels.
-        place: device and precision.
+        context: device and precision.
 
     Returns:
         Probability, shape (row, col), float32, 0-1, 0 where invalid; valid pixels, shape (row, col), bool.
@@ -211,20 +211,20 @@ def boundary_probability(
         tiles,
         reducer,
         read=Scene.read,
-        place=place,
+        context=context,
     )
     return probability, valid
 
 
 def map_photos(
-    network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, place: DeviceContext
+    network: BoundaryNet, photos: Photos, *, tiling: TilingSettings, context: DeviceContext
 ) -> Iterator[MappedPhoto]:
     """Boundary probability and truth of every photograph of a split."""
     from geocore.terminal import progress
     from snowpack_sam2.scores import MappedPhoto
 
     for index in progress(len(photos.samples), "mapping photographs"):
-        probability, valid = boundary_probability(network, photos.scene(index), tiling=tiling, place=place)
+        probability, valid = boundary_probability(network, photos.scene(index), tiling=tiling, context=context)
         lines, labelled = photos.truth(index)
         yield MappedPhoto(probability, lines & valid, labelled & valid)
 

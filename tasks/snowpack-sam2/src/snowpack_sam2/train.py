@@ -45,12 +45,12 @@ def train(settings: TrainSettings) -> None:
     from snowpack_sam2.data import load_dataset, no_choice
     from snowpack_sam2.scores import PRIMARY
 
-    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as place:
+    with device_context(settings.device, batch_size=settings.training.validation_batch_size) as context:
         if settings.data is None:
             logger.info("no --data: training on the built-in sample")
-        if place.is_main:
+        if context.is_main:
             load_dataset(settings.data)  # makes the sample once, for all processes
-        place.barrier()
+        context.barrier()
         dataset = load_dataset(settings.data)
         require_choice(no_choice(dataset), root=dataset.root, primary=PRIMARY, training=settings.training)
         folder = settings.run or default_run_name(TASK, settings.recipe or "custom", settings, dataset.hash)
@@ -59,19 +59,19 @@ def train(settings: TrainSettings) -> None:
             settings=settings,
             data_hash=dataset.hash,
             task=TASK,
-            main=place.is_main,
+            main=context.is_main,
             tensorboard=settings.tracking.tensorboard,
         ) as run:
             if run.finished:
                 logger.info("%s is finished", folder)
             else:
-                _fit(settings, dataset, place, run)
-            if place.is_main:
+                _fit(settings, dataset, context, run)
+            if context.is_main:
                 write_report(run.folder)  # of a finished run too: a kill may have come before its report
                 print(run.closing("snowpack-evaluate"))
 
 
-def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: Run) -> None:
+def _fit(settings: TrainSettings, dataset: Dataset, context: DeviceContext, run: Run) -> None:
     from torch import Tensor, nn
 
     from geocore.datasets.loader import Batches
@@ -101,7 +101,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         return boundary_loss(model(tiles["inputs"][PHOTO]), tiles["targets"]["boundary"], settings.loss)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        mapped = list(map_photos(network, held_out, tiling=settings.tiling, place=place))
+        mapped = list(map_photos(network, held_out, tiling=settings.tiling, context=context))
         threshold, scores = choose_threshold(mapped)
         return scores | {"threshold": threshold}
 
@@ -119,10 +119,10 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         sampler,
         photos.read,
         batch_size=settings.training.batch_size,
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
         threads=settings.loader.threads,
-        pin_memory=place.device.type == "cuda",
+        pin_memory=context.device.type == "cuda",
     )
     fit(
         network,
@@ -132,7 +132,7 @@ def _fit(settings: TrainSettings, dataset: Dataset, place: DeviceContext, run: R
         training=settings.training,
         optimizer=settings.optimizer,
         schedule=settings.schedule,
-        place=place,
+        context=context,
         run=run,
         card=network.card(),
         primary=PRIMARY,
