@@ -2,6 +2,7 @@
 
     geocore-bench [NAME ...] [--environments FOLDER] [--data FOLDER] [--out FOLDER] [--quick]
     geocore-bench golden --check [TASK ...]          (see geocore_bench.golden)
+    geocore-bench gallery [TASK ...]                 (see geocore_bench.gallery)
 
 Builds the peers' environments where they are missing, makes the inputs, runs every case in turns, and writes
 `results.md` and `results.png`; each run is a line of `records.jsonl` in the folder of the data. The folder of the
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from geocore_bench import environments, golden
+from geocore_bench import environments, gallery, golden
 from geocore_bench.environments import OURS, PEERS, Environment, interpreter
 from geocore_bench.goals import GOALS, judge
 from geocore_bench.harness import BENCHMARKS, Case, Contender, load
@@ -32,8 +33,8 @@ _HOME = Path.home() / ".cache" / "geocore-bench"
 
 def main() -> None:
     """Entry point of `geocore-bench`."""
-    if sys.argv[1:2] == ["golden"]:
-        golden.main(sys.argv[2:])
+    if sys.argv[1:2] in (["golden"], ["gallery"]):
+        (golden if sys.argv[1] == "golden" else gallery).main(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="geocore-bench", description="Measure geocore beside its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}; none: all of them")

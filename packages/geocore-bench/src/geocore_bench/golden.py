@@ -39,6 +39,7 @@ _PLAIN: Final = {
     "ONEDNN_MAX_CPU_ISA": "SSE41",
     "OPENBLAS_CORETYPE": "Nehalem",
 }
+_SAME: Final = _PLAIN | {"CUDA_VISIBLE_DEVICES": ""}
 _CPU: Final = ("--device.device", "cpu", "--device.threads", "1")
 _SECTIONS: Final = ("primary", "model", "untrained", "baselines", "per_class", "per_group", "intervals")
 """Of an evaluation: what was found, and nothing of when, where and from which files."""
@@ -134,8 +135,8 @@ def run(task: str, work: Path) -> dict[str, Any]:
     fitted, maps = place / "run", place / "maps"
     rhythm = ("--training.validate-every", "--training.checkpoint-every", "--training.steps")
     words = ["--schedule.warmup-steps", "2", *(word for flag in rhythm for word in (flag, str(golden.steps)))]
-    _command(f"{task}-train", ["--run", str(fitted), *words, *_CPU, *golden.train], cache)
-    _command(f"{task}-evaluate", ["--run", str(fitted), "--resamples", "50", *_CPU], cache)
+    command(f"{task}-train", ["--run", str(fitted), *words, *_CPU, *golden.train], cache, _SAME)
+    command(f"{task}-evaluate", ["--run", str(fitted), "--resamples", "50", *_CPU], cache, _SAME)
     sample = next(path for path in sorted(cache.iterdir()) if path.name.startswith(f"{task}-sample-"))
     scenes = [
         path
@@ -143,7 +144,9 @@ def run(task: str, work: Path) -> dict[str, Any]:
         if not (golden.without and path.stem.endswith(golden.without))
     ]
     inputs = ["--input", str(scenes[0]), str(scenes[-1])]
-    _command(f"{task}-predict", ["--run", str(fitted), *inputs, "--output", str(maps), *_CPU, *golden.predict], cache)
+    command(
+        f"{task}-predict", ["--run", str(fitted), *inputs, "--output", str(maps), *_CPU, *golden.predict], cache, _SAME
+    )
     held = json.loads((fitted / "evaluation-test.json").read_text())
     weights = sorted(fitted.glob("checkpoints/*/model.safetensors"))[-1]
     return {
@@ -226,13 +229,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _command(name: str, words: list[str], cache: Path) -> None:
-    """Run a console script of this environment, with plain arithmetic; its words are told where it fails."""
+def command(name: str, words: Sequence[str], cache: Path, variables: Mapping[str, str] | None = None) -> None:
+    """Run a console script of this environment, which a line on the terminal tells.
+
+    Args:
+        name: of the script.
+        words: behind it.
+        cache: folder of built-in samples.
+        variables: of the environment, added to those that there are.
+
+    Raises:
+        SystemExit: it is not there or fails; with its own last words.
+    """
     script = Path(sys.executable).with_name(name)
     if not script.exists():
-        raise SystemExit(f"{script} is not there: the golden run needs the tasks in its own environment")
+        raise SystemExit(f"{script} is not there: the tasks have to be installed in this environment")
     print(f"{name} {' '.join(words)}", flush=True)
-    environment = os.environ | _PLAIN | {"GEOCORE_CACHE": str(cache), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "GEOCORE_CACHE": str(cache), **(variables or {})}
     done = subprocess.run([str(script), *words], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
