@@ -17,19 +17,9 @@ from affine import Affine
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
-from floods_prithvi import scores
-from floods_prithvi.chip_reader import (
-    IGNORED,
-    IMAGE,
-    LabelCodes,
-    centre_of,
-    check_label,
-    image_layer,
-    open_chip,
-    read_target,
-)
+from floods_prithvi.chip_reader import IMAGE, centre_of, image_layer, open_chip
 from floods_prithvi.config import SIX_BANDS
-from geocore.datasets.labels import Census
+from geocore.datasets.labels import Census, LabelCodes, check_label, read_target
 from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import DataError, SceneError
 from geocore.raster.declarations import Declaration, QuantityCheck
@@ -374,7 +364,6 @@ def test_labels_become_class_indices(tmp_path: Path) -> None:
     assert read_target(path, LabelCodes((-1, 1), (0,))).tolist() == [[0, 255, 1], [1, 255, 0]]
     assert read_target(path, FLOOD, Window(-1, 1, 2, 3)).tolist() == [[255, 255, 255], [0, 1, 255]]
     assert read_target(path, FLOOD, Window(5, 5, 1, 2)).tolist() == [[255, 255]]
-    assert scores.IGNORED == IGNORED
 
 
 def test_nodata_of_a_label_is_ignored_unless_it_is_a_class(tmp_path: Path) -> None:

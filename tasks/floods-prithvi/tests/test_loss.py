@@ -10,8 +10,9 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from floods_prithvi.config import LossSettings
-from floods_prithvi.loss import cross_entropy, dice, pixel_loss
-from geocore.training.losses import SumCount
+from floods_prithvi.loss import cross_entropy, pixel_loss
+from geocore.datasets.labels import IGNORED
+from geocore.training.losses import SumCount, masked_softmax_dice
 
 Loss = Callable[[Tensor, Tensor], SumCount]
 WEIGHTS = [0.3, 0.7, 1.5]
@@ -19,6 +20,10 @@ WEIGHTS = [0.3, 0.7, 1.5]
 
 def weighted(logits: Tensor, target: Tensor) -> SumCount:
     return cross_entropy(logits, target, torch.tensor(WEIGHTS))
+
+
+def dice(logits: Tensor, target: Tensor) -> SumCount:
+    return masked_softmax_dice(logits, target, IGNORED)
 
 
 LOSSES = pytest.mark.parametrize("loss", [weighted, cross_entropy, dice])

@@ -17,8 +17,10 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from floods_prithvi.scores import IGNORED, count, kappa, named, per_class, primary, score_of_state, total
+from floods_prithvi.scores import count, named, per_class, primary, score_of_state, total
+from geocore.datasets.labels import IGNORED
 from geocore.errors import DataError
+from geocore.metrics.confusion import kappa
 from geocore.metrics.evaluation import bootstrap_interval
 
 FLOOD = {0: "Land", 1: "Water"}

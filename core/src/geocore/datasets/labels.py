@@ -1,4 +1,4 @@
-"""Label rasters: opened as one band of values, counted strip by strip, and refused where they cannot be masks.
+"""Label rasters: opened as one band, counted by strips, refused where they cannot be masks, read as class indices.
 
 What a label's file itself calls nodata (a nodata value, a mask band, alpha) is invalid in the scene that `open_label`
 gives, so that it is neither class, nor boundary, nor object.
@@ -19,11 +19,15 @@ import numpy.typing as npt
 
 from geocore.errors import DataError
 from geocore.raster.declarations import NOTHING, Declaration
+from geocore.raster.extents import misfit
 from geocore.raster.gdal import lossy_compression, open_dataset
 from geocore.raster.geotiff import RasterReader
-from geocore.raster.grid import Window
+from geocore.raster.grid import Grid, Window
 from geocore.raster.paths import gdal_env
 from geocore.raster.scene import Layer, Patch, Scene
+
+IGNORED: Final = 255
+"""Target of pixels that neither train nor score."""
 
 _STRIP_PX: Final = 1 << 22
 _DENSE: Final = 1 << 16
@@ -38,6 +42,8 @@ _FEWEST_THIN: Final = 4
 _LEAST_BETWEEN: Final = 0.25
 _NEIGHBOURS_IN_LINE: Final = 1.9
 _MANY_THIN: Final = 4
+_GRID_TOLERANCE_PX: Final = 0.1
+_GRID_RULE: Final = "an image and its label must cover the same pixels"
 
 
 def open_label(path: Path, *, layer: str = "label", classes: Collection[int] = ()) -> Scene:
@@ -205,6 +211,124 @@ def check_mask(
     if not instances:
         _check_interpolation(path, label, census, undeclared, window)
     return census
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCodes:
+    """What the numbers in label files mean."""
+
+    values: tuple[int, ...]
+    """Value of each class; its place is the class index."""
+    ignored: tuple[int, ...] = ()
+    """Values of pixels that neither train nor score."""
+
+
+def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> npt.NDArray[np.uint8]:
+    """Class indices of a label file.
+
+    Args:
+        path: the file.
+        codes: what its numbers mean. The file's own nodata value is ignored too, unless it is a class.
+        window: may reach outside; None: all.
+
+    Returns:
+        Shape (row, col), uint8: class index, 255 where ignored or outside.
+
+    Raises:
+        SceneError: the file cannot be read.
+        DataError: it is no mask, or holds a value that is neither a class nor ignored.
+    """
+    with open_label(path, classes=codes.values) as label:
+        return target_of(label, path, codes, window)
+
+
+def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None = None) -> npt.NDArray[np.uint8]:
+    """Class indices of a label that `open_label` opened; other arguments, result and errors as of `read_target`."""
+    window = window or label.grid.window
+    target = np.full(window.shape, IGNORED, np.uint8)
+    inside = window.intersection(label.grid.window)
+    if inside is not None:
+        (patch,) = label.read(inside).values()
+        place = inside.shifted(-window.row, -window.col).slices
+        target[place] = class_indices(patch.values[0], patch.valid[0], codes, path)
+    return target
+
+
+def class_indices(
+    stored: npt.NDArray[Any], valid: npt.NDArray[np.bool_], codes: LabelCodes, source: object
+) -> npt.NDArray[np.uint8]:
+    """Class indices of numbers as they are stored.
+
+    Args:
+        stored: any shape, integer.
+        valid: the same shape; False is ignored.
+        codes: what the numbers mean.
+        source: where they are from, for messages.
+
+    Returns:
+        The same shape, uint8: class index, 255 where ignored.
+
+    Raises:
+        DataError: a value is neither a class nor ignored.
+    """
+    target = np.full(stored.shape, IGNORED, np.uint8)
+    known = ~valid
+    for value in codes.ignored:
+        known |= stored == value
+    for index, value in enumerate(codes.values):
+        here = (stored == value) & valid
+        target[here] = index
+        known |= here
+    if not known.all():
+        classes, ignored = ", ".join(map(str, codes.values)), ", ".join(map(str, codes.ignored)) or "none"
+        raise DataError(
+            f"{source}: holds {stored[~known][0]}: labels are {classes}, and ignored {ignored}; correct the label, or "
+            "name the value with --classes or --ignore (classes, ignore)"
+        )
+    return target
+
+
+def check_label(path: Path, image: Path, scene: Scene, codes: LabelCodes) -> Census:
+    """Refuse a label that does not lie on its image or is no mask.
+
+    Args:
+        path: of the label.
+        image: of the image.
+        scene: the image, open.
+        codes: what the numbers of the label mean.
+
+    Returns:
+        The label's values, counted.
+
+    Raises:
+        SceneError: the label cannot be read.
+        DataError: it has another size, lies elsewhere, is stored in a lossy format, was interpolated, or is a picture.
+            Published grids differ in the last digits, and their CRS in how they are written, so that a tenth of a pixel
+            is let pass; a label without any georeference is taken to lie on its image.
+    """
+    with open_label(path, classes=codes.values) as label:
+        check_same_grid(str(path), label.grid, scene.name, scene.grid)
+        return check_mask(path, label, str(image), scene, classes=(*codes.values, *codes.ignored))
+
+
+def check_same_grid(name: str, grid: Grid, other_name: str, other: Grid) -> None:
+    """Refuse a label that does not cover the pixels of its image, or of another label.
+
+    Args:
+        name: of the label, for messages.
+        grid: of the label.
+        other_name: of what it belongs to.
+        other: its grid; where only one of the two has a georeference, their sizes alone are compared.
+
+    Raises:
+        DataError: size or place differ.
+    """
+    if grid.shape != other.shape:
+        sizes = [f"{rows} x {cols}" for rows, cols in (grid.shape, other.shape)]
+        raise DataError(f"{name}: {sizes[0]} px, but {other_name} has {sizes[1]}: {_GRID_RULE}; cut or resample it")
+    placed = grid.transform is not None and other.transform is not None
+    if placed and not other.same_georeference(grid, _GRID_TOLERANCE_PX):
+        raise DataError(f"{name}: {_GRID_RULE}, and {misfit(grid, other, other_name)}")
 
 
 def check_varied(

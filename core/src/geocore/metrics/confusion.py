@@ -6,6 +6,7 @@ One confusion count serves all class scores. Counts of parts add up exactly, mea
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,6 +172,39 @@ class Confusion:
         """Mean IoU over the classes that are seen or predicted."""
         return macro(self.iou())
 
+    def accuracy(self) -> float:
+        """Share of the pixels that have the right class; NaN without a pixel."""
+        counts = self.counts
+        pixels = int(counts.sum())
+        return int(np.trace(counts)) / pixels if pixels else math.nan
+
+    def scores(self, names: Sequence[str]) -> dict[str, float]:
+        """All scores by name, NaN where there is no data.
+
+        `miou` (mean IoU of the classes that are true or predicted somewhere), `accuracy`, `mean_recall` (over the
+        classes that are true somewhere), `kappa` (Cohen's); and for each class `iou_`, `f1_`, `precision_` and
+        `recall_` with its name as `score_words` writes it.
+
+        Args:
+            names: of the classes.
+        """
+        words = score_words(names)
+        if len(words) != self.classes:
+            raise ValueError(f"{len(words)} names for {self.classes} classes")
+        iou, recall = self.iou(), self.recall()
+        overall = {
+            "miou": macro(iou),
+            "accuracy": self.accuracy(),
+            "mean_recall": macro(recall),
+            "kappa": kappa(self.counts),
+        }
+        table = {"iou": iou, "f1": self.f1(), "precision": self.precision(), "recall": recall}
+        return overall | {
+            f"{score}_{word}": float(value)
+            for score, values in table.items()
+            for word, value in zip(words, values, strict=True)
+        }
+
     def per_class(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
         """All class scores as a table: class name to score name to value; `pixels` are the true pixels."""
         if len(names) != self.classes:
@@ -193,6 +227,33 @@ def macro(scores: FloatArray) -> float:
     """
     known = scores[~np.isnan(scores)]
     return float(known.mean()) if known.size else math.nan
+
+
+def kappa(matrix: Array) -> float:
+    """Cohen's kappa, (p_o - p_e) / (1 - p_e): agreement beyond that of independent maps with the same shares.
+
+    J. Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20, 1960.
+
+    Args:
+        matrix: shape (class, class), int64; rows are the truth.
+
+    Returns:
+        At most 1; NaN without a pixel, and where truth and prediction are one and the same class throughout.
+    """
+    # Whole numbers of Python, since products of the pixels of a split leave int64.
+    pixels = int(matrix.sum())
+    expected = sum(int(row) * int(column) for row, column in zip(matrix.sum(axis=1), matrix.sum(axis=0), strict=True))
+    if not pixels or expected == pixels * pixels:
+        return math.nan
+    return (pixels * int(np.trace(matrix)) - expected) / (pixels * pixels - expected)
+
+
+def score_words(names: Sequence[str]) -> list[str]:
+    """Class names fit for the names of scores: lower case, words joined by `_`, the index added where two are equal."""
+    words = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in names]
+    return [
+        word if word and words.count(word) == 1 else f"{word}_{index}".lstrip("_") for index, word in enumerate(words)
+    ]
 
 
 def _ratio(part: Any, whole: Any) -> FloatArray:

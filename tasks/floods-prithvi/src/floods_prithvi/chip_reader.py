@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from floods_prithvi.bands import choose_bands
 from floods_prithvi.config import SIX_BANDS
-from geocore.datasets import labels
-from geocore.datasets.labels import Census, check_mask
-from geocore.errors import DataError
 from geocore.raster.bands import Band, Bands, taken_for
 from geocore.raster.declarations import NOTHING, Declaration
-from geocore.raster.extents import misfit
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import to_degrees
 from geocore.raster.masks import MaskRule
@@ -29,14 +23,10 @@ IMAGE: Final = "image"
 """Layer of a scene."""
 MASK: Final = "mask"
 """The label of a chip."""
-IGNORED: Final = 255
-"""Target of pixels that neither train nor score."""
 
 Chart = npt.NDArray[np.uint8]
 
 _WAVELENGTHS_NM: Final = (490.0, 560.0, 665.0, 865.0, 1610.0, 2200.0)
-_GRID_TOLERANCE_PX: Final = 0.1
-_LABEL_RULE: Final = "a chip and its label must cover the same pixels"
 
 
 def image_layer(times: Sequence[str] = ()) -> Layer:
@@ -148,106 +138,3 @@ def centre_of(grid: Grid) -> tuple[float, float] | None:
     col, row = grid.width / 2, grid.height / 2
     longitude, latitude = to_degrees(grid.crs, a * col + b * row + c, d * col + e * row + f)
     return (float(latitude), float(longitude)) if np.isfinite([latitude, longitude]).all() else None
-
-
-@dataclass(frozen=True, slots=True)
-class LabelCodes:
-    """What the numbers in label files mean."""
-
-    values: tuple[int, ...]
-    """Value of each class; its place is the class index."""
-    ignored: tuple[int, ...] = ()
-    """Values of pixels that neither train nor score."""
-
-
-def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> Chart:
-    """Class indices of a label file.
-
-    Args:
-        path: the file.
-        codes: what its numbers mean. The file's own nodata value is ignored too, unless it is a class.
-        window: may reach outside; None: all.
-
-    Returns:
-        Shape (row, col), uint8: class index, 255 where ignored or outside.
-
-    Raises:
-        SceneError: the file cannot be read.
-        DataError: it holds a value that is neither a class nor ignored.
-    """
-    with open_label(path, codes) as label:
-        return target_of(label, path, codes, window)
-
-
-def open_label(path: Path, codes: LabelCodes) -> Scene:
-    """A label file as a scene of the one layer `mask`, with the numbers that it holds.
-
-    What the file itself calls nodata is invalid, but for a value that is a class.
-
-    Raises:
-        SceneError: the file cannot be read.
-        DataError: it is no mask.
-    """
-    return labels.open_label(path, layer=MASK, classes=codes.values)
-
-
-def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None = None) -> Chart:
-    """Class indices of a label that is open; arguments, result and errors as of `read_target`."""
-    window = window or label.grid.window
-    target = np.full(window.shape, IGNORED, np.uint8)
-    inside = window.intersection(label.grid.window)
-    if inside is not None:
-        patch = label.read(inside)[MASK]
-        place = inside.shifted(-window.row, -window.col).slices
-        target[place] = _indices(patch.values[0], patch.valid[0], codes, path)
-    return target
-
-
-def check_label(path: Path, image: Path, scene: Scene, codes: LabelCodes) -> Census:
-    """Refuse a label that does not lie on its chip or is no mask.
-
-    Args:
-        path: of the label.
-        image: of the chip.
-        scene: the chip, open.
-        codes: what the numbers of the label mean.
-
-    Returns:
-        The label's values, counted.
-
-    Raises:
-        SceneError: the label cannot be read.
-        DataError: it has another size, lies elsewhere, is stored in a lossy format, was interpolated, or is a picture.
-            Published grids differ in the last digits, and their CRS in how they are written, so that a tenth of a pixel
-            is let pass; a label without any georeference is taken to lie on its chip.
-    """
-    with open_label(path, codes) as label:
-        _check_grid(path, label.grid, scene)
-        return check_mask(path, label, str(image), scene, classes=(*codes.values, *codes.ignored))
-
-
-def _check_grid(path: Path, grid: Grid, scene: Scene) -> None:
-    if grid.shape != scene.grid.shape:
-        sizes = [f"{rows} x {cols}" for rows, cols in (grid.shape, scene.grid.shape)]
-        raise DataError(f"{path}: {sizes[0]} px, but {scene.name} has {sizes[1]}: {_LABEL_RULE}; cut or resample it")
-    placed = grid.transform is not None and scene.grid.transform is not None
-    if placed and not scene.grid.same_georeference(grid, _GRID_TOLERANCE_PX):
-        raise DataError(f"{path}: {_LABEL_RULE}, and {misfit(grid, scene.grid, scene.name)}")
-
-
-def _indices(stored: npt.NDArray[Any], valid: npt.NDArray[np.bool_], codes: LabelCodes, path: Path) -> Chart:
-    target = np.full(stored.shape, IGNORED, np.uint8)
-    known = ~valid
-    for value in codes.ignored:
-        known |= stored == value
-    for index, value in enumerate(codes.values):
-        here = (stored == value) & valid
-        target[here] = index
-        known |= here
-    if not known.all():
-        classes, ignored = ", ".join(map(str, codes.values)), ", ".join(map(str, codes.ignored)) or "none"
-        raise DataError(
-            f"{path}: holds {stored[~known][0]}: labels are {classes}, and ignored {ignored}; correct the label, or "
-            "name the value with --classes or --ignore"
-        )
-    return target

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from floods_prithvi import bands, chip_reader, file_patterns, split_lists, windows
-from floods_prithvi.chip_reader import IGNORED, IMAGE, MASK, centre_of, check_label, image_layer, read_target
+from floods_prithvi.chip_reader import IMAGE, MASK, centre_of, image_layer
 from floods_prithvi.config import TASK, PrepareSettings
 from floods_prithvi.file_patterns import (
     FORMATS,
@@ -27,7 +27,7 @@ from floods_prithvi.file_patterns import (
 from floods_prithvi.split_lists import assign_splits
 from floods_prithvi.windows import SEPARATOR, Chips, Reader, Windows, pixels_of
 from geocore.datasets.dataset import Dataset, load_prepared
-from geocore.datasets.labels import Census, check_varied, missing_note
+from geocore.datasets.labels import IGNORED, Census, check_label, check_varied, missing_note, read_target
 from geocore.datasets.sample_data import built_in_sample
 from geocore.datasets.schema import LabelSpec, Sample, Scalar
 from geocore.datasets.shift import pixel_attribute, with_pixel_sizes

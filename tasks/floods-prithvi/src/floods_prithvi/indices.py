@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from floods_prithvi.chip_reader import IMAGE
-from floods_prithvi.scores import IGNORED, count
+from floods_prithvi.scores import count
+from geocore.datasets.labels import IGNORED
 from geocore.metrics.confusion import Confusion
 from geocore.raster.grid import Window
 from geocore.raster.scene import Scene

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from floods_prithvi.chip_reader import IMAGE
 from floods_prithvi.model import CLASSES
-from floods_prithvi.scores import IGNORED, count
+from floods_prithvi.scores import count
 from geocore.datasets.batch import VALID
+from geocore.datasets.labels import IGNORED
 from geocore.inference.blend import OutputHead, OverlapBlender
 from geocore.inference.outputs import argmax_labels, margin, to_percent
 from geocore.inference.tiled import predict_tiles

@@ -7,21 +7,15 @@ mmsegmentation (`IoUMetric`): means over classes leave out a class whose score h
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from geocore.metrics.confusion import Confusion, macro
-
-IGNORED: Final = 255
-"""Target of pixels that neither train nor score."""
-
-Counts = npt.NDArray[np.int64]
+from geocore.datasets.labels import IGNORED
+from geocore.metrics.confusion import Confusion, macro, score_words
 
 
 def count(truth: npt.NDArray[Any] | Tensor, prediction: npt.NDArray[Any] | Tensor, classes: int) -> Confusion:
@@ -54,7 +48,7 @@ def primary(classes: Mapping[int, str]) -> str:
     Args:
         classes: index and name of each class.
     """
-    return f"iou_{_words(classes)[1]}" if len(classes) == 2 else "miou"
+    return f"iou_{score_words(_names(classes))[1]}" if len(classes) == 2 else "miou"
 
 
 def named(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, float]:
@@ -68,20 +62,9 @@ def named(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, float]:
         confusion: what was counted.
         classes: index and name of each class.
     """
-    _check(confusion, classes)
-    counts = confusion.counts
-    iou, recall = confusion.iou(), confusion.recall()
-    scores = {
-        "miou": macro(iou),
-        "aacc": _agreement(counts),
-        "macc": macro(recall),
-        "kappa": kappa(counts),
-    }
-    table = {"iou": iou, "f1": confusion.f1(), "precision": confusion.precision(), "recall": recall}
-    words = _words(classes)
-    return scores | {
-        f"{score}_{words[index]}": float(values[index]) for score, values in table.items() for index in sorted(words)
-    }
+    scores = confusion.scores(_listed(confusion, classes))
+    published = {"accuracy": "aacc", "mean_recall": "macc"}
+    return {published.get(name, name): value for name, value in scores.items()}
 
 
 def meanings(classes: Mapping[int, str]) -> dict[str, str]:
@@ -93,7 +76,7 @@ def meanings(classes: Mapping[int, str]) -> dict[str, str]:
     }
     if len(classes) != 2:
         return overall
-    word, name = _words(classes)[1], classes[1]
+    word, name = score_words(_names(classes))[1], classes[1]
     return {
         f"iou_{word}": f"{name} in map and truth, as a share of what is {name} in either",
         f"precision_{word}": f"of what is mapped as {name}, the share that is",
@@ -104,8 +87,7 @@ def meanings(classes: Mapping[int, str]) -> dict[str, str]:
 
 def per_class(confusion: Confusion, classes: Mapping[int, str]) -> dict[str, dict[str, float]]:
     """Table of all classes: name -> `iou`, `f1`, `precision`, `recall`, and true `pixels`."""
-    _check(confusion, classes)
-    return confusion.per_class([classes[index] for index in sorted(classes)])
+    return confusion.per_class(_listed(confusion, classes))
 
 
 def score_of_state(state: npt.NDArray[Any], classes: Mapping[int, str]) -> float:
@@ -119,40 +101,11 @@ def score_of_state(state: npt.NDArray[Any], classes: Mapping[int, str]) -> float
     return float(iou[1]) if len(classes) == 2 else macro(iou)
 
 
-def kappa(matrix: Counts) -> float:
-    """Cohen's kappa, (p_o - p_e) / (1 - p_e): agreement beyond that of independent maps with the same shares.
-
-    J. Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20, 1960.
-
-    Args:
-        matrix: shape (class, class), int64; rows are the truth.
-
-    Returns:
-        At most 1; NaN without a pixel, and where truth and prediction are one and the same class throughout.
-    """
-    # Whole numbers of Python, since products of the pixels of a split leave int64.
-    pixels = int(matrix.sum())
-    expected = sum(int(row) * int(column) for row, column in zip(matrix.sum(axis=1), matrix.sum(axis=0), strict=True))
-    if not pixels or expected == pixels * pixels:
-        return math.nan
-    return (pixels * int(np.trace(matrix)) - expected) / (pixels * pixels - expected)
+def _names(classes: Mapping[int, str]) -> list[str]:
+    return [classes[index] for index in sorted(classes)]
 
 
-def _agreement(matrix: Counts) -> float:
-    pixels = int(matrix.sum())
-    return int(np.trace(matrix)) / pixels if pixels else math.nan
-
-
-def _check(confusion: Confusion, classes: Mapping[int, str]) -> None:
+def _listed(confusion: Confusion, classes: Mapping[int, str]) -> list[str]:
     if sorted(classes) != list(range(confusion.classes)):
         raise ValueError(f"classes {sorted(classes)} for counts of {confusion.classes}")
-
-
-def _words(classes: Mapping[int, str]) -> dict[int, str]:
-    """Class names fit for the names of scores; the index is added where two would be the same."""
-    words = {index: re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for index, name in classes.items()}
-    found = list(words.values())
-    return {
-        index: word if word and found.count(word) == 1 else f"{word}_{index}".lstrip("_")
-        for index, word in words.items()
-    }
+    return _names(classes)

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import JsonValue
 
-from floods_prithvi.chip_reader import IGNORED, IMAGE, MASK, Chart, LabelCodes, open_chip, open_label, target_of
+from floods_prithvi.chip_reader import IMAGE, MASK, Chart, open_chip
 from floods_prithvi.file_patterns import FORMATS
 from geocore.datasets.cache import SceneCache
 from geocore.datasets.dataset import Dataset
+from geocore.datasets.labels import IGNORED, LabelCodes, open_label, target_of
 from geocore.datasets.schema import Sample, Scalar
 from geocore.errors import DataError
 from geocore.raster.bands import Bands
@@ -115,7 +116,7 @@ class Chips:
         sample = self.samples[index]
         path, digest = self._dataset.path(sample.labels[MASK]), sample.hashes.get(sample.labels[MASK])
         codes = self._reader.codes
-        opened = partial(open_label, codes=codes)
+        opened = partial(open_label, layer=MASK, classes=codes.values)
         label = self._scenes.open(path, digest, opened, rules=[MASK, *codes.values], chunk=chunk)
         target = target_of(label, path, codes, window)
         target[~valid.reshape(-1, *window.shape).all(axis=0)] = IGNORED
