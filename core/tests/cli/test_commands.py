@@ -169,9 +169,9 @@ def test_short_flags_are_in_the_help(capsys):
     assert "  -i, --image PATH  " in shown and "  -b, --bands TEXT ...  " in shown
 
 
-def help_of(settings, prog="toy", recipes=None):
+def help_of(settings, prog="toy", recipes=None, words=("--help",)):
     with pytest.raises(SystemExit) as left:
-        command(lambda settings: None, settings, prog=prog, recipes=recipes, argv=["--help"])
+        command(lambda settings: None, settings, prog=prog, recipes=recipes, argv=words)
     assert left.value.code == 0
 
 
@@ -215,6 +215,23 @@ def test_the_help_fits_the_terminal(capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", columns)
         help_of(Toy)
         assert max(map(len, capsys.readouterr().out.splitlines())) <= min(int(columns), 110)
+
+
+def test_help_is_printed_whatever_else_stands_there(capsys):
+    for words in (["-h"], ["--tiling.size", "32", "-h"], ["--nonsense", "1", "--help"]):
+        help_of(Toy, words=words)
+        assert capsys.readouterr().out.startswith("usage: toy [options]\n")
+
+
+def test_values_may_begin_with_a_hyphen_hold_blanks_and_be_empty():
+    loaded = load_settings(
+        _WithShort, ["--image", "-a b.tif", "--nodata", "-1e-4", "--bands", "-x", "", "a=b", "--bands=-y"]
+    )
+    assert (loaded.image, loaded.nodata, loaded.bands) == (Path("-a b.tif"), -1e-4, ["-x", "", "a=b", "-y"])
+    with pytest.raises(SettingsError, match="unknown option --no_data: did you mean --nodata"):
+        load_settings(_WithShort, ["--no_data", "1"])
+    with pytest.raises(SettingsError, match="unknown option --imag: did you mean --image"):  # never an abbreviation
+        load_settings(_WithShort, ["--imag", "a.tif"])
 
 
 def test_a_group_is_named_for_the_member_of_its_name():

@@ -6,11 +6,12 @@ checks the result once. The help is drawn from the same options, those of every 
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import shutil
 import textwrap
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from inspect import cleandoc
@@ -69,7 +70,7 @@ class Option:
     @property
     def name(self) -> str:
         """The flag that messages name."""
-        return next((flag for flag in self.flags if flag.startswith("--")), "")
+        return next((flag for flag in self.flags if flag.startswith("--")), "--" + self.key.replace("_", "-"))
 
     @property
     def off(self) -> str | None:
@@ -94,6 +95,17 @@ class Values:
             group = group.setdefault(name, {})
         group[path[-1]] = value
         self.origins[".".join(path)] = origin
+
+    def take(self, name: str) -> Any:
+        """A value outside all groups, which is then no longer among them; None where it was not given."""
+        self.origins.pop(name, None)
+        return self.nested.pop(name, None)
+
+    def add(self, later: Values) -> None:
+        """Set all values of another source, which wins."""
+        for key, origin in later.origins.items():
+            path = tuple(key.split("."))
+            self.put(path, _lookup(later.nested, path), origin)
 
 
 def _bare(annotation: Any) -> Any:
@@ -163,63 +175,121 @@ def _suggest(name: str, allowed: Sequence[str]) -> str:
     return f"did you mean {close[0]}? " if close else ""
 
 
-def read_flags(settings: type[Settings], words: Sequence[str], values: Values) -> None:
-    """Add the settings given on the command line.
+class _Given(argparse.Action):
+    """Notes what each flag got, in the order of the command line."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: Any, flag: str | None = None
+    ) -> None:
+        namespace.given.append((self.dest, flag, words))
+
+
+class _Help(argparse.HelpFormatter):
+    """The help as wide as the terminal, with the value of an option said once behind all its flags."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=_width())
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return f"{', '.join(action.option_strings)} {action.metavar or ''}".rstrip()
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
+
+
+def _parser(settings: type[Settings], prog: str, known: Mapping[str, Option]) -> argparse.ArgumentParser:
+    needed = [f"{option.name} {_value(option)}" for option in known.values() if _required(option)]
+    usage = textwrap.fill(" ".join((prog, *needed, "[options]")), _width() - len("usage: "))
+    about = cleandoc(settings.__doc__ or "")
+    parser = argparse.ArgumentParser(prog, usage, about, formatter_class=_Help, add_help=False, allow_abbrev=False)
+    for names in dict.fromkeys(option.path[:-1] for option in known.values()):
+        group = parser.add_argument_group(".".join(names), _text_of(settings, names)) if names else parser
+        for option in known.values():
+            if option.path[:-1] == names:
+                flags = [*option.flags, *([option.off] if option.off else [])]
+                about = f"{option.help}{_default(option)}".replace("%", "%%")
+                if option.kind == "nested":
+                    flags, about = ["--" + option.key.replace("_", "-")], argparse.SUPPRESS
+                value = _value(option)
+                # How many words it should have got, `_flag_value` says.
+                group.add_argument(*flags, dest=option.key, action=_Given, nargs="*", metavar=value, help=about)
+    parser.add_argument("-h", "--help", action="help", help="print this text")
+    for option in known.values():
+        if option.kind == "nested":
+            parser.add_argument_group("in a file only, by --config", f"{option.key}: {option.help}")
+    return parser
+
+
+def read_flags(settings: type[Settings], words: Sequence[str], *, prog: str, recipes: str | None) -> Values:
+    """The settings given on the command line, `config` and `recipe` among them.
 
     Args:
         settings: the settings class.
-        words: the command line after `--config` and `--recipe` were taken out.
-        values: receives the values as text; pydantic turns them into numbers and paths.
+        words: the command line without the program's name.
+        prog: name of the command, for its help.
+        recipes: package with a folder `recipes`, or None for a command without recipes.
+
+    Returns:
+        The values as text; pydantic turns them into numbers and paths.
 
     Raises:
         SettingsError: a flag is unknown, lacks its value, or a word belongs to no flag.
+        SystemExit: `--help` was asked for and printed.
     """
-    known: dict[str, Option] = {}
-    negative: dict[str, Option] = {}
-    nested: dict[str, str] = {}
-    for option in options(settings):
-        known |= dict.fromkeys(option.flags, option)
-        if option.off is not None:
-            negative[option.off] = option
-        if option.kind == "nested":
-            nested["--" + option.key.replace("_", "-")] = option.key
-    position = 0
-    while position < len(words):
-        flag, equals, attached = (word := words[position]).partition("=")
-        flag = flag.replace("_", "-")
-        if not flag.startswith("--") and flag not in known:
-            raise SettingsError(f"unexpected argument {word!r}: a setting is given by its name and value; see --help")
-        if flag in nested:
-            raise SettingsError(f"{flag} holds settings of its own: give {nested[flag]} in a file, by --config FILE")
-        if flag not in known and flag not in negative:
-            hint = _suggest(flag, [name for name in known if name.startswith("--")])
-            raise SettingsError(f"unknown option {word.partition('=')[0]}: {hint}see --help for all options")
-        position += 1
-        given = [attached] if equals else []
-        while not equals and position < len(words) and not _is_flag(words[position], known):
-            given.append(words[position])
-            position += 1
-        option = known.get(flag) or negative[flag]
-        if flag not in negative:
-            flag = option.name
-        value = _flag_value(flag, option, given, flag in negative)
-        if option.kind == "many" and isinstance(value, list) and values.origins.get(option.key) == flag:
-            value = [*_lookup(values.nested, option.path), *value]  # `--input a --input b` reads like `--input a b`
+    known, values = _known(settings, recipes), Values()
+    flags = ["-h", "--help", *(flag for option in known.values() for flag in option.flags)]
+    parsed, rest = _parser(settings, prog, known).parse_known_args(
+        [_marked(word, flags) for word in words], argparse.Namespace(given=[])
+    )
+    if rest and rest[0].startswith("--"):
+        name = next(word for word in words if _marked(word, flags) == rest[0]).partition("=")[0]
+        hint = _suggest(name.replace("_", "-"), [flag for flag in flags if flag.startswith("--")])
+        raise SettingsError(f"unknown option {name}: {hint}see --help for all options")
+    if rest:
+        raise SettingsError(
+            f"unexpected argument {rest[0][1:]!r}: a setting is given by its name and value; see --help"
+        )
+    for key, flag, given in parsed.given:
+        option = known[key]
+        flag = flag if flag == option.off else option.name
+        value = _flag_value(flag, option, [word[1:] for word in given])
+        if option.kind == "many" and value is not None and values.origins.get(key) == flag:
+            value = [*(_lookup(values.nested, option.path) or ()), *value]  # `--input a --input b`: `--input a b`
         values.put(option.path, value, flag)
+    return values
 
 
-def _is_flag(word: str, known: Mapping[str, Option]) -> bool:
-    # Only a short flag that exists: -9999 is a value.
-    return word.startswith("--") or word.partition("=")[0] in known
+def _known(settings: type[Settings], recipes: str | None) -> dict[str, Option]:
+    """Everything that a command takes, by its dotted name, in the order of its help."""
+    found = [option for option in options(settings) if option.path != ("recipe",)]
+    found.sort(key=lambda option: _rank(settings, option) if len(option.path) == 1 else (True, 2, True))
+    about = "YAML or JSON file of settings, above a recipe and below the other options"
+    named = [Option(("config",), "one", False, (), "FILE", None, about)]
+    if recipes is not None:
+        about = f"packaged settings: {', '.join(recipe_names(recipes)) or 'none yet'}"
+        named.insert(0, Option(("recipe",), "one", False, (), "NAME", None, about))
+    leading = sum(option.key in LEADING for option in found)
+    return {option.key: option for option in (*found[:leading], *named, *found[leading:])}
 
 
-def _flag_value(flag: str, option: Option, given: list[str], negated: bool) -> Any:
+def _marked(word: str, flags: Sequence[str]) -> str:
+    """A word as argparse takes it for what it is: a flag with hyphens, or `=` and a value, which may begin with `-`."""
+    flag, equals, value = word.partition("=")
+    if flag.startswith("--"):
+        flag = flag.replace("_", "-")
+    elif flag not in flags:
+        return f"={word}"
+    return f"{flag}=={value}" if equals else flag
+
+
+def _flag_value(flag: str, option: Option, given: list[str]) -> Any:
+    if option.kind == "nested":
+        raise SettingsError(f"{flag} holds settings of its own: give {option.key} in a file, by --config FILE")
     if option.kind == "flag":
-        if negated and not given:
-            return False
-        if len(given) == (0 if negated else 1) or not given:
-            return given[0] if given else True
-        raise SettingsError(f"unexpected argument {given[-1]!r} after {flag}, which takes no value")
+        if len(given) > (flag != option.off):
+            raise SettingsError(f"unexpected argument {given[-1]!r} after {flag}, which takes no value")
+        return given[0] if given else flag != option.off
     if option.optional and len(given) == 1 and given[0].lower() in ("none", "null"):
         return None
     if option.kind == "many":
@@ -348,44 +418,7 @@ def _error_lines(settings: type[Settings], error: ValidationError, values: Value
 
 LEADING: Final = ("run", "data", "image", "label", "input", "out", "output")
 """What nearly every call gives: it stands first, in this order."""
-_FLAGS_WIDTH: Final = 28
 _WIDEST: Final = 110
-
-
-def usage(settings: type[Settings], prog: str, recipes: str | None) -> str:
-    """The help of a command.
-
-    Args:
-        settings: its settings class.
-        prog: name of the command.
-        recipes: package with a folder `recipes`, or None for a command without recipes.
-
-    Returns:
-        Lines as wide as the terminal, at most.
-    """
-    width = min(shutil.get_terminal_size((100, 24)).columns, _WIDEST)
-    known = [option for option in options(settings) if option.path != ("recipe",)]
-    single = sorted((option for option in known if len(option.path) == 1), key=lambda option: _rank(settings, option))
-    leading = [option for option in single if option.key in LEADING]
-    needed = [f"{option.name} {_value(option)}" for option in single if _required(option)]
-    about = _wrapped(cleandoc(settings.__doc__ or ""), width)
-    lines = [*_wrapped(" ".join(["usage:", prog, *needed, "[options]"]), width), "", *about, *([""] if about else [])]
-    files = [("--config FILE", "YAML or JSON file of settings, above a recipe and below the other options")]
-    if recipes is not None:
-        names = ", ".join(recipe_names(recipes)) or "none yet"
-        files.insert(0, ("--recipe NAME", f"packaged settings: {names}"))
-    rest = [option for option in single if option not in leading and option.flags]
-    rows = [*map(_row, leading), *files, *map(_row, rest), ("-h, --help", "print this text")]
-    lines += _table(rows, width)
-    for group in dict.fromkeys(option.path[:-1] for option in known if len(option.path) > 1):
-        members = [option for option in known if option.path[:-1] == group and option.flags]
-        lines += ["", *_wrapped(f"{'.'.join(group)}: {_text_of(settings, group)}", width)]
-        lines += _table(map(_row, members), width)
-    nested = [option for option in known if not option.flags]
-    if nested:
-        lines += ["", "in a file only, by --config:"]
-        lines += _table(((option.key, option.help) for option in nested), width)
-    return "\n".join(lines) + "\n"
 
 
 def _rank(settings: type[Settings], option: Option) -> tuple[bool, int, bool]:
@@ -418,11 +451,6 @@ def _value(option: Option) -> str:
     return f"{option.value} ..." if several else option.value
 
 
-def _row(option: Option) -> tuple[str, str]:
-    names = ", ".join((*option.flags, *([option.off] if option.off else [])))
-    return f"{names} {_value(option)}".strip(), f"{option.help}{_default(option)}"
-
-
 def _default(option: Option) -> str:
     if _required(option):
         return " (required)"
@@ -441,19 +469,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(_shown, value))
     return str(value)
-
-
-def _table(rows: Iterable[tuple[str, str]], width: int) -> Iterator[str]:
-    """Names to the left, their text to the right; below them where they are too long."""
-    for names, text in rows:
-        body = _wrapped(text, max(width - _FLAGS_WIDTH, 30)) or [""]
-        head = f"  {names}"
-        if len(head) > _FLAGS_WIDTH - 2:
-            yield head
-        else:
-            yield f"{head:<{_FLAGS_WIDTH}}{body.pop(0)}".rstrip()
-        yield from (" " * _FLAGS_WIDTH + line for line in body)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return [line for paragraph in text.split("\n\n") for line in textwrap.wrap(paragraph, width)]

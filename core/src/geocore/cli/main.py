@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from geocore.cli.config import Values, add_mapping, check, read_file, read_flags, read_recipe, usage
-from geocore.errors import SettingsError, UserError
+from geocore.cli.config import Values, add_mapping, check, read_file, read_flags, read_recipe
+from geocore.errors import UserError
 from geocore.interruptions import Stopped, unwinding
 from geocore.settings import Settings
 from geocore.storage.files import storage_errors
@@ -54,17 +54,13 @@ def load_settings(
         SettingsError: one line: the value, the rule and the remedy.
         SystemExit: `--help` was asked for and printed.
     """
-    if any(word in ("-h", "--help") for word in argv):
-        print(usage(cls, prog, recipes), end="")
-        sys.exit(0)
-    words = list(argv)
-    config = _take(words, "--config")
-    recipe = _take(words, "--recipe") if recipes is not None else None
+    flags = read_flags(cls, argv, prog=prog, recipes=recipes)
+    config, recipe = flags.take("config"), flags.take("recipe")
     values = Values()
     from_file = read_file(Path(config)) if config is not None else {}
     # A saved configuration names its recipe; loading it again below the saved values changes nothing.
     recipe = recipe or (from_file.get("recipe") if recipes is not None else None)
-    if recipe is None and config is None and not any(word.partition("=")[0] == "--data" for word in words):
+    if recipe is None and config is None and "data" not in flags.nested:
         recipe = sample_recipe
     if recipe is not None and recipes is not None:
         add_mapping(cls, read_recipe(recipes, str(recipe)), values, f"recipe {recipe}")
@@ -73,7 +69,7 @@ def load_settings(
     add_mapping(cls, from_file, values, str(config))
     if recipe is not None and "recipe" in cls.model_fields:
         values.put(("recipe",), recipe, "--recipe")
-    read_flags(cls, words, values)
+    values.add(flags)
     return check(cls, values)
 
 
@@ -145,19 +141,6 @@ def _finished(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return 0
-
-
-def _take(words: list[str], flag: str) -> str | None:
-    """Remove a flag and its value from the words and return the value; the last one wins."""
-    value = None
-    while found := [word for word in words if word == flag or word.startswith(flag + "=")]:
-        position = words.index(found[0])
-        _, equals, value = words.pop(position).partition("=")
-        if not equals:
-            if position == len(words) or words[position].startswith("--"):
-                raise SettingsError(f"{flag} lacks its value: give {flag} VALUE")
-            value = words.pop(position)
-    return value
 
 
 class _OneLine(logging.Formatter):
