@@ -353,18 +353,49 @@ def write_polygons(
             raise ValueError(f"column {name} has {len(values)} values for {len(many)} polygons")
     columns = {name: _column(values) for name, values in attributes.items()}
     table = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(many, crs=crs), crs=crs)
-    with atomic_path(parquet) as temporary, plain_path(temporary) as plain:
+    _write_parquet(parquet, table)
+    _write_gpkg(gpkg, table)
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Write a GeoDataFrame of polygons, whole or not at all.
+
+    Args:
+        path: ending in .gpkg, .parquet or .geoparquet.
+        table: whose geometries are polygons or multipolygons.
+
+    Raises:
+        SettingsError: the path ends otherwise.
+        StorageError: the disk is full or closed.
+    """
+    if path.suffix.lower() == ".gpkg":
+        shapely = library("shapely")
+        many = [
+            shape if shape.geom_type == "MultiPolygon" else shapely.MultiPolygon([shape]) for shape in table.geometry
+        ]
+        _write_gpkg(path, table.set_geometry(library("geopandas").GeoSeries(many, index=table.index, crs=table.crs)))
+    elif path.suffix.lower() in (".parquet", ".geoparquet"):
+        _write_parquet(path, table)
+    else:
+        raise SettingsError(f"{path}: polygons are written as .gpkg or .parquet; give a name that ends so")
+
+
+def _write_parquet(path: Path, table: Any) -> None:
+    with atomic_path(path) as temporary, plain_path(temporary) as plain:
         table.to_parquet(plain)
+
+
+def _write_gpkg(path: Path, table: Any) -> None:
     with (
-        atomic_path(gpkg) as temporary,
+        atomic_path(path) as temporary,
         plain_path(temporary) as plain,
-        _full_disk(gpkg),
+        _full_disk(path),
         warnings.catch_warnings(),
     ):
         # A scene without a CRS has outlines without one; whoever mapped it has been told.
         warnings.filterwarnings("ignore", message=".*crs.* was not provided")
         table.to_file(plain, layer=LAYER, driver="GPKG", engine="pyogrio", geometry_type="MultiPolygon")
-        _check_whole(Path(plain), gpkg, len(table))
+        _check_whole(Path(plain), path, len(table))
 
 
 def _check_whole(path: Path, gpkg: Path, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Polygons of all objects of a label raster at once, along the edges of their pixels.
+"""Polygons along the edges of pixels: of all objects of a label raster at once, and of the regions of a class map.
 
 Objects are connected components: pixels of a mask that touch, at corners too, under one number. The corners of their
 outlines, points between pixels at which an outline turns, are found strip by strip; what is kept grows with them alone.
@@ -8,33 +8,41 @@ by pair, and in the order of columns those of the upright ones: all outlines are
 are told apart and put in order by pointer jumping (J. JaJa, An Introduction to Parallel Algorithms, 1992, section 2.2),
 whose every step doubles how far each edge sees along its outline.
 
+Regions, pixels of one class that touch, are traced strip by strip and joined where they touch across a seam: memory
+follows the width of a scene and the number of regions, not its height.
+
 Needs the extra `geocore[polygons]` (shapely), imported where it is used.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
 from geocore.errors import SettingsError
-from geocore.raster.grid import Transform
+from geocore.raster.grid import Grid, Transform, Window
+from geocore.raster.ground import PixelAreas
+
+Connectivity = Literal[4, 8]
 
 
-def components(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
-    """Connected parts of a mask; pixels that touch at a corner are connected.
+def components(mask: npt.NDArray[np.bool_], connectivity: Connectivity = 8) -> npt.NDArray[np.uint32]:
+    """Connected parts of a mask.
 
     Args:
         mask: shape (row, col), bool.
+        connectivity: 8: pixels that touch at a corner are connected; 4: only those that share an edge.
 
     Returns:
         Same shape, uint32, 0 background, parts numbered by their first pixel, row by row.
     """
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
+    labels, _ = ndimage.label(mask, structure=ndimage.generate_binary_structure(2, 2 if connectivity == 8 else 1))
     return renumbered(labels)
 
 
@@ -219,10 +227,7 @@ def polygonize_labels(
         SettingsError: the extra is not installed.
         ValueError: there is no pixel, or the rows are not whole numbers of one width and type.
     """
-    try:
-        import shapely
-    except ImportError as error:
-        raise SettingsError('shapely is not installed: polygons need it; pip install "geocore[polygons]"') from error
+    shapely = _shapely()
     corners = find_corners([labels] if isinstance(labels, np.ndarray) else labels, background)
     rings = _rings(corners, _edges(corners))
     col, row = corners.col[rings.corners], corners.row[rings.corners]
@@ -393,3 +398,192 @@ def _shells(corners: Corners, edges: _Edges, heads: IntArray, left: IntArray, ri
     while not np.array_equal(shell, further := shell[shell]):
         shell = further
     return shell
+
+
+Strip = tuple[int, Array, Array]
+"""First row; classes, integers, and a quantity such as the probability in per cent, each of shape (row, col)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """Pixels of one class that touch."""
+
+    label: int
+    """Class value."""
+    pixels: int
+    mean: float
+    """Of the quantity over the pixels, in its unit."""
+    shape: Any
+    """Polygon or multipolygon along the edges of the pixels; x is the column and y the row, in pixels."""
+
+
+def trace_regions(
+    strips: Iterable[Strip],
+    grid: Grid,
+    labels: Collection[int] | None,
+    min_area_m2: float = 0.0,
+    *,
+    background: Collection[int] = (),
+    connectivity: Connectivity = 8,
+) -> list[Region]:
+    """Trace the regions of a class map that is read once, from top to bottom.
+
+    Args:
+        strips: whole rows of the map, without a gap; of any height, which does not change the result.
+        grid: of the map.
+        labels: classes whose regions are wanted; None: all but `background`.
+        min_area_m2: regions with less ground under their pixels are left out; 0 for a grid without ground.
+        background: values that are no class.
+        connectivity: 8: pixels that touch at a corner are one region; 4: only those that share an edge.
+
+    Returns:
+        By their first pixel, row by row.
+
+    Raises:
+        SettingsError: the extra is not installed.
+        ValueError: a least area is asked for, but the grid has no ground.
+    """
+    pieces = _Pieces(grid, labels, background, min_area_m2, connectivity)
+    for row, classes, quantity in strips:
+        pieces.add(row, classes, quantity)
+    return pieces.joined()
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What of a region lies in one strip."""
+
+    label: int
+    pixels: int
+    total: float
+    """Sum of the quantity over the pixels."""
+    ground_m2: float
+    """Area of the pixels; 0 where none is asked for."""
+    first: int
+    """First pixel, counted over the scene."""
+    polygons: list[Any]
+
+
+class _Pieces:
+    """The pieces of all strips so far, and which of them are one."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        labels: Collection[int] | None,
+        background: Collection[int],
+        min_area_m2: float,
+        connectivity: Connectivity,
+    ) -> None:
+        self._grid, self._labels, self._background = grid, labels, background
+        self._least, self._connectivity = min_area_m2, connectivity
+        self._ground = PixelAreas(grid) if min_area_m2 else None
+        self._pieces: list[_Piece] = []
+        self._parents: list[int] = []
+        self._above: tuple[Array, npt.NDArray[np.int64]] | None = None
+
+    def add(self, row: int, classes: Array, quantity: Array) -> None:
+        """Number and trace the pieces of the strip that starts at `row`, and link them with those above."""
+        ids = self._numbered(classes)
+        held = np.flatnonzero(ids)
+        values = ids.ravel()[held]
+        size = int(values.max(initial=0)) + 1
+        pixels = np.bincount(values, minlength=size)
+        sums = np.bincount(values, quantity.ravel()[held], minlength=size)
+        ground: npt.NDArray[Any] = np.zeros(size)
+        if self._ground is not None:
+            areas = self._ground.within(Window(row, 0, *ids.shape))
+            ground = np.bincount(values, areas.ravel()[held], minlength=size)
+        firsts = np.zeros(size, np.int64)
+        # Of several values for one place the last stays: from behind, that is the first pixel.
+        firsts[values[::-1]] = held[::-1]
+        kept = ground >= self._least if self._least else np.ones(size, bool)
+        # What reaches a seam may go on beyond it.
+        if row > 0:
+            kept[ids[0]] = True
+        if row + len(ids) < self._grid.height:
+            kept[ids[-1]] = True
+        kept[0] = False
+        # Place of each number of the strip among all pieces.
+        places = np.full(size, -1, np.int64)
+        places[kept] = len(self._pieces) + np.arange(np.count_nonzero(kept))
+        labels, offset = classes.ravel()[firsts], row * ids.shape[1]
+        for number in np.flatnonzero(kept).tolist():
+            figures = int(pixels[number]), float(sums[number]), float(ground[number])
+            self._parents.append(len(self._pieces))
+            self._pieces.append(_Piece(int(labels[number]), *figures, offset + int(firsts[number]), []))
+        ids[~kept[ids]] = 0
+        # In whole pixels, so that seams fit exactly.
+        polygons, numbers = polygonize_labels(ids, (1.0, 0.0, 0.0, 0.0, 1.0, float(row)))
+        for polygon, place in zip(polygons, places[numbers].tolist(), strict=True):
+            self._pieces[place].polygons.append(polygon)
+        self._link(classes[0], places[ids[0]])
+        self._above = (classes[-1].copy(), places[ids[-1]])
+
+    def joined(self) -> list[Region]:
+        """The regions of the map, once all strips are in."""
+        members: dict[int, list[_Piece]] = {}
+        for index, piece in enumerate(self._pieces):
+            members.setdefault(self._root(index), []).append(piece)
+        shapely, found = _shapely(), []
+        for own in members.values():
+            if self._least and sum(piece.ground_m2 for piece in own) < self._least:
+                continue
+            polygons = [polygon for piece in own for polygon in piece.polygons]
+            shape = polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+            if len(own) > 1:
+                shape = _straightened(shapely.union_all(polygons))
+            pixels = sum(piece.pixels for piece in own)
+            mean = sum(piece.total for piece in own) / pixels
+            first = min(piece.first for piece in own)
+            found.append((first, Region(own[0].label, pixels, mean, shape)))
+        return [region for _, region in sorted(found, key=lambda pair: pair[0])]
+
+    def _numbered(self, classes: Array) -> npt.NDArray[np.uint32]:
+        """Pieces of all classes, 1, 2, ..."""
+        ids = np.zeros(classes.shape, np.uint32)
+        labels = self._labels
+        for label in np.setdiff1d(classes, list(self._background)).tolist() if labels is None else labels:
+            own = components(classes == label, self._connectivity)
+            np.add(own, ids.max(), out=ids, where=own > 0)
+        return ids
+
+    def _link(self, classes: Array, pieces: npt.NDArray[np.int64]) -> None:
+        """Link pieces of one class across a seam, straight and, where they count, by corners."""
+        if self._above is None:
+            return
+        upper_classes, upper = self._above
+        width = len(pieces)
+        for shift in (0,) if self._connectivity == 4 else (-1, 0, 1):
+            over = slice(max(shift, 0), width + min(shift, 0))
+            under = slice(max(-shift, 0), width + min(-shift, 0))
+            touching = (upper[over] >= 0) & (pieces[under] >= 0) & (upper_classes[over] == classes[under])
+            for pair in np.unique(np.stack([upper[over], pieces[under]])[:, touching], axis=1).T.tolist():
+                first, second = sorted(self._root(index) for index in pair)
+                self._parents[second] = first
+
+    def _root(self, index: int) -> int:
+        while self._parents[index] != index:
+            self._parents[index] = self._parents[self._parents[index]]
+            index = self._parents[index]
+        return index
+
+
+def _straightened(shape: Any) -> Any:
+    """The same shape without the points that seams have left on straight edges."""
+    shapely, polygons = _shapely(), []
+    for polygon in getattr(shape, "geoms", [shape]):
+        rings = []
+        for ring in (polygon.exterior, *polygon.interiors):
+            points = shapely.get_coordinates(ring)[:-1]
+            before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+            rings.append(points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]])
+        polygons.append(shapely.Polygon(rings[0], rings[1:]))
+    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+
+
+def _shapely() -> Any:
+    try:
+        return importlib.import_module("shapely")
+    except ImportError as error:
+        raise SettingsError('shapely is not installed: polygons need it; pip install "geocore[polygons]"') from error

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import shapely
 
 from floods_prithvi.mapping import CLASS, CONFIDENCE, INVALID, PROBABILITY
-from floods_prithvi.outlines import Outline, Strip, trace
 from geocore.errors import DataError
 from geocore.inference.outputs import Tally, added, by_area, share_km2
 from geocore.raster.geotiff import open_raster
@@ -19,6 +18,7 @@ from geocore.raster.grid import Grid, Window
 from geocore.raster.npy_store import merge_chunks
 from geocore.raster.write import BLOCK_PX, Colour, RasterWriter
 from geocore.vector.features import measures, write_polygons
+from geocore.vector.polygonize import Region, Strip, trace_regions
 
 ENDINGS: Final = ("_pred.tif", "_prob.tif", "_confidence.tif", ".gpkg", ".parquet")
 _KNOWN: Final[Mapping[str, Colour]] = {
@@ -124,7 +124,7 @@ def write_products(
         ) as writer:
             merge_chunks(parts, plane, writer.write)
     tally = Tally(grid)
-    found = trace(_strips(pred, prob, grid, tally), grid, outlined(class_names), min_area_m2)
+    found = trace_regions(_strips(pred, prob, grid, tally), grid, outlined(class_names), min_area_m2)
     area = _write_outlines(gpkg, parquet, name, grid, found, class_names)
     pixels, areas = tally.pixels, tally.areas_m2
     valid = int(pixels[:INVALID].sum())
@@ -162,7 +162,7 @@ def _strips(pred: Path, prob: Path, grid: Grid, tally: Tally) -> Iterator[Strip]
 
 
 def _write_outlines(
-    gpkg: Path, parquet: Path, name: str, grid: Grid, found: Sequence[Outline], class_names: Mapping[int, str]
+    gpkg: Path, parquet: Path, name: str, grid: Grid, found: Sequence[Region], class_names: Mapping[int, str]
 ) -> float | None:
     """Write the polygons and return their area, m2; None where it is not known."""
     a, b, c, d, e, f = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -172,12 +172,12 @@ def _write_outlines(
         col, row = points.T
         return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
-    shapes = [shapely.transform(outline.shape, placed) for outline in found]
+    shapes = [shapely.transform(region.shape, placed) for region in found]
     ground = measures(shapes, crs)
     columns: dict[str, Any] = {
         "id": np.arange(1, len(found) + 1, dtype=np.int64),
-        "class": [class_names[outline.label] for outline in found],
-        "mean_probability": np.array([outline.probability for outline in found], np.float64),
+        "class": [class_names[region.label] for region in found],
+        "mean_probability": np.array([region.mean / 100 for region in found], np.float64),
         "area_m2": ground.area_m2,
         "perimeter_m": ground.perimeter_m,
         "centroid_lat": ground.lat,

@@ -1,4 +1,4 @@
-"""Outlines of connected pixels do not know of the strips in which a scene was read."""
+"""Regions of a class map do not know of the strips in which a scene was read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import shapely
 from scipy import ndimage
 
-from floods_prithvi.outlines import Outline, trace
 from geocore.raster.grid import Grid
+from geocore.vector.polygonize import Region, trace_regions
 
 
 def blobs(seed: int) -> dict[str, np.ndarray]:
@@ -27,10 +27,10 @@ def strips_of(charts: dict[str, np.ndarray], rows: int) -> Iterator[tuple[int, n
         yield row, charts["class"][row : row + rows], charts["probability"][row : row + rows]
 
 
-def traced(charts: dict[str, np.ndarray], rows: int, least: float = 0.0) -> list[Outline]:
+def traced(charts: dict[str, np.ndarray], rows: int, least: float = 0.0) -> list[Region]:
     height, width = charts["class"].shape
     grid = Grid(height, width, (10.0, 0.0, 0.0, 0.0, -10.0, 0.0), "EPSG:32720", length_unit="m")
-    return trace(strips_of(charts, rows), grid, range(3), least)
+    return trace_regions(strips_of(charts, rows), grid, range(3), least)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 64])
@@ -46,7 +46,7 @@ def test_height_of_the_strips_changes_nothing(rows: int, least: float) -> None:
         assert len(whole) == len(parts) > 5
         for ours, theirs in zip(whole, parts, strict=True):
             assert (ours.label, ours.pixels) == (theirs.label, theirs.pixels)
-            assert ours.probability == pytest.approx(theirs.probability, rel=1e-12)
+            assert ours.mean == pytest.approx(theirs.mean, rel=1e-12)
             assert theirs.shape.is_valid
             assert theirs.shape.area == theirs.pixels
             assert shapely.equals(ours.shape, theirs.shape)
@@ -60,7 +60,7 @@ def test_classes_that_touch_are_not_joined_and_corners_of_one_are() -> None:
     charts = {"class": chart, "probability": np.full((3, 3), 50, np.uint8)}
     for rows in (1, 2, 3):
         found = traced(charts, rows)
-        assert [(outline.label, outline.pixels) for outline in found] == [(0, 3), (1, 2), (2, 4)]
+        assert [(region.label, region.pixels) for region in found] == [(0, 3), (1, 2), (2, 4)]
 
 
 def test_parts_that_meet_only_further_down_are_one() -> None:
@@ -69,4 +69,15 @@ def test_parts_that_meet_only_further_down_are_one() -> None:
     chart[0:4, 0] = chart[0:4, 2] = chart[0:4, 4] = chart[4, 0:5] = 1
     chart[2, 6] = 1
     found = traced({"class": chart, "probability": np.full((6, 7), 50, np.uint8)}, 1)
-    assert [outline.pixels for outline in found] == [17, 1]
+    assert [region.pixels for region in found] == [17, 1]
+
+
+def test_corners_of_one_class_join_only_where_they_count() -> None:
+    chart = np.array([[1, 255, 1], [255, 1, 255], [7, 7, 1]], np.uint8)
+    grid = Grid(3, 3)
+    for rows in (1, 3):
+        strips = [(row, chart[row : row + rows], chart[row : row + rows]) for row in range(0, 3, rows)]
+        joined = trace_regions(strips, grid, None, background=[255])
+        apart = trace_regions(strips, grid, None, background=[255], connectivity=4)
+        assert [(region.label, region.pixels, region.mean) for region in joined] == [(1, 4, 1.0), (7, 2, 7.0)]
+        assert [(region.label, region.pixels) for region in apart] == [(1, 1), (1, 1), (1, 1), (7, 2), (1, 1)]
