@@ -13,6 +13,8 @@ def write(path, bands):
         path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2], dtype="uint8"
     ) as target:
         target.write(values)
+        if len(values) == 1:
+            target.write_colormap(1, {value: (9 * value, 255 - value, 0) for value in range(20)})
 
 
 def test_every_task_of_the_golden_run_is_shown():

@@ -12,7 +12,7 @@ import argparse
 import importlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from geocore.datasets.dataset import Dataset
+from geocore.datasets.labels import open_label
 from geocore.raster.geotiff import open_raster
 from geocore.report.overview import Overview
 from geocore.report.preview import UNLABELLED, Marks, Preview, draw_previews
 from geocore.storage.files import atomic_path
 from geocore_bench.golden import command
 
-_SIDE_PX: Final = 420
-"""Longer side of a picture of the scene."""
-_COLOURS: Final = 96
-"""Of the palette: flat colours and some grey take a third of the bytes."""
+_MARGIN_PX: Final = 14
+_COLOURS: Final = 256
+"""Of the palette; it takes a third of the bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,8 @@ def picture(task: str, work: Path) -> npt.NDArray[np.uint8]:
     result = mapped(next(maps.glob(f"*{shown.product}")), shown, list(dataset.labels), preview.valid.shape, max(key))
     marks = {"label": label, "map": result}
     drawn = Preview(f"{task}: a test scene of the sample", preview.values, preview.valid, marks)
-    return draw_previews([[drawn]], dict.fromkeys(marks, key))
+    unlisted = {value: replace(its, name="") for value, its in key.items()}
+    return trimmed(draw_previews([[drawn]], {"label": key, "map": unlisted}))
 
 
 def mapped(path: Path, shown: Shown, labels: Sequence[str], shape: tuple[int, ...], most: int) -> Marks:
@@ -118,9 +119,10 @@ def mapped(path: Path, shown: Shown, labels: Sequence[str], shape: tuple[int, ..
         shape: (rows, columns) of the picture.
         most: the last class that has a colour of its own.
     """
-    with open_raster(path) as scene:
+    # A map of one band has colours of its own, which the reader of images would take for the image.
+    with open_label(path, layer="image") if len(labels) == 1 else open_raster(path) as scene:
         values: npt.NDArray[Any] = scene.read(scene.grid.window)["image"].values
-    band = values[labels.index(shown.label) if len(values) == len(labels) else 0]
+    band = values[labels.index(shown.label)]
     rows, cols = (
         (np.arange(count) * 2 + 1) * length // (2 * count) for count, length in zip(shape, band.shape, strict=True)
     )
@@ -130,6 +132,16 @@ def mapped(path: Path, shown: Shown, labels: Sequence[str], shape: tuple[int, ..
     # Layers beyond the last colour begin again with the first one.
     classes = np.where((thin > most) & (thin != UNLABELLED), (thin.astype(np.int64) - 1) % most + 1, thin)
     return Marks(classes.astype(np.uint8))
+
+
+def trimmed(drawn: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A picture without the white to its right, but for a margin.
+
+    Args:
+        drawn: shape (row, col, 3), uint8.
+    """
+    inked = np.flatnonzero((drawn < 255).any(axis=(0, 2)))
+    return drawn[:, : int(inked[-1]) + _MARGIN_PX] if len(inked) else drawn
 
 
 def save(path: Path, drawn: npt.NDArray[np.uint8]) -> None:
