@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -54,6 +54,33 @@ class DeviceContext:
     """Whether models and image batches are laid out as (batch, row, col, band) in memory."""
     batch_size: int = TILES_PER_FORWARD
     """Tiles per forward where an accelerator maps; a CPU takes them one by one."""
+    dedicated: bool = False
+    """Whether the process is there for this work alone, as `device_context` has it. Where it is not, nothing of it is
+    changed: threads, allocator, generators of random numbers and signal handlers stay the caller's."""
+
+    @classmethod
+    def on(
+        cls,
+        device: str | torch.device = "auto",
+        *,
+        precision: str = "float32",
+        channels_last: bool = False,
+        batch_size: int = TILES_PER_FORWARD,
+    ) -> Self:
+        """A context for calls from a program or a notebook; the process stays as it is.
+
+        Args:
+            device: `auto`, which takes cuda, then mps, then cpu; one of these; or a device of torch.
+            precision: `float32` or `bfloat16`.
+            channels_last: whether models and image batches are laid out as (batch, row, col, band).
+            batch_size: tiles per forward where an accelerator maps.
+
+        Raises:
+            DeviceError: the device or the precision asked for is not there.
+        """
+        picked = _pick_device(device, 0, 1) if isinstance(device, str) else device
+        _check_precision(precision, picked)
+        return cls(picked, precision=precision, channels_last=channels_last, batch_size=batch_size)
 
     @property
     def is_main(self) -> bool:
@@ -146,7 +173,14 @@ def device_context(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORW
         started = True
     try:
         yield DeviceContext(
-            device, rank, world_size, local_rank, settings.precision, settings.channels_last, batch_size
+            device,
+            rank,
+            world_size,
+            local_rank,
+            settings.precision,
+            settings.channels_last,
+            batch_size,
+            dedicated=True,
         )
     finally:
         if started and dist.is_initialized():
@@ -280,6 +314,44 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - upstream frameworks draw from the global generator
     torch.manual_seed(seed)
+
+
+@contextmanager
+def seeded(seed: int, context: DeviceContext) -> Iterator[None]:
+    """Seed the global generators that a context's work draws from; a CUDA device is the current one within.
+
+    A dedicated process is seeded for good. Elsewhere Python's, numpy's and torch's generators of the CPU and of the
+    context's device are, no others, and the states that they had come back at the end of the block. A CPU draws the
+    same numbers either way.
+
+    Args:
+        seed: 0 to 2**32 - 1 (numpy's range).
+        context: where the work runs.
+    """
+    if context.dedicated:
+        seed_everything(seed)
+        yield
+        return
+    device = context.device
+    module = torch.get_device_module(device) if device.type in ("cuda", "mps") else None
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        # numpy's is global as well: upstream frameworks draw from it.
+        python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+        there = None if module is None else module.get_rng_state()
+        try:
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            # Not torch.manual_seed(), which seeds every device, also those that are opened later.
+            torch.default_generator.manual_seed(seed)
+            if module is not None:
+                module.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)  # noqa: NPY002
+            torch.set_rng_state(tensors)
+            if module is not None:
+                module.set_rng_state(there)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 Names of files and texts in files hold line ends and the sequences by which terminals are steered; shown as they are,
 they would write lines of their own, or over others. Progress is a bar on a terminal, a plain line every few seconds
-elsewhere, and nothing in other processes.
+elsewhere, and nothing in other processes or within `quiet()`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
 
@@ -78,9 +80,29 @@ def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+_quiet: Final = ContextVar("geocore_quiet", default=False)
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Show no progress of what is called within the block, however deep: by this thread, not by others beside it.
+
+    A function with an option `progress` wraps its work: `with quiet(not progress): ...`. What is worth a warning is
+    logged all the same, through `logging`.
+
+    Args:
+        wanted: False changes nothing, so that what lies in a quiet block stays quiet.
+    """
+    token = _quiet.set(wanted or _quiet.get())
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
 def _talks() -> bool:
     """Whether work is shown: workers would write over each other, and their command counts their tasks."""
-    return is_main_rank() and multiprocessing.parent_process() is None
+    return not _quiet.get() and is_main_rank() and multiprocessing.parent_process() is None
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from geocore.training.fit import fit
 from geocore.training.losses import masked_cross_entropy
 from geocore.training.run import Run
 
-CPU = DeviceContext(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"), dedicated=True)
 
 
 class Example(Settings):

@@ -30,7 +30,7 @@ from geocore.training.gradients import backward
 from geocore.training.losses import masked_cross_entropy
 from geocore.training.run import Run
 
-CPU = DeviceContext(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"), dedicated=True)
 STEPS = 12
 
 
@@ -194,7 +194,7 @@ def test_patience_ends_a_run_and_the_same_command_does_not_train_on(tmp_path):
     result, _ = train(tmp_path, configured, validate=lambda model: {"accuracy": next(scores)})
     assert (result.steps, result.best_step, result.best_score, result.stopped_early) == (8, 6, 0.5, True)
     assert load_checkpoint(tmp_path / "checkpoints", "best").step == 6  # of equals the one that is trained longest
-    again, _ = train(tmp_path, configured, validate=None, step=None)
+    again, _ = train(tmp_path, configured, validate=pytest.fail, step=None)
     assert (again.steps, again.best_step, again.stopped_early) == (8, 6, True)
 
 
@@ -498,7 +498,7 @@ def stopping(at, number=signal.SIGTERM):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_step_and_the_same_command_ends_bit_equal(tmp_path, number, channels_last, optimizer):
-    context = DeviceContext(torch.device("cpu"), channels_last=channels_last)
+    context = DeviceContext(torch.device("cpu"), channels_last=channels_last, dedicated=True)
     before = signal.getsignal(number)
     chosen = settings(optimizer={"name": optimizer, "learning_rate": 0.01})
     train(tmp_path / "whole", chosen, context=context)

@@ -37,7 +37,7 @@ from geocore.training.checkpoint import load_checkpoint
 from geocore.training.fit import fit
 from geocore.training.run import Run
 
-CPU = DeviceContext(torch.device("cpu"))
+CPU = DeviceContext(torch.device("cpu"), dedicated=True)
 RESUMED = ("none", "random", "loss", "loss-train-mode", "entropy", "rho-loss")
 """One of each kind: without a selection, by chance, in either mode, by lot, with warm-up and hold-out losses."""
 CHIPS, STEPS, PER_BLOCK = 40, 12, 3
