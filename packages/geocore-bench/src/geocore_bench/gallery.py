@@ -154,4 +154,6 @@ def save(path: Path, drawn: npt.NDArray[np.uint8]) -> None:
     from PIL import Image
 
     with atomic_path(path) as temporary:
-        Image.fromarray(drawn).quantize(_COLOURS, dither=Image.Dither.NONE).save(temporary, "PNG", optimize=True)
+        Image.fromarray(drawn).quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            temporary, "PNG", optimize=True
+        )
