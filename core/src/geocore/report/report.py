@@ -1,8 +1,9 @@
 """The report of a run: `report.html`, one file with its curves, scores, pictures, settings and provenance.
 
-Everything is inside: curves as SVG, pictures as data URIs; the frame and its style are the file `report.html` beside
-this module. Nothing is loaded and no script runs. Curves take their colours from the style, so that they follow light
-and dark mode. The same folder and panels give the same bytes with the same matplotlib.
+Everything is inside: curves as SVG, pictures as data URIs. Nothing is loaded and no script runs. What is said is
+gathered here; the page is the template `report.html.jinja` beside this module, which escapes every text. Curves take
+their colours from its style, so that they follow light and dark mode. The same folder and panels give the same bytes
+with the same matplotlib.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,9 @@ from geocore.storage.documents import DocumentError, parse_json, read_json, read
 from geocore.storage.files import atomic_write_text
 from geocore.storage.records import read_summary
 from geocore.storage.special_files import open_regular
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _INK, _RULE = "#00fd00", "#00fd01"
 """Stand-ins for colours of the style; curves have #00fe00 to #00fe07."""
@@ -72,20 +74,39 @@ def write_report(folder: Path, *, panels: Sequence[Panel] = ()) -> Path:
     run, finished = _object(folder / "run.json"), read_summary(folder)
     known = {} if isinstance(run, str) else run
     config, environment = _object(folder / "config.yaml"), _object(folder / "environment.json")
-    sections = {
-        "Training": _training(folder / "metrics.jsonl", finished),
-        **_evaluations(folder, known.get("data_hash")),
-        "Pictures": '<div class="grid">\n' + "".join(map(_picture, panels)) + "</div>\n" if panels else "",
-        "Settings": _note(config) if isinstance(config, str) else _list(dict(_flat(config)), "columns"),
-        "Provenance": _note(environment) if isinstance(environment, str) else _provenance(environment),
-    }
-    body = "".join(f"<section>\n<h2>{escape(name)}</h2>\n{text}</section>\n" for name, text in sections.items() if text)
-    title = escape(f"{_plain(known.get('task', 'unknown task'))}: {folder.resolve().name}")
-    frame = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    page = frame.substitute(title=title, body=_summary(run, finished) + body)
+    best = None if finished is None else finished.get("best_step")
+    best_step = best if isinstance(best, int) else None
+    page = _template().render(
+        title=f"{_plain(known.get('task', 'unknown task'))}: {folder.resolve().name}",
+        summary=_summary(run, finished),
+        charts=[
+            _chart(title, curves, f"chart{number}", best_step)
+            for number, (title, curves) in enumerate(_curves(folder / "metrics.jsonl").items())
+        ],
+        best_step=best_step,
+        evaluations=_evaluations(folder, known.get("data_hash")),
+        pictures=[_picture(panel) for panel in panels],
+        settings=config if isinstance(config, str) else dict(_flat(config)),
+        provenance=environment if isinstance(environment, str) else _provenance(environment),
+    )
     # A lone surrogate, which JSON may hold, is no text.
     atomic_write_text(folder / "report.html", page.encode(errors="replace").decode())
     return folder / "report.html"
+
+
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["plain"] = _plain
+    return environment.get_template("report.html.jinja")
 
 
 def _object(path: Path) -> dict[str, Any] | str:
@@ -99,39 +120,28 @@ def _object(path: Path) -> dict[str, Any] | str:
     return content if isinstance(content, dict) else f"{path.name} holds something else."
 
 
-def _summary(run: dict[str, Any] | str, finished: dict[str, Any] | None) -> str:
+def _summary(run: dict[str, Any] | str, finished: dict[str, Any] | None) -> dict[str, Any]:
     """What was trained, on what, and whether it reached its end."""
     rows: dict[str, Any] = {"run": run}
     if not isinstance(run, str):
         rows = {"task": run.get("task", "unknown"), "data hash": run.get("data_hash", "unknown")}
     if finished is None:
-        return _list(rows | {"state": "not finished"})
+        return rows | {"state": "not finished"}
     early = ", stopped early" if finished.get("stopped_early") else ""
     rows["state"] = f"finished after {_plain(finished.get('steps'))} steps{early}"
     if isinstance(best := finished.get("best_score"), int | float):
         name, step = _plain(finished.get("primary")), _plain(finished.get("best_step"))
         rows["best validation"] = f"{name} {best:.4f} at step {step}"
-    return _list(rows)
+    return rows
 
 
-def _training(path: Path, finished: dict[str, Any] | None) -> str:
-    """Curves of the losses and of the validation scores."""
-    charts: dict[str, _Curves] = {}
-    with suppress(OSError), open_regular(path) as file:
-        charts = _charts(file.read().decode(errors="replace").splitlines())
-    if not charts:
-        return _note("No losses and no validation scores: metrics.jsonl is missing, empty or cannot be read.")
-    best = None if finished is None else finished.get("best_step")
-    marked = best if isinstance(best, int) else None
-    figures = "".join(_figure(title, charts[title], f"chart{at}", marked) for at, title in enumerate(charts))
-    note = _note(f"The dashed vertical line marks step {marked}, the best checkpoint.") if marked is not None else ""
-    return f'<div class="grid">\n{figures}</div>\n{note}'
-
-
-def _charts(lines: Sequence[str]) -> dict[str, _Curves]:
+def _curves(path: Path) -> dict[str, _Curves]:
     """Losses in one chart, validation scores within 0-1 in the next, others in one each as their units differ."""
+    content = b""
+    with suppress(OSError), open_regular(path) as file:
+        content = file.read()
     values: dict[str, list[tuple[float, float]]] = {}
-    for line in lines:
+    for line in content.decode(errors="replace").splitlines():
         try:
             entry = parse_json(line, finite=False)
             step = float(entry.pop("step"))
@@ -149,19 +159,21 @@ def _charts(lines: Sequence[str]) -> dict[str, _Curves]:
     return {title: curves for title, curves in charts.items() if curves}
 
 
-def _figure(title: str, curves: _Curves, key: str, best_step: int | None) -> str:
+def _chart(title: str, curves: _Curves, key: str, best_step: int | None) -> dict[str, Any]:
     """The curves under their legend, which is text of the page and so wraps on a narrow screen."""
-    legend, told = "", []
+    legend, told = [], []
     for number, (name, points) in enumerate(curves.items()):
-        colour, stroke = number % 8, _STROKES[number // 8 % 3]
         (first, start), (last, end) = points[0], points[-1]
-        legend += f'<span class="key" style="--colour: var(--c{colour}); --stroke: {stroke}">'
-        legend += f"{escape(name)} {_short(end)}</span> "
+        color, stroke = _look(number)
+        legend.append({"name": name, "end": _short(end), "color": color, "stroke": stroke})
         told.append(f"{name} from {_short(start)} at step {first:.0f} to {_short(end)} at step {last:.0f}")
-    head = f'<svg role="img" aria-labelledby="{key}-title {key}-text" viewBox="0 0 400 220">'
-    head += f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-text">{escape("; ".join(told))}</desc>'
-    caption = f"<figcaption><b>{escape(title)}</b>{legend}</figcaption>"
-    return f"<figure>{caption}\n{head}{_drawing(curves, key, best_step)}</figure>\n"
+    drawing = _drawing(curves, key, best_step)
+    return {"title": title, "key": key, "legend": legend, "told": "; ".join(told), "drawing": drawing}
+
+
+def _look(number: int) -> tuple[int, str]:
+    """Color and stroke of a curve."""
+    return number % 8, _STROKES[number // 8 % 3]
 
 
 def _drawing(curves: _Curves, key: str, best_step: int | None) -> str:
@@ -176,9 +188,9 @@ def _drawing(curves: _Curves, key: str, best_step: int | None) -> str:
         figure = Figure(figsize=(400 / 72, 220 / 72), layout="constrained")
         axes = figure.add_subplot()
         for number, points in enumerate(curves.values()):
-            colour, stroke = number % 8, _STROKES[number // 8 % 3]
+            color, stroke = _look(number)
             marker = "o" if len(points) < 20 else None  # a single point makes no line
-            axes.plot(*zip(*points, strict=True), color=f"#00fe{colour:02x}", linestyle=stroke, marker=marker)
+            axes.plot(*zip(*points, strict=True), color=f"#00fe{color:02x}", linestyle=stroke, marker=marker)
         if best_step is not None:
             axes.axvline(best_step, color=_INK, linewidth=0.8, linestyle="dashed", zorder=0)
         axes.grid(axis="y", linewidth=0.6)
@@ -190,33 +202,37 @@ def _drawing(curves: _Curves, key: str, best_step: int | None) -> str:
     return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{key}-", svg)
 
 
-def _evaluations(folder: Path, data_hash: Any) -> dict[str, str]:
-    """Heading -> content for each split that was scored."""
-    sections = {}
+def _evaluations(folder: Path, data_hash: Any) -> dict[str, dict[str, Any] | str]:
+    """Each split that was scored -> what is said of it, or a sentence that says why that cannot be read."""
+    splits: dict[str, dict[str, Any] | str] = {}
     for path in sorted(folder.glob("evaluation-*.json")):
-        heading = f"Scores on {path.stem.removeprefix('evaluation-')}"
+        split = path.stem.removeprefix("evaluation-")
         try:
             found = Evaluation.load(path)
         except DataError:
-            sections[heading] = _note(
-                f"{path.name} cannot be read or is not what was written; write it again with the evaluate command."
-            )
+            said = "cannot be read or is not what was written; write it again with the evaluate command."
+            splits[split] = f"{path.name} {said}"
             continue
-        said = {name: value for name, value in found.protocol.items() if value is not None}
-        facts = {"samples": found.samples, "checkpoint": found.checkpoint, **said}
+        known = {name: value for name, value in found.protocol.items() if value is not None}
+        facts = {"samples": found.samples, "checkpoint": found.checkpoint, **known}
         if found.data_hash != data_hash:
             facts["data hash"] = f"{found.data_hash}, other than that of the run"
-        tables = [_contenders(found), _list(found.meanings) if found.meanings else ""]
-        for key, parts in (("class", found.per_class), ("group", found.per_group)):
-            if parts:
-                names = _ordered(found, {name for scores in parts.values() for name in scores})
-                head, *rows = shown_parts(key, parts, names)
-                tables.append(_table("parts", f"By {key}", head, rows))
-        sections[heading] = "".join(tables) + _list({key: fact for key, fact in facts.items() if fact != ""})
-    return sections or {"Scores": _note("No split has been scored: there is no evaluation-*.json.")}
+        parts = []
+        for key, scores in (("class", found.per_class), ("group", found.per_group)):
+            if scores:
+                names = _ordered(found, {name for each in scores.values() for name in each})
+                head, *rows = shown_parts(key, scores, names)
+                parts.append({"caption": f"By {key}", "head": head, "rows": rows})
+        splits[split] = {
+            "leading": _contenders(found),
+            "meanings": found.meanings,
+            "parts": parts,
+            "facts": {key: fact for key, fact in facts.items() if fact != ""},
+        }
+    return splits
 
 
-def _contenders(found: Evaluation) -> str:
+def _contenders(found: Evaluation) -> dict[str, Any]:
     """One row for each score, the leading one first, one column for each contender."""
     untrained = {} if found.untrained is None else {"untrained": found.untrained}
     others = {**untrained, **found.baselines}
@@ -228,39 +244,38 @@ def _contenders(found: Evaluation) -> str:
             [name, shown_score(found.model[name]), interval, *(shown_score(each.get(name)) for each in others.values())]
         )
     head = ["score", "model", "95 % interval", *others]
-    return _table("leading", f"{found.primary} leads; higher is better.", head, rows)
+    return {"caption": f"{found.primary} leads; higher is better.", "head": head, "rows": rows}
 
 
 def _ordered(found: Evaluation, names: set[str]) -> list[str]:
     return sorted(names, key=lambda name: (name != found.primary, name))
 
 
-def _picture(panel: Panel) -> str:
+def _picture(panel: Panel) -> dict[str, Any]:
     from matplotlib.image import imsave
 
-    image, title, caption = panel.image, escape(panel.title), escape(panel.caption)
+    image = panel.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image {image.shape} {image.dtype}: must be uint8 of shape (row, col, 3)")
     file = io.BytesIO()
     imsave(file, np.ascontiguousarray(image), format="png", metadata={"Software": None})  # type: ignore[dict-item]
-    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    picture = f'<img width="{image.shape[1]}" height="{image.shape[0]}" alt="{title}: {caption}" src="{source}">'
-    return f"<figure>{picture}<figcaption><b>{title}</b>{caption}</figcaption></figure>\n"
+    png, (height, width, _) = base64.b64encode(file.getvalue()).decode(), image.shape
+    return {"title": panel.title, "caption": panel.caption, "width": width, "height": height, "png": png}
 
 
-def _provenance(environment: dict[str, Any]) -> str:
-    """Each start, then the versions at the last one; of earlier starts those that differ."""
+def _provenance(environment: dict[str, Any]) -> dict[str, Any] | str:
+    """Each start, and the versions at the last one; of earlier starts those that differ."""
     found = environment.get("starts")
     starts = [dict(start) for start in found if isinstance(start, dict)] if isinstance(found, list) else []
+    if not starts:
+        return "environment.json names no start."
     recorded = [start.pop("versions", None) for start in starts]
     versions = [dict(_flat(each)) if isinstance(each, dict) else {} for each in recorded]
-    text = "" if starts else _note("environment.json names no start.")
-    for number, (start, theirs) in enumerate(zip(starts, versions, strict=True), 1):
-        rows = {name: "unknown" if value is None else value for name, value in _flat(start)}
+    rows = [{name: "unknown" if value is None else value for name, value in _flat(start)} for start in starts]
+    for row, theirs in zip(rows, versions, strict=True):
         if changed := [(name, theirs[name]) for name in theirs if theirs[name] != versions[-1].get(name)]:
-            rows["other versions"] = ", ".join(f"{name} {version}" for name, version in changed)
-        text += f"<h3>Start {number} of {len(starts)}</h3>\n{_list(rows)}"
-    return text + (f"<h3>Versions at the last start</h3>\n{_list(versions[-1], 'columns')}" if starts else "")
+            row["other versions"] = ", ".join(f"{name} {version}" for name, version in changed)
+    return {"starts": rows, "versions": versions[-1]}
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -278,25 +293,3 @@ def _plain(value: Any) -> str:
 
 def _short(value: float) -> str:
     return "not finite" if math.isnan(value) else f"{value:.4g}"
-
-
-def _note(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>\n'
-
-
-def _list(rows: Mapping[str, Any], kind: str = "pairs") -> str:
-    """Names and what they stand for; `kind` is its class in the style, `columns` for many short ones."""
-    items = (f"<div><dt>{escape(name)}</dt><dd>{escape(_plain(value))}</dd></div>\n" for name, value in rows.items())
-    return f'<dl class="{kind}">\n{"".join(items)}</dl>\n'
-
-
-def _table(kind: str, caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names the rows; `kind` is its class in the style."""
-    names = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = ""
-    for name, *cells in rows:
-        body += f'\n<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="{kind}">\n'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{names}</tr></thead>\n<tbody>{body}</tbody></table></div>\n"
-    )
