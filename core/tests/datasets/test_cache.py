@@ -127,7 +127,7 @@ def test_a_changed_byte_is_noticed_and_the_layer_decoded_anew(tmp_path):
 
 def test_a_finished_cache_is_read_where_nothing_can_be_written(tmp_path, monkeypatch):
     decoded(tmp_path, "a", source(), fingerprint="f")
-    monkeypatch.setattr("geocore.datasets.cache.FolderLock", lambda path: pytest.fail("no lock is needed to read"))
+    monkeypatch.setattr("geocore.datasets.cache.patient_lock", lambda path: pytest.fail("no lock is needed to read"))
     same(decoded(tmp_path, "a", source(), fingerprint="f"), source(), Window(0, 0, 50, 40))
 
 

@@ -17,10 +17,8 @@ import importlib.metadata
 import itertools
 import logging
 import os
-import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +26,12 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import JsonValue
 
-from geocore.errors import DataError, RunError
+from geocore.errors import DataError
 from geocore.raster.block_cache import POOL_BYTES, Pool, with_chunk
 from geocore.raster.grid import Grid, Window
 from geocore.raster.npy_store import map_array, new_entry, read_cached
 from geocore.raster.scene import ArrayReader, BandReader, Layer, Patch, Scene
-from geocore.storage.files import FolderLock, real_folder, remove_leftovers, sha256_json
+from geocore.storage.files import patient_lock, real_folder, remove_leftovers, sha256_json
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +45,6 @@ _PRODUCT_FILES = 16
 """Files that a list of bands or a product holds open at most: Sentinel-2 has 13 bands, and a mask."""
 _STEM = 100
 """Letters of a file's name in those of its entries: a path's part has 255 at most."""
-_WAIT_S = 0.2
 
 Opened = TypeVar("Opened")
 _numbers = itertools.count()
@@ -232,7 +229,7 @@ def decoded(folder: Path, key: str, source: BandReader, *, fingerprint: str) -> 
     found = _found(folder, key, layer, shape, fingerprint)
     if found is not None:
         return found
-    with _only_one(real_folder(folder, ".locks", key)):
+    with patient_lock(real_folder(folder, ".locks", key)):
         found = _found(folder, key, layer, shape, fingerprint)
         if found is None:
             remove_leftovers(folder)
@@ -277,19 +274,3 @@ def _mapped(folder: Path, key: str, layer: Layer, shape: tuple[int, int], finger
         return ArrayReader(layer, np.asarray(values), np.asarray(valid))
     except ValueError as error:
         raise DataError(f"{folder / key}: does not fit its layer ({error}): prepare the data again") from error
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock, then hold it."""
-    lock = FolderLock(path)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except RunError:
-            time.sleep(_WAIT_S)
-    try:
-        yield
-    finally:
-        lock.release()

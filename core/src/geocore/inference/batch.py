@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from geocore.errors import DataError, SceneError, UserError
 from geocore.jobs.job import Job, JobFunction, JobResult, Source, part_path, refuse_other_purposes
-from geocore.jobs.runner import patient_lock, remove_merged, run_jobs
+from geocore.jobs.runner import remove_merged, run_jobs
 from geocore.raster.mosaic import write_mosaics
 from geocore.raster.paths import Location, redacted
 from geocore.raster.products import files_of_scene
 from geocore.settings import WorkerSettings, differences
 from geocore.storage.documents import read_json
-from geocore.storage.files import real_folder, remove_leftovers
+from geocore.storage.files import patient_lock, real_folder, remove_leftovers
 from geocore.storage.records import RECORD, read_calls, start_record, write_calls
 from geocore.terminal import one_line, progress
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from geocore.errors import DataError, RunError
+from geocore.errors import DataError
 from geocore.jobs.job import (
     DONE,
     Incomplete,
@@ -31,11 +30,10 @@ from geocore.jobs.job import (
     remove_abandoned,
 )
 from geocore.settings import WorkerSettings
-from geocore.storage.files import FolderLock, real_folder, remove_leftovers
+from geocore.storage.files import patient_lock, real_folder, remove_leftovers
 from geocore.terminal import one_line
 
 logger = logging.getLogger(__name__)
-_LOOK_EVERY_S = 0.2
 _NAMED = 5
 """Keys that a message names before it says how many more there are."""
 
@@ -102,32 +100,6 @@ def remove_merged(folder: Path) -> None:
     if folder.exists():
         with patient_lock(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def patient_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder within the block; wait for whoever has it, and say so.
-
-    Args:
-        folder: made when it is missing.
-
-    Raises:
-        StorageError: the folder cannot be written, or its file system has no locks.
-    """
-    lock, told = FolderLock(folder), False
-    while True:
-        try:
-            lock.acquire()
-            break
-        except RunError as busy:
-            if not told:
-                logger.info("waiting: %s", busy)
-                told = True
-            time.sleep(_LOOK_EVERY_S)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def run_jobs(

@@ -14,7 +14,9 @@ import errno
 import functools
 import glob
 import hashlib
+import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -70,6 +72,10 @@ _UNFINISHED = (
 ABANDONED_S = 7 * 24 * 3600.0
 """Longer than any task takes, and than clocks of two machines differ."""
 _LOCK_OWNER_BYTES = 32
+_LOOK_EVERY_S = 0.2
+_LOOKS_UNTOLD = 5
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -376,6 +382,31 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def patient_lock(folder: Path | str) -> Iterator[None]:
+    """Hold the lock of a folder within the block; wait for whoever has it, and say so when that takes long.
+
+    Args:
+        folder: made when it is missing.
+
+    Raises:
+        StorageError: the folder cannot be written, or its file system has no locks.
+    """
+    lock = FolderLock(folder)
+    for looks in itertools.count():
+        try:
+            lock.acquire()
+            break
+        except RunError as busy:
+            if looks == _LOOKS_UNTOLD:
+                logger.info("waiting: %s", busy)
+            time.sleep(_LOOK_EVERY_S)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _culprit(error: OSError, path: Path | str | None) -> Path | str:
