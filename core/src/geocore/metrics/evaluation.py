@@ -119,7 +119,7 @@ class Evaluation(BaseModel):
             label = f"{name} *" if name == self.primary else name
             others = (shown_score(scores.get(name)) for scores in list(contenders.values())[1:])
             rows.append([label, shown_score(self.model.get(name)), interval, *others])
-        shown = _aligned(rows).split("\n")
+        shown = aligned(rows).split("\n")
         width = max(map(len, shown)) + 2
         said = ["", *(self.meanings.get(name, "") for name in names)]
         beside = [f"{line.ljust(width)}{text}".rstrip() for line, text in zip(shown, said, strict=True)]
@@ -127,7 +127,7 @@ class Evaluation(BaseModel):
         blocks = [title, "\n".join(beside)]
         if self.per_class:
             columns = sorted({name for scores in self.per_class.values() for name in scores})
-            blocks.append(_aligned(shown_parts("class", self.per_class, columns)))
+            blocks.append(aligned(shown_parts("class", self.per_class, columns)))
         if self.per_group:
             blocks.append(self._groups())
         return "\n\n".join(blocks)
@@ -136,7 +136,7 @@ class Evaluation(BaseModel):
         """The leading score of each group, the worst first; of many groups the worst alone."""
         known = {key: scores.get(self.primary) for key, scores in self.per_group.items()}
         ranked = sorted(known, key=lambda key: math.inf if (score := known[key]) is None else score)
-        table = _aligned([["group", self.primary], *([key, shown_score(known[key])] for key in ranked[:_MOST_GROUPS])])
+        table = aligned([["group", self.primary], *([key, shown_score(known[key])] for key in ranked[:_MOST_GROUPS])])
         rest = len(ranked) - _MOST_GROUPS
         return f"{table}\n... and {rest} more, better ones" if rest > 0 else table
 
@@ -260,8 +260,8 @@ def shown_parts(kind: str, parts: Mapping[str, Mapping[str, float | None]], colu
     return [[kind, *columns], *([name, *(cell(scores, each) for each in columns)] for name, scores in parts.items())]
 
 
-def _aligned(rows: list[list[str]]) -> str:
-    """Columns padded to their widest cell; the first one to the left, numbers to the right."""
+def aligned(rows: list[list[str]]) -> str:
+    """Lines of a table, its columns padded to their widest cell; the first one to the left, numbers to the right."""
     rows = [list(map(one_line, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

@@ -8,16 +8,20 @@ not on the order of the samples, the platform or a random generator's version.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from geocore.errors import DataError, SettingsError
-from geocore.raster.grid import Window
+from geocore.raster.grid import Grid, Window, length_unit_of, metres_per_unit, same_crs
 
 _ATTEMPTS = 32
+_NARROWEST = 0.1
+"""What is left of a block at the border of a scene counts if it has this share of the block's edge."""
 _FAR = 2**62
 
 
@@ -83,6 +87,123 @@ def blocks(shape: tuple[int, int], block_px: int, buffer_px: int) -> list[Window
     """
     axes = [_stretches(length, block_px, buffer_px) for length in shape]
     return [Window(top, left, bottom - top, right - left) for top, bottom in axes[0] for left, right in axes[1]]
+
+
+@dataclass(frozen=True, slots=True)
+class MapBlock:
+    """What a scene shows of one block of the map."""
+
+    scene: int
+    """Position of the scene among those that were given."""
+    window: Window
+    """Pixels of the scene."""
+    key: str
+    """Name of the block, `r0002-c0011`, the same in every scene that shows a part of it."""
+
+
+def map_blocks(names: Sequence[str], grids: Sequence[Grid], *, block_m: float, buffer_m: float = 0.0) -> list[MapBlock]:
+    """Cut scenes into the blocks of one lattice on the map, so that scenes which overlap agree on what lies together.
+
+    The lattice begins at the upper left corner of all scenes together. Pixels whose blocks differ are at least the
+    buffer apart, in whichever scene they lie. Remainders at a scene's border narrower than a tenth of a block are left
+    out.
+
+    Args:
+        names: of the scenes, for messages.
+        grids: of the scenes: north up, in one CRS whose unit is a length; pixels may differ in size.
+        block_m: edge of a block on the map, m.
+        buffer_m: width of the unused strip between two blocks on the map, m.
+
+    Returns:
+        Blocks of the first scene row by row, then those of the next.
+
+    Raises:
+        DataError: a scene has no such CRS or another one, or is turned.
+        SettingsError: the buffer leaves nothing of a block, or no scene has a block.
+    """
+    if not 0 <= buffer_m < block_m:
+        raise SettingsError(f"block_m = {block_m:g}, buffer_m = {buffer_m:g}: must be 0 <= buffer_m < block_m")
+    crs = _common_crs(names, grids)
+    unit = metres_per_unit(crs)
+    edge, margin = block_m / unit, buffer_m / unit / 2
+    corners = [_corners(grid) for grid in grids]
+    left, top = min(corner[0] for corner in corners), max(corner[1] for corner in corners)
+    right, bottom = max(corner[2] for corner in corners), min(corner[3] for corner in corners)
+    last = [max(1, math.ceil((length - 1e-6 * edge) / edge)) - 1 for length in (top - bottom, right - left)]
+    found = []
+    for scene, grid in enumerate(grids):
+        a, _, c, _, e, f = _transform(grid)
+        rows = _cut((top - f, -e), grid.height, edge, margin, last[0])
+        cols = _cut((c - left, a), grid.width, edge, margin, last[1])
+        found += [
+            MapBlock(scene, Window(row, col, row_stop - row, col_stop - col), f"r{i:04d}-c{j:04d}")
+            for i, (row, row_stop) in rows.items()
+            for j, (col, col_stop) in cols.items()
+        ]
+    if not found:
+        raise SettingsError(
+            f"block_m = {block_m:g}, buffer_m = {buffer_m:g}: no scene has a block of this size; take smaller "
+            "blocks or a narrower buffer"
+        )
+    return found
+
+
+def _common_crs(names: Sequence[str], grids: Sequence[Grid]) -> str:
+    first = grids[0].crs
+    for name, grid in zip(names, grids, strict=True):
+        if grid.transform is None or grid.crs is None or length_unit_of(grid.crs) != "m":
+            what = "in degrees" if grid.crs and length_unit_of(grid.crs) == "degree" else "nowhere on a map"
+            raise DataError(
+                f"{name}: lies {what}: blocks need scenes in one CRS of lengths, such as UTM; reproject it, or split "
+                "by group"
+            )
+        if first is None or not same_crs(first, grid.crs):
+            raise DataError(
+                f"{name}: has another CRS than {names[0]}: blocks lie on one lattice of one map; reproject it, or "
+                "split by group"
+            )
+        _, b, _, d, _, _ = _transform(grid)
+        if b or d:
+            raise DataError(f"{name}: is turned against its map: blocks need rows that run east; warp it to north up")
+    assert first is not None
+    return first
+
+
+def _transform(grid: Grid) -> tuple[float, float, float, float, float, float]:
+    assert grid.transform is not None
+    a, b, c, d, e, f = grid.transform[:6]
+    return a, b, c, d, e, f
+
+
+def _corners(grid: Grid) -> tuple[float, float, float, float]:
+    """Smallest x, largest y, largest x, smallest y."""
+    a, _, c, _, e, f = _transform(grid)
+    xs, ys = (c, c + a * grid.width), (f, f + e * grid.height)
+    return min(xs), max(ys), max(xs), min(ys)
+
+
+def _cut(place: tuple[float, float], length: int, edge: float, margin: float, last: int) -> dict[int, tuple[int, int]]:
+    """Number of each block along an axis -> first pixel and the one after the last that lie in it.
+
+    Args:
+        place: of the scene's first pixel, from the lattice's first line on, and the step from one pixel to the next.
+        length: pixels.
+        edge: of a block, in the unit of the place.
+        margin: that is left out beside each inner line, likewise.
+        last: number of the last block.
+    """
+    start, step = place
+    ends = sorted((start, start + step * length))
+    found = {}
+    for number in range(max(0, int(ends[0] // edge)), min(last, int(ends[1] // edge)) + 1):
+        low = -math.inf if number == 0 else number * edge + margin
+        high = math.inf if number == last else (number + 1) * edge - margin
+        bounds = sorted(min(max((bound - start) / step, 0.0), float(length)) for bound in (low, high))
+        # A line that falls on the border of a pixel may miss it by rounding.
+        first, stop = math.ceil(bounds[0] - 1e-6), math.floor(bounds[1] + 1e-6)
+        if stop - first >= max(1.0, _NARROWEST * edge / abs(step)):
+            found[number] = (first, stop)
+    return found
 
 
 def leak_report(
