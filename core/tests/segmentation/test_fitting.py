@@ -1,0 +1,192 @@
+"""Training on one's own images: it learns, repeats itself to the bit, and leaves the process alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geocore.errors import RunError, UserError
+from geocore.segmentation.dataset import SegmentationDataset
+from geocore.segmentation.evaluation import evaluate
+from geocore.segmentation.fitting import Fitted, fit
+from geocore.transforms.augment import Flip, Noise
+
+Splits = tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset]
+
+SHORT: dict[str, Any] = {"steps": 6, "batch_size": 2, "patch": 32, "device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def splits(chips: Path) -> Splits:
+    data = SegmentationDataset.from_folder(chips, classes=["land", "disc", "square"], group=r"^(\w+?)_")
+    return data.split(train=0.6, val=0.2)
+
+
+@pytest.fixture(scope="module")
+def fitted(splits: Splits, toys: SimpleNamespace) -> Fitted:
+    train, val, _ = splits
+    return fit(toys.net(), train, val, steps=60, batch_size=4, patch=64, lr=3e-3, device="cpu", progress=False)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def test_a_small_network_learns_the_chips(splits: Splits, fitted: Fitted, toys: SimpleNamespace) -> None:
+    _, val, test = splits
+    assert evaluate(toys.net(), test)["miou"] < 0.5
+    assert evaluate(fitted.model, test)["miou"] > 0.9
+    assert fitted.scores is not None
+    assert dict(fitted.scores) == dict(evaluate(fitted.model, val))
+    assert fitted.scores["miou"] == max(line.get("validation_miou", 0) for line in fitted.history)
+    assert fitted.steps == 60
+    losses = [line["loss"] for line in fitted.history if "loss" in line]
+    assert losses[-1] < losses[0] / 5
+    assert not fitted.model.training
+
+
+def test_the_model_takes_the_numbers_of_files(splits: Splits, fitted: Fitted) -> None:
+    item = splits[2][0]
+    image, valid = item["image"][None], item["valid"][None, None]
+    anything = torch.where(valid, image, -9999.0).to(torch.int16)
+    with torch.no_grad():
+        by_nan = fitted.model(image)
+        assert torch.equal(by_nan, fitted.model(anything, valid))
+    assert by_nan.isfinite().all()
+    right = by_nan[0].argmax(0)[item["mask"] != 255] == item["mask"][item["mask"] != 255]
+    assert right.float().mean() > 0.95
+
+
+def process_state() -> tuple[Any, ...]:
+    return (
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002 - the generator that must stay as it is
+        random.getstate(),
+        torch.get_num_threads(),
+        signal.getsignal(signal.SIGINT),
+        set(os.listdir()),
+    )
+
+
+def test_twice_the_same_and_nothing_of_the_process_changed(splits: Splits, toys: SimpleNamespace) -> None:
+    train, val, _ = splits
+    before = process_state()
+    results = [fit(nn.Sequential(toys.net(), nn.Dropout(0.1)), train, val, **SHORT) for _ in range(2)]
+    assert process_state() == before
+    first, second = (weights(result.model) for result in results)
+    assert all(map(torch.equal, first, second))
+    other = fit(nn.Sequential(toys.net(), nn.Dropout(0.1)), train, val, **SHORT, seed=1)
+    assert not all(map(torch.equal, first, weights(other.model)))
+
+
+def test_it_is_silent_on_request(splits: Splits, toys: SimpleNamespace, capfd: pytest.CaptureFixture[str]) -> None:
+    train, val, _ = splits
+    fit(toys.net(), train, val, **SHORT)
+    evaluate(toys.net(), val, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_validation_the_last_weights_stay(splits: Splits, toys: SimpleNamespace) -> None:
+    result = fit(toys.net(), splits[0], **SHORT)
+    assert result.scores is None
+    assert result.best_step == result.steps == 6
+
+
+def test_a_run_folder_keeps_it(splits: Splits, tmp_path: Path, toys: SimpleNamespace) -> None:
+    train, val, _ = splits
+    plain = fit(toys.net(), train, val, **SHORT)
+    kept = fit(toys.net(), train, val, **SHORT, run=tmp_path / "run")
+    assert all(map(torch.equal, weights(plain.model), weights(kept.model)))
+    assert plain.scores is not None and kept.scores is not None
+    assert dict(plain.scores) == dict(kept.scores)
+    assert [line["step"] for line in plain.history] == [line["step"] for line in kept.history]
+    again = fit(toys.net(seed=9), train, val, **SHORT, run=tmp_path / "run")
+    assert all(map(torch.equal, weights(kept.model), weights(again.model)))
+    assert (again.steps, again.best_step) == (kept.steps, kept.best_step)
+    with pytest.raises(RunError, match=r"optimizer.learning_rate = 0\.0003 there, 0\.1 now") as caught:
+        fit(toys.net(), train, val, **SHORT, run=tmp_path / "run", lr=0.1)
+    assert "\n" not in str(caught.value)
+
+
+def mean_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, mask, ignore_index=255)
+
+
+def sum_and_count(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    return functional.cross_entropy(logits, mask, ignore_index=255, reduction="sum"), (mask != 255).sum().float()
+
+
+def test_losses_by_name_and_by_function(splits: Splits, toys: SimpleNamespace) -> None:
+    trained = {
+        name: weights(fit(toys.net(), splits[0], **SHORT, loss=loss).model)
+        for name, loss in (("own", sum_and_count), ("mean", mean_loss), ("named", "cross_entropy"), ("dice", "dice"))
+    }
+    for own, mean, named in zip(trained["own"], trained["mean"], trained["named"], strict=True):
+        assert torch.equal(own, named)
+        # AdamW divides by the root of a square: gradients of 1e-8 differ in their last digits.
+        torch.testing.assert_close(mean, named, rtol=0, atol=2e-5)
+    assert not torch.equal(trained["dice"][0], trained["named"][0])
+
+
+def test_options_reach_the_training(splits: Splits, toys: SimpleNamespace) -> None:
+    plain = weights(fit(toys.net(), splits[0], **SHORT).model)
+    for given in (
+        {"augment": [Flip(), Noise(0.5)]},
+        {"schedule": "constant"},
+        {"ema": 0.5},
+        {"lr": 1e-2},
+        {"normalize": splits[1].statistics()},
+    ):
+        assert not all(map(torch.equal, plain, weights(fit(toys.net(), splits[0], **(SHORT | given)).model)))
+    for given in ({"threads": 0}, {"threads": 3}):
+        assert all(map(torch.equal, plain, weights(fit(toys.net(), splits[0], **(SHORT | given)).model)))
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"steps": 0}, "steps = 0"),
+        ({"lr": -1.0}, "lr = -1"),
+        ({"schedule": "step"}, "schedule = 'step'"),
+        ({"ema": 1.5}, "ema = 1.5"),
+        ({"patch": 0}, "patch = 0"),
+        ({"loss": "focal"}, "loss = 'focal': must be cross_entropy, dice"),
+        ({"primary": "iou"}, "primary = 'iou': must be one of miou"),
+        ({"device": "tpu"}, "device = tpu"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    splits: Splits, given: dict[str, Any], said: str, toys: SimpleNamespace
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        fit(toys.net(), splits[0], splits[1], **(SHORT | given))
+    assert "\n" not in str(caught.value)
+
+
+def test_data_sets_that_differ_are_one_line(splits: Splits, chips: Path, toys: SimpleNamespace) -> None:
+    other = SegmentationDataset.from_folder(chips, classes=["land", "disc", "square"], bands=[1, 2])
+    with pytest.raises(UserError, match="both must have the same classes and bands") as caught:
+        fit(toys.net(), splits[0], other, **SHORT)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.real
+@pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA names no folder of real data")
+def test_water_of_a_published_chip(tmp_path: Path, toys: SimpleNamespace) -> None:
+    folder = Path(os.environ["GEOCORE_DATA"]) / "flood-burn" / "flood"
+    for name in ("S2Hand", "LabelHand"):
+        (tmp_path / f"Spain_7370579_{name}.tif").symlink_to(folder / f"Spain_7370579_{name}.tif")
+    data = SegmentationDataset.from_folder(
+        tmp_path, image_suffix="_S2Hand", mask_suffix="_LabelHand", classes=["land", "water"], ignore=-1
+    )
+    assert len(data) == 1
