@@ -22,18 +22,11 @@ from geocore.datasets.loader import Batches
 from geocore.datasets.statistics import Statistics
 from geocore.device import DeviceContext
 from geocore.errors import DataError, SettingsError
+from geocore.metrics.confusion import Confusion
 from geocore.segmentation.dataset import IMAGE, MASK, SegmentationDataset
-from geocore.segmentation.evaluation import Scores, evaluating, score
+from geocore.segmentation.evaluation import Scores, score
 from geocore.segmentation.model import DenseModel
-from geocore.settings import (
-    LoaderSettings,
-    OptimizerSettings,
-    RunSettings,
-    ScheduleSettings,
-    TrackingSettings,
-    TrainingSettings,
-    deciding,
-)
+from geocore.settings import RunSettings, deciding
 from geocore.storage.files import sha256_json
 from geocore.storage.records import METRICS
 from geocore.terminal import quiet
@@ -144,12 +137,12 @@ def fit(
     with quiet(not progress):
         _check(train, val, primary)
         statistics = train.statistics() if normalize is None else normalize
-        normalizer = context.prepare(Normalize(statistics, {IMAGE: train.bands}))
+        normalizer = Normalize(statistics, {IMAGE: train.bands})
         settings = _settings(
             network=f"{type(model).__qualname__}, {sum(weight.numel() for weight in model.parameters())} parameters",
             loss=loss if isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__qualname__),
             patch=patch,
-            augment=[repr(each) for each in augment],
+            augment=tuple(map(repr, augment)),
             normalization=sha256_json(normalizer.card()),
             primary=primary,
             training={
@@ -164,75 +157,105 @@ def fit(
             schedule={"kind": schedule},
             loader={"threads": threads},
         )
-        dense = DenseModel(model, normalizer)
-        measured = _loss(loss)
-        changed = compose(augment, seed=seed, bands={IMAGE: train.bands})
-        best: list[Scores] = []
-
-        def step(net: nn.Module, batch: dict[str, Any]) -> dict[str, SumCount]:
-            inputs = batch["inputs"]
-            moved = changed(
-                {
-                    "inputs": normalizer(inputs),
-                    "valid": normalizer.masks(inputs),
-                    "targets": batch["targets"],
-                    "keys": batch["keys"],
-                }
-            )
-            return {"loss": measured(net(moved["inputs"][IMAGE]), moved["targets"][MASK])}
-
-        def validate(net: nn.Module) -> Mapping[str, float]:
-            assert val is not None
-            scores = score(dense, val, tiles=_TILES, context=context)
-            # Of equals the later weights are trained longer.
-            if not best or not scores[primary] < best[0][primary]:
-                best[:] = [scores]
-            return scores
-
-        def trained(opened: Run | None) -> loop.FitResult:
-            return loop.fit(
-                model,
-                _batches(train, settings),
-                step,
-                None if val is None else validate,
-                training=settings.training,
-                optimizer=settings.optimizer,
-                schedule=settings.schedule,
-                context=context,
-                run=opened,
-                card={
-                    "classes": list(train.classes),
-                    "layer": train.layer.to_dict(),
-                    "normalization": normalizer.card(),
-                },
-                primary=primary,
-                progress=progress,
-            )
-
-        if run is None:
-            result = trained(None)
-            state, history, done, best_step = result.best_state, result.history, result.steps, result.best_step
-        else:
-            with Run.open(run, settings=settings, data_hash=train.hash, task=_TASK) as opened:
-                if not opened.finished:
-                    trained(opened)
-                state = load_checkpoint(opened.checkpoints, "best").model()
-                done, best_step = opened.summary["steps"], opened.summary["best_step"]
-                history = [json.loads(line) for line in (opened.folder / METRICS).read_text().splitlines()]
-        assert state is not None
-        model.load_state_dict(state)
-        dense = context.prepare(dense).eval()
-        scores = None
-        if val is not None:
-            # A run that goes on has forgotten the counts of validations before.
-            known = best and run is None
-            scores = best[0] if known else _scored(dense, val, context)
-    return Fitted(dense, scores, history, done, best_step)
+        training = _Training(
+            DenseModel(model, context.prepare(normalizer)),
+            train,
+            val,
+            _loss(loss),
+            compose(augment, seed=seed, bands={IMAGE: train.bands}),
+            settings,
+            context,
+        )
+        return training.fitted() if run is None else training.fitted_in(Path(run))
 
 
-def _scored(dense: DenseModel, val: SegmentationDataset, context: DeviceContext) -> Scores:
-    with evaluating(dense), context.autocast():
-        return score(dense, val, tiles=_TILES, context=context)
+@dataclass(slots=True)
+class _Training:
+    """A call of `fit`."""
+
+    model: DenseModel
+    train: SegmentationDataset
+    val: SegmentationDataset | None
+    loss: Callable[[Tensor, Tensor], SumCount]
+    augment: Callable[[dict[str, Any]], dict[str, Any]]
+    settings: FitSettings
+    context: DeviceContext
+    best: Scores | None = None
+    """Of the validations of this call."""
+
+    def fitted(self) -> Fitted:
+        """Train in memory."""
+        result = self._fit(None)
+        assert result.best_state is not None
+        return self._finished(result.best_state, self.best, result.history, result.steps, result.best_step)
+
+    def fitted_in(self, folder: Path) -> Fitted:
+        """Train in a run folder, or go on there."""
+        with Run.open(folder, settings=self.settings, data_hash=self.train.hash, task=_TASK) as run:
+            if not run.finished:
+                self._fit(run)
+            state, summary = load_checkpoint(run.checkpoints, "best").model(), run.summary
+            history = [json.loads(line) for line in (run.folder / METRICS).read_text().splitlines()]
+        # A run that went on does not know the counts of the validations before.
+        return self._finished(state, None, history, summary["steps"], summary["best_step"])
+
+    def _fit(self, run: Run | None) -> loop.FitResult:
+        train, settings = self.train, self.settings
+        return loop.fit(
+            self.model.net,
+            _batches(train, settings),
+            self._step,
+            None if self.val is None else self._validate,
+            training=settings.training,
+            optimizer=settings.optimizer,
+            schedule=settings.schedule,
+            context=self.context,
+            run=run,
+            card={
+                "classes": list(train.classes),
+                "layer": train.layer.to_dict(),
+                "normalization": self.model.normalize.card(),
+            },
+            primary=settings.primary,
+        )
+
+    def _step(self, net: nn.Module, batch: dict[str, Any]) -> dict[str, SumCount]:
+        inputs, normalize = batch["inputs"], self.model.normalize
+        moved = self.augment(
+            {
+                "inputs": normalize(inputs),
+                "valid": normalize.masks(inputs),
+                "targets": batch["targets"],
+                "keys": batch["keys"],
+            }
+        )
+        return {"loss": self.loss(net(moved["inputs"][IMAGE]), moved["targets"][MASK])}
+
+    def _validate(self, net: nn.Module) -> Mapping[str, float]:
+        scores, primary = self._scored(), self.settings.primary
+        # As the loop chooses: of equals the later weights, which are trained longer.
+        if not math.isnan(scores[primary]) and (self.best is None or scores[primary] >= self.best[primary]):
+            self.best = scores
+        return scores
+
+    def _scored(self) -> Scores:
+        assert self.val is not None
+        with self.context.autocast():
+            return score(self.model, self.val, tiles=_TILES, context=self.context)
+
+    def _finished(
+        self,
+        state: Mapping[str, Any],
+        scores: Scores | None,
+        history: list[dict[str, float]],
+        steps: int,
+        best_step: int | None,
+    ) -> Fitted:
+        self.model.net.load_state_dict(state)
+        self.context.prepare(self.model).eval()
+        if scores is None and self.val is not None:
+            scores = self._scored()
+        return Fitted(self.model, scores, history, steps, best_step)
 
 
 def _check(train: SegmentationDataset, val: SegmentationDataset | None, primary: str) -> None:
@@ -243,27 +266,14 @@ def _check(train: SegmentationDataset, val: SegmentationDataset | None, primary:
             f"{val.root}: holds {', '.join(val.classes)} in {', '.join(val.bands.names)}, but {train.root} "
             f"{', '.join(train.classes)} in {', '.join(train.bands.names)}: both must have the same classes and bands"
         )
-    shape = (1, len(train.classes), len(train.classes))
-    names = Scores(torch.zeros(shape, dtype=torch.int64).numpy(), train.classes, ["none"])
+    names = Confusion(len(train.classes)).scores(train.classes)
     if primary not in names:
         raise SettingsError(f"primary = {primary!r}: must be one of {', '.join(names)}")
 
 
 def _settings(**values: Any) -> FitSettings:
     try:
-        return FitSettings(
-            network=values["network"],
-            loss=values["loss"],
-            patch=values["patch"],
-            augment=tuple(values["augment"]),
-            normalization=values["normalization"],
-            primary=values["primary"],
-            training=TrainingSettings(**values["training"]),
-            optimizer=OptimizerSettings(**values["optimizer"]),
-            schedule=ScheduleSettings(**values["schedule"]),
-            loader=LoaderSettings(**values["loader"]),
-            tracking=TrackingSettings(tensorboard=False),
-        )
+        return FitSettings.model_validate(values | {"tracking": {"tensorboard": False}})
     except ValidationError as error:
         first = error.errors()[0]
         name = {"learning_rate": "lr", "kind": "schedule", "ema_decay": "ema"}.get(str(first["loc"][-1]))
