@@ -180,6 +180,21 @@ def test_data_sets_that_differ_are_one_line(splits: Splits, chips: Path, toys: S
     assert "\n" not in str(caught.value)
 
 
+def test_validation_that_cannot_choose_is_refused(tmp_path: Path, toys: SimpleNamespace) -> None:
+    for index in range(3):
+        image, mask = toys.chip(index)
+        toys.write(tmp_path / f"{index}.tif", image)
+        toys.write(tmp_path / f"{index}_mask.tif", mask if index else 0 * mask)
+    data = SegmentationDataset.from_folder(tmp_path, classes=["land", "disc", "square"])
+    assert data.class_pixels() == {
+        name: sum(int((toys.chip(index)[1] == value).sum()) for index in (1, 2)) + (96**2 if value == 0 else 0)
+        for value, name in enumerate(data.classes)
+    }
+    with pytest.raises(UserError, match="val holds nothing but land, so that miou cannot choose") as caught:
+        fit(toys.net(), data.subset(data.samples[1:]), data.subset(data.samples[:1]), **SHORT)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.real
 @pytest.mark.skipif("GEOCORE_DATA" not in os.environ, reason="GEOCORE_DATA names no folder of real data")
 def test_water_of_a_published_chip(tmp_path: Path, toys: SimpleNamespace) -> None:

@@ -55,6 +55,8 @@ MASK: Final = "mask"
 """Layer of a sample's scene: class indices."""
 SPLITS: Final = ("train", "val", "test")
 
+_STRIP_PX: Final = 1 << 22
+
 
 class Item(TypedDict):
     """A sample as tensors, under the keys of torchgeo."""
@@ -123,6 +125,7 @@ class SegmentationDataset(data.Dataset[Item]):
         self._bands = None if bands is None else list(bands)
         self._scenes = SceneCache(None, reader="geocore")
         self._statistics: Statistics | None = None
+        self._pixels: dict[str, int] | None = None
         self._views: list[View] | None = None
 
     @classmethod
@@ -364,6 +367,23 @@ class SegmentationDataset(data.Dataset[Item]):
         """
         patch = self.scene(index).read(window, [MASK])[MASK]
         return np.where(patch.valid[0], patch.values[0], np.uint8(IGNORED))
+
+    def class_pixels(self) -> dict[str, int]:
+        """Pixels of each class in all masks; counted once.
+
+        Raises:
+            SceneError: a mask cannot be read.
+        """
+        if self._pixels is None:
+            counts = np.zeros(IGNORED + 1, np.int64)
+            for index, sample in enumerate(self.samples):
+                rows, cols = sample.shape
+                step = max(1, _STRIP_PX // cols)
+                for row in range(0, rows, step):
+                    target = self.target(index, Window(row, 0, min(step, rows - row), cols))
+                    counts += np.bincount(target.ravel(), minlength=IGNORED + 1)
+            self._pixels = {name: int(count) for name, count in zip(self.classes, counts, strict=False)}
+        return self._pixels
 
     def statistics(self) -> Statistics:
         """Mean, spread and percentiles of each band over all samples, in the numbers that are read; measured once.

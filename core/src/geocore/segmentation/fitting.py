@@ -7,6 +7,7 @@ validation: what is here says how they are put together for a `SegmentationDatas
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +37,15 @@ from geocore.training import fit as loop
 from geocore.training.checkpoint import load_checkpoint
 from geocore.training.losses import SumCount, masked_cross_entropy, masked_softmax_dice
 from geocore.training.run import Run
+from geocore.training.validation import cannot_choose, unseen
 from geocore.transforms.augment import Augmentation, Flip, Rot90, compose
 from geocore.transforms.normalize import Normalize
 
 Loss = Callable[[Tensor, Tensor], SumCount | Tensor]
 """loss(logits, mask) -> (sum, count), or a mean over the batch. Logits are (batch, class, row, col), the mask is
 (batch, row, col), int64, 255 where nothing is known."""
+
+logger = logging.getLogger(__name__)
 
 _TASK: Final = "segmentation"
 _TILES: Final = TileGrid(size=512, overlap=128)
@@ -127,7 +131,8 @@ def fit(
         progress: show how far it is.
 
     Raises:
-        DataError: the model's channels are not the classes, or the two data sets differ in bands or classes.
+        DataError: the model's channels are not the classes, or the two data sets differ in bands or
+            classes, or `val` holds one class only, so that no score there can choose.
         RunError: the folder holds another run.
         SceneError: a sample cannot be read.
         SettingsError: a value cannot be used.
@@ -269,6 +274,14 @@ def _check(train: SegmentationDataset, val: SegmentationDataset | None, primary:
     names = Confusion(len(train.classes)).scores(train.classes)
     if primary not in names:
         raise SettingsError(f"primary = {primary!r}: must be one of {', '.join(names)}")
+    reason = cannot_choose("val", val.class_pixels())
+    if reason is not None:
+        raise DataError(
+            f"{val.root}: {reason}, so that {primary} cannot choose the weights: split with another seed, or give no "
+            "val and keep the last ones"
+        )
+    if (blind := unseen("val", val.class_pixels(), train.class_pixels())) is not None:
+        logger.info("%s", blind)
 
 
 def _settings(**values: Any) -> FitSettings:
