@@ -23,20 +23,27 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
+import numpy as np
+import numpy.typing as npt
+
 from geocore.errors import DataError, SceneError
-from geocore.raster.declarations import NOTHING, Declaration
+from geocore.raster.bands import Bands
+from geocore.raster.declarations import COMMAND_LINE, NOTHING, Declaration
 from geocore.raster.formats import unread_among
 from geocore.raster.geotiff import RasterReader
+from geocore.raster.grid import Grid
 from geocore.raster.masks import MaskedReader, MaskRule
 from geocore.raster.paths import Location, as_path_or_url, check_named, is_remote, redacted, stem_of
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.raster.stack import BandRef, BandStack, grid_of_file
 from geocore.raster.vrt import MOST_NESTED, named_in
+from geocore.raster.write import read_legend
 from geocore.storage.documents import read_text, read_yaml
 from geocore.storage.files import sha256_file
 from geocore.storage.special_files import check_regular
@@ -409,6 +416,58 @@ def open_scene(
         masked = MaskedReader(image, flags, mask, image.grid)
         opened.pop_all()
         return masked
+
+
+SceneLike = Scene | Path | str | npt.NDArray[Any]
+"""What names or is a scene: as `open_scene` takes it, an array of shape (row, col) or (band, row, col), or one open."""
+
+
+def open_any(
+    source: Location | npt.NDArray[Any],
+    *,
+    bands: Sequence[str | int] | str | int | None = None,
+    nodata: float | None = None,
+    mask: str | MaskRule | None = None,
+    grid: Grid | None = None,
+) -> Scene:
+    """Open a scene of one layer, `image`; arguments and errors as of `geocore.open`."""
+    names = None if bands is None else [str(band) for band in ([bands] if isinstance(bands, str | int) else bands)]
+    if isinstance(source, np.ndarray):
+        return _array_scene(source, names, nodata, grid)
+    place = as_path_or_url(source)
+    rule = MaskRule.parse(mask) if isinstance(mask, str) else mask
+    given = NOTHING if nodata is None else Declaration(nodata, by=COMMAND_LINE)
+    reader: ProductReader
+    if rule is None and isinstance(place, Path) and place.is_file() and read_legend(place) is not None:
+        reader = RasterReader(place, bands=names, given=given, codes=True)
+    else:
+        reader = open_scene(place, bands=names, given=given, mask=rule)
+    return Scene(scene_name(place), grid or reader.grid, {reader.layer.name: reader})
+
+
+@contextmanager
+def opened(scene: SceneLike) -> Iterator[Scene]:
+    """A scene for a while: one that is open stays so, another is opened and closed."""
+    if isinstance(scene, Scene):
+        yield scene
+    else:
+        with open_any(scene) as image:
+            yield image
+
+
+def _array_scene(
+    array: npt.NDArray[Any], bands: Sequence[str] | None, nodata: float | None, grid: Grid | None
+) -> Scene:
+    if array.ndim not in (2, 3) or array.dtype.kind not in "buif":
+        raise SceneError(
+            f"array of {array.dtype}, shape {array.shape}: must be numbers as (row, col) or (band, row, col)"
+        )
+    planes = array[np.newaxis] if array.ndim == 2 else array
+    names = bands or [str(number) for number in range(1, len(planes) + 1)]
+    if len(names) != len(planes):
+        raise SceneError(f"bands {', '.join(names)}: {len(names)} names for an array of {len(planes)} bands")
+    layer = Layer("image", Bands.named(*names, nodata=nodata), planes.dtype.name)
+    return Scene("array", grid or Grid(*planes.shape[1:]), {"image": ArrayReader(layer, planes)})
 
 
 def _scenes_in(folder: Path, extensions: Sequence[str], left_out: Sequence[str], made: Sequence[str]) -> list[Location]:

@@ -328,7 +328,7 @@ class Footprint:
                 x, y = transformer(other.grid.crs, self.grid.crs).transform(x, y)
             except DataError:
                 return False  # of another body
-        row, col = _pixels(self.grid, _unwound(self.grid, np.asarray(x)), np.asarray(y))
+        row, col = pixels_at(self.grid, unwound(self.grid, np.asarray(x)), np.asarray(y))
         inside = (row >= self.rows[0]) & (row < self.rows[-1] + 1) & (col >= self.cols[0]) & (col < self.cols[-1] + 1)
         line, column = _nearest(self.rows, row[inside]), _nearest(self.cols, col[inside])
         return bool(self.counts[line, column].any())
@@ -516,7 +516,7 @@ def _places(grid: Grid, rows: npt.NDArray[np.intp], cols: npt.NDArray[np.intp]) 
     return a * (cols + 0.5) + b * (rows + 0.5) + c, d * (cols + 0.5) + e * (rows + 0.5) + f
 
 
-def _pixels(grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
+def pixels_at(grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
     """Rows and columns of places."""
     assert grid.transform is not None
     a, b, c, d, e, f = grid.transform
@@ -525,7 +525,7 @@ def _pixels(grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
         return (a * (y - f) - d * (x - c)) / scale, (e * (x - c) - b * (y - f)) / scale
 
 
-def _unwound(grid: Grid, x: Float64) -> Float64:
+def unwound(grid: Grid, x: Float64) -> Float64:
     """Longitudes as the grid counts them, which may go on beyond 180 degrees; other coordinates as they are."""
     assert grid.transform is not None
     assert grid.crs is not None

@@ -15,14 +15,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from geocore.errors import DataError, SettingsError
-from geocore.raster.grid import Grid, Window, length_unit_of, metres_per_unit, same_crs
+from geocore.raster.grid import Grid, Window, length_unit_of, metres_per_unit, same_crs, transformer
+from geocore.raster.ground import directions, has_ground, pixel_side_m
+from geocore.tiling.overlaps import pixels_at, unwound
 
 _ATTEMPTS = 32
 _NARROWEST = 0.1
 """What is left of a block at the border of a scene counts if it has this share of the block's edge."""
+_POINTS = 17
+"""Along each edge of a window, by which it is looked whether it lies in a block."""
 _FAR = 2**62
+
+Float64 = npt.NDArray[np.float64]
 
 
 def split_by_group(
@@ -30,6 +37,7 @@ def split_by_group(
     shares: Mapping[str, float],
     seed: int,
     *,
+    sizes: Sequence[int] | None = None,
     remedy: str = "add data, ask for fewer splits or define smaller groups",
 ) -> list[str]:
     """Assign whole groups to splits so that the numbers of samples come close to the shares.
@@ -41,6 +49,7 @@ def split_by_group(
         groups: group of each sample.
         shares: split name to wanted share of the samples, above 0; shares are relative and need not sum to one.
         seed: chooses among assignments that are equally good.
+        sizes: of each sample, such as its pixels, whose sums are to come close to the shares; None: all count alike.
         remedy: what a user can do where there are too few groups; ends the message.
 
     Returns:
@@ -51,20 +60,23 @@ def split_by_group(
     """
     if not shares or min(shares.values()) <= 0:
         raise ValueError(f"shares = {dict(shares)}: every split needs a share above 0")
-    sizes = Counter(groups)
-    if len(sizes) < len(shares):
+    counts = [1] * len(groups) if sizes is None else sizes
+    held: Counter[str] = Counter()
+    for group, count in zip(groups, counts, strict=True):
+        held[group] += count
+    if len(held) < len(shares):
         raise DataError(
-            f"{len(sizes)} group{'s' if len(sizes) > 1 else ''} ({_listed(sorted(sizes))}): {len(shares)} splits"
+            f"{len(held)} group{'s' if len(held) > 1 else ''} ({_listed(sorted(held))}): {len(shares)} splits"
             f" ({', '.join(shares)}) need at least as many groups; {remedy}"
         )
     total_share = sum(shares.values())
-    targets = {split: len(groups) * share / total_share for split, share in shares.items()}
+    targets = {split: sum(counts) * share / total_share for split, share in shares.items()}
     best: dict[str, str] = {}
     best_miss = float("inf")
     for attempt in range(_ATTEMPTS):
-        order = sorted(sizes, key=lambda group: _draw(seed, attempt, group))
-        assigned = _assign(order, sizes, targets)
-        filled = _sizes_of_splits(assigned, sizes)
+        order = sorted(held, key=lambda group: _draw(seed, attempt, group))
+        assigned = _assign(order, held, targets)
+        filled = _sizes_of_splits(assigned, held)
         miss = sum((filled[split] - target) ** 2 for split, target in targets.items())
         if miss < best_miss:
             best, best_miss = assigned, miss
@@ -104,82 +116,175 @@ class MapBlock:
 def map_blocks(names: Sequence[str], grids: Sequence[Grid], *, block_m: float, buffer_m: float = 0.0) -> list[MapBlock]:
     """Cut scenes into the blocks of one lattice on the map, so that scenes which overlap agree on what lies together.
 
-    The lattice begins at the upper left corner of all scenes together. Pixels whose blocks differ are at least the
-    buffer apart, in whichever scene they lie. Remainders at a scene's border narrower than a tenth of a block are left
-    out.
+    The lattice begins at the upper left corner of all scenes together: in their CRS, where they share one in which a
+    metre is one on the ground, or else in an equal-area projection around them (Lambert, azimuthal). Pixels whose
+    blocks differ are at least the buffer apart, in whichever scene they lie. Where a scene's rows are turned against
+    the lattice, its part of a block is a rectangle of pixels within the block. Remainders at a scene's border narrower
+    than a tenth of a block, or of the scene, are left out.
 
     Args:
         names: of the scenes, for messages.
-        grids: of the scenes: north up, in one CRS whose unit is a length; pixels may differ in size.
-        block_m: edge of a block on the map, m.
-        buffer_m: width of the unused strip between two blocks on the map, m.
+        grids: of the scenes, with a transform and a CRS.
+        block_m: edge of a block, m.
+        buffer_m: width of the unused strip between two blocks, m.
 
     Returns:
         Blocks of the first scene row by row, then those of the next.
 
     Raises:
-        DataError: a scene has no such CRS or another one, or is turned.
+        DataError: a scene has no place on the Earth, or lies on another body than the first.
         SettingsError: the buffer leaves nothing of a block, or no scene has a block.
     """
     if not 0 <= buffer_m < block_m:
         raise SettingsError(f"block_m = {block_m:g}, buffer_m = {buffer_m:g}: must be 0 <= buffer_m < block_m")
-    crs = _common_crs(names, grids)
+    for name, grid in zip(names, grids, strict=True):
+        if not has_ground(grid):
+            raise DataError(
+                f"{name}: has no place on the map: blocks in metres need a georeference (transform and CRS); split by "
+                "group instead"
+            )
+    crs = _lattice_crs(grids)
     unit = metres_per_unit(crs)
     edge, margin = block_m / unit, buffer_m / unit / 2
-    corners = [_corners(grid) for grid in grids]
-    left, top = min(corner[0] for corner in corners), max(corner[1] for corner in corners)
-    right, bottom = max(corner[2] for corner in corners), min(corner[3] for corner in corners)
-    last = [max(1, math.ceil((length - 1e-6 * edge) / edge)) - 1 for length in (top - bottom, right - left)]
+    # How a scene lies: by its own numbers where its rows and columns are those of the map.
+    outlines = [_to_map(grid, crs, _border(Window(0, 0, *grid.shape))) for grid in grids]
+    for name, outline in zip(names, outlines, strict=True):
+        if not np.isfinite(outline).all():
+            raise DataError(f"{name}: reaches beyond what its CRS {grids[names.index(name)].crs} can place; crop it")
+    low, high = np.min([each.min(0) for each in outlines], axis=0), np.max([each.max(0) for each in outlines], axis=0)
+    left, top = float(low[0]), float(high[1])
+    last = [max(1, math.ceil((length - 1e-6 * edge) / edge)) - 1 for length in (top - low[1], high[0] - left)]
     found = []
-    for scene, grid in enumerate(grids):
-        a, _, c, _, e, f = _transform(grid)
-        rows = _cut((top - f, -e), grid.height, edge, margin, last[0])
-        cols = _cut((c - left, a), grid.width, edge, margin, last[1])
-        found += [
-            MapBlock(scene, Window(row, col, row_stop - row, col_stop - col), f"r{i:04d}-c{j:04d}")
-            for i, (row, row_stop) in rows.items()
-            for j, (col, col_stop) in cols.items()
-        ]
+    for scene, (grid, outline) in enumerate(zip(grids, outlines, strict=True)):
+        a, b, c, d, e, f = _transform(grid)
+        if same_crs(str(grid.crs), crs) and not b and not d:
+            rows = _cut((top - f, -e), grid.height, edge, margin, last[0])
+            cols = _cut((c - left, a), grid.width, edge, margin, last[1])
+            cells = {
+                (i, j): Window(row, col, row_stop - row, col_stop - col)
+                for i, (row, row_stop) in rows.items()
+                for j, (col, col_stop) in cols.items()
+            }
+        else:
+            places = np.stack([top - outline[:, 1], outline[:, 0] - left], 1) / edge
+            firsts, stops = np.clip(places.min(0), 0, last).astype(int), np.clip(places.max(0), 0, last).astype(int)
+            cells = {}
+            for i in range(firsts[0], stops[0] + 1):
+                for j in range(firsts[1], stops[1] + 1):
+                    # The outermost blocks have no neighbour to keep away from.
+                    up, down = (edge if i == 0 else -margin), (edge if i == last[0] else -margin)
+                    west, east = (edge if j == 0 else -margin), (edge if j == last[1] else -margin)
+                    box = (
+                        left + j * edge - west,
+                        top - (i + 1) * edge - down,
+                        left + (j + 1) * edge + east,
+                        top - i * edge + up,
+                    )
+                    if (window := _inscribed(grid, crs, box, edge)) is not None:
+                        cells[i, j] = window
+        found += [MapBlock(scene, window, f"r{i:04d}-c{j:04d}") for (i, j), window in cells.items()]
     if not found:
         raise SettingsError(
-            f"block_m = {block_m:g}, buffer_m = {buffer_m:g}: no scene has a block of this size; take smaller "
-            "blocks or a narrower buffer"
+            f"block_m = {block_m:g}, buffer_m = {buffer_m:g}: no scene has a block of this size; take smaller blocks "
+            "or a narrower buffer"
         )
     return found
 
 
-def _common_crs(names: Sequence[str], grids: Sequence[Grid]) -> str:
-    first = grids[0].crs
-    for name, grid in zip(names, grids, strict=True):
-        if grid.transform is None or grid.crs is None or length_unit_of(grid.crs) != "m":
-            what = "in degrees" if grid.crs and length_unit_of(grid.crs) == "degree" else "nowhere on a map"
-            raise DataError(
-                f"{name}: lies {what}: blocks need scenes in one CRS of lengths, such as UTM; reproject it, or split "
-                "by group"
-            )
-        if first is None or not same_crs(first, grid.crs):
-            raise DataError(
-                f"{name}: has another CRS than {names[0]}: blocks lie on one lattice of one map; reproject it, or "
-                "split by group"
-            )
-        _, b, _, d, _, _ = _transform(grid)
-        if b or d:
-            raise DataError(f"{name}: is turned against its map: blocks need rows that run east; warp it to north up")
-    assert first is not None
-    return first
+def _lattice_crs(grids: Sequence[Grid]) -> str:
+    """The CRS that all scenes share, if a metre of it is one on the ground to 1 %; else one around them."""
+    first = str(grids[0].crs)
+    shared = length_unit_of(first) == "m" and all(same_crs(first, str(grid.crs)) for grid in grids)
+    if shared and all(abs(_pixel_map_m(grid) / (pixel_side_m(grid) or math.inf) - 1) < 0.01 for grid in grids):
+        return first
+    middles = [_middle(grid) for grid in grids]
+    x, y, z = np.sum(middles, axis=0)
+    lat, lon = math.degrees(math.atan2(z, math.hypot(x, y))), math.degrees(math.atan2(y, x))
+    return f"+proj=laea +lat_0={lat:.4f} +lon_0={lon:.4f} +datum=WGS84 +units=m"
+
+
+def _pixel_map_m(grid: Grid) -> float:
+    a, b, _, d, e, _ = _transform(grid)
+    return math.sqrt(abs(a * e - b * d)) * metres_per_unit(str(grid.crs))
+
+
+def _middle(grid: Grid) -> Float64:
+    """Unit vector towards the middle of a scene."""
+    a, b, c, d, e, f = _transform(grid)
+    row, col = grid.height / 2, grid.width / 2
+    towards: Float64 = directions(str(grid.crs), [a * col + b * row + c], [d * col + e * row + f])[0]
+    return towards
+
+
+def _border(window: Window) -> Float64:
+    """Points on the border of a window, shape (point, 2), as row and column."""
+    return _around(window.row, window.col, window.row_stop, window.col_stop)
+
+
+def _around(row: float, col: float, row_stop: float, col_stop: float) -> Float64:
+    rows, cols = np.linspace(row, row_stop, _POINTS), np.linspace(col, col_stop, _POINTS)
+    sides = (
+        (np.full(_POINTS, row), cols),
+        (np.full(_POINTS, row_stop), cols),
+        (rows, np.full(_POINTS, col)),
+        (rows, np.full(_POINTS, col_stop)),
+    )
+    return np.concatenate([np.stack(side, 1) for side in sides])
+
+
+def _to_map(grid: Grid, crs: str, points: Float64) -> Float64:
+    """Where pixels lie on the map, shape (point, 2), as x and y."""
+    a, b, c, d, e, f = _transform(grid)
+    row, col = points.T
+    x, y = a * col + b * row + c, d * col + e * row + f
+    if not same_crs(str(grid.crs), crs):
+        x, y = transformer(str(grid.crs), crs).transform(x, y)
+    return np.stack([x, y], 1)
+
+
+def _inscribed(grid: Grid, crs: str, box: tuple[float, float, float, float], edge: float) -> Window | None:
+    """The pixels of a scene that lie in a box of the map, as a window that has the middle of the box in common with it.
+
+    Args:
+        grid: of the scene.
+        crs: of the map.
+        box: smallest x and y, largest x and y.
+        edge: of a block.
+    """
+    # From the box to pixels by what is nearly a plane: the inverse of how a scene's middle and its axes lie.
+    west, south, east, north = box
+    x, y = _around(west, south, east, north).T
+    if not same_crs(str(grid.crs), crs):
+        x, y = transformer(crs, str(grid.crs)).transform(x, y)
+        x = unwound(grid, np.asarray(x))
+    row, col = pixels_at(grid, np.asarray(x), np.asarray(y))
+    if not (np.isfinite(row).all() and np.isfinite(col).all()):
+        return None
+    middle = np.array([row.min() + row.max(), col.min() + col.max()]) / 2
+    half = np.array([row.max() - row.min(), col.max() - col.min()]) / 2
+    for share in np.linspace(1.0, 0.4, 31):
+        first, stop = np.ceil(middle - share * half - 1e-6), np.floor(middle + share * half + 1e-6)
+        place = _to_map(grid, crs, _around(*first, *stop))
+        slack = 1e-6 * edge
+        if np.all((place >= np.array(box[:2]) - slack) & (place <= np.array(box[2:]) + slack)):
+            break
+    else:
+        return None
+    if np.any(stop <= first):
+        return None
+    window = Window(int(first[0]), int(first[1]), int(stop[0] - first[0]), int(stop[1] - first[1]))
+    inside = window.intersection(Window(0, 0, *grid.shape))
+    pixel = edge * metres_per_unit(crs) / (pixel_side_m(grid) or math.inf)
+    if inside is None:
+        return None
+    pairs = zip(inside.shape, grid.shape, strict=True)
+    return None if any(own < max(1.0, _NARROWEST * min(pixel, whole)) for own, whole in pairs) else inside
 
 
 def _transform(grid: Grid) -> tuple[float, float, float, float, float, float]:
     assert grid.transform is not None
     a, b, c, d, e, f = grid.transform[:6]
     return a, b, c, d, e, f
-
-
-def _corners(grid: Grid) -> tuple[float, float, float, float]:
-    """Smallest x, largest y, largest x, smallest y."""
-    a, _, c, _, e, f = _transform(grid)
-    xs, ys = (c, c + a * grid.width), (f, f + e * grid.height)
-    return min(xs), max(ys), max(xs), min(ys)
 
 
 def _cut(place: tuple[float, float], length: int, edge: float, margin: float, last: int) -> dict[int, tuple[int, int]]:
@@ -201,7 +306,7 @@ def _cut(place: tuple[float, float], length: int, edge: float, margin: float, la
         bounds = sorted(min(max((bound - start) / step, 0.0), float(length)) for bound in (low, high))
         # A line that falls on the border of a pixel may miss it by rounding.
         first, stop = math.ceil(bounds[0] - 1e-6), math.floor(bounds[1] + 1e-6)
-        if stop - first >= max(1.0, _NARROWEST * edge / abs(step)):
+        if stop - first >= max(1.0, _NARROWEST * min(edge / abs(step), length)):
             found[number] = (first, stop)
     return found
 

@@ -543,10 +543,18 @@ class _Pieces:
         """Pieces of all classes, 1, 2, ..."""
         ids = np.zeros(classes.shape, np.uint32)
         labels = self._labels
-        for label in np.setdiff1d(classes, list(self._background)).tolist() if labels is None else labels:
+        for label in self._present(classes) if labels is None else labels:
             own = components(classes == label, self._connectivity)
             np.add(own, ids.max(), out=ids, where=own > 0)
         return ids
+
+    def _present(self, classes: Array) -> list[int]:
+        """Values of a strip that are classes, rising."""
+        flat = classes.ravel()
+        # Where a run begins: sorting all pixels would take longer than tracing them.
+        begins = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        values: list[int] = np.setdiff1d(flat[np.append(0, begins)], list(self._background)).tolist()
+        return values
 
     def _link(self, classes: Array, pieces: npt.NDArray[np.int64]) -> None:
         """Link pieces of one class across a seam, straight and, where they count, by corners."""
