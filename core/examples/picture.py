@@ -57,7 +57,7 @@ def main() -> None:
 
 def shown(scene: geo.Scene) -> Any:
     """Every second pixel as colours, white where missing, shape (row, col, 3), 0-1."""
-    patch = scene.read(geo.Window(0, 0, *scene.grid.shape))["image"]
+    patch = scene.read_layers(geo.Window(0, 0, *scene.grid.shape))["image"]
     values = patch.values[:, ::2, ::2].transpose(1, 2, 0) / 3000
     return np.where(patch.valid.all(0)[::2, ::2, None], values.clip(0, 1), 1.0)
 

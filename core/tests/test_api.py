@@ -107,10 +107,10 @@ def test_open_takes_what_people_write(image: Path) -> None:
     ):
         with geo.open(source, bands=bands) as scene:
             (name,) = scene.layers
-            np.testing.assert_array_equal(scene.read(Window(0, 0, 300, 400))[name].values, expected)
+            np.testing.assert_array_equal(scene.read_layers(Window(0, 0, 300, 400))[name].values, expected)
     with geo.open(stored, nodata=0, grid=grid_at(300, 400)) as scene:
         assert scene.grid.crs == UTM
-        assert not scene.read(Window(0, 0, 300, 400))["image"].valid[:, :40, :60].any()
+        assert not scene.read_layers(Window(0, 0, 300, 400))["image"].valid[:, :40, :60].any()
     assert "B99" in message(SceneError, lambda: geo.open(image, bands=["B99"]))
     assert "must be numbers" in message(SceneError, lambda: geo.open(np.zeros(3)))
 
@@ -120,7 +120,7 @@ def test_class_maps_with_a_legend_are_read_as_classes(tmp_path: Path) -> None:
     names, colors = ["land", "water", "ice"], {0: (9, 9, 9), 1: (0, 0, 255), 2: (255, 255, 255)}
     geo.write(tmp_path / "map.tif", labels, like=grid_at(40, 50), nodata=255, classes=names, colors=colors)
     with geo.open(tmp_path / "map.tif") as scene:
-        patch = scene.read(Window(0, 0, 40, 50))["image"]
+        patch = scene.read_layers(Window(0, 0, 40, 50))["image"]
     np.testing.assert_array_equal(patch.values, labels[None])
     with rasterio.open(tmp_path / "map.tif") as file:
         assert file.colormap(1)[1] == (0, 0, 255, 255)
@@ -179,7 +179,7 @@ def by_hand(path: Path, network: nn.Module, size: int, overlap: int) -> tuple[np
             chunk,
             tiling,
             blender,
-            read=lambda scene, window: scene.read(window),
+            read=lambda scene, window: scene.read_layers(window),
             context=DeviceContext(torch.device("cpu")),
         )
     return label, probability

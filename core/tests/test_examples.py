@@ -48,7 +48,7 @@ def test_open(run: Any, tmp_path: Path) -> None:
     picture = matplotlib.image.imread(tmp_path / "scene.png")
     # Water takes up infrared, which is red here.
     with geo.open(geo.sample() / "truth.tif") as truth:
-        water = truth.read(geo.Window(100, 100, 500, 500))["image"].values[0] == 1
+        water = truth.read_layers(geo.Window(100, 100, 500, 500))["image"].values[0] == 1
     assert picture.shape == (500, 500, 4)
     assert picture[..., 0][water].mean() < 0.2 < 0.7 < picture[..., 0][~water].mean()
 

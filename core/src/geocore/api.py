@@ -245,14 +245,14 @@ def _strips(scene: Scene, quantity: Scene | None) -> Iterator[Strip]:
     (name,), height, width = scene.layers, *scene.grid.shape
     for row in range(0, height, _STRIP_ROWS):
         window = Window(row, 0, min(_STRIP_ROWS, height - row), width)
-        patch = scene.read(window)[name]
+        patch = scene.read_layers(window)[name]
         classes = np.where(patch.valid[0], patch.values[0].astype(np.int64), _NOTHING)
         yield row, classes, classes if quantity is None else _shares(quantity, window)
 
 
 def _shares(scene: Scene, window: Window) -> npt.NDArray[np.float64]:
     """Probabilities 0-1, NaN where there are none."""
-    patch = next(iter(scene.read(window).values()))
+    patch = next(iter(scene.read_layers(window).values()))
     values = patch.values[0].astype(np.float64)
     return np.where(patch.valid[0], values if patch.values.dtype.kind == "f" else values / 100, np.nan)
 

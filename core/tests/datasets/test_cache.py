@@ -188,7 +188,7 @@ def test_a_decoded_scene_is_the_one_of_its_file_which_is_opened_once(tmp_path):
     for _ in range(3):
         with kept.open(path, digest, files) as found:
             same(found.sources["image"], plain.sources["image"], Window(3, 4, 20, 10))
-            one, two = found.read(EVERYTHING)["image"], plain.read(EVERYTHING)["image"]
+            one, two = found.read_layers(EVERYTHING)["image"], plain.read_layers(EVERYTHING)["image"]
             assert one.values.tobytes() == two.values.tobytes() and one.valid.tobytes() == two.valid.tobytes()
             assert (found.name, found.grid, found.layers) == (plain.name, plain.grid, plain.layers)
     assert files.opened == 1
@@ -215,7 +215,7 @@ def test_another_content_is_never_served_from_an_old_entry(tmp_path, monkeypatch
         kept = scenes(cache)
     found = kept.open(path, digest, files, rules=rules)
     assert files.opened == 2 and len(list(cache.glob("*/entry.json"))) == 2
-    assert found.read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == (6 if change == "content" else 5)
+    assert found.read_layers(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == (6 if change == "content" else 5)
 
 
 def test_files_of_one_content_keep_their_names(tmp_path):
@@ -240,7 +240,7 @@ def test_without_folder_or_hash_and_for_a_vrt_the_file_itself_is_opened_once(tmp
         files = Files()
         for _ in range(3):
             with kept.open(file, content, files) as scene:
-                assert scene.read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 5
+                assert scene.read_layers(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 5
         assert files.opened == 1
     assert not cache.exists()
 
@@ -251,7 +251,7 @@ def test_other_rules_and_other_data_sets_open_a_file_for_themselves(tmp_path):
     first = kept.open(path, digest, files)
     assert kept.open(path, digest, files, rules={"scale": 2}) is not first
     path.write_text("6")
-    assert scenes(None).open(path, digest, files).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 6
+    assert scenes(None).open(path, digest, files).read_layers(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 6
     assert files.opened == 3
 
 
@@ -275,14 +275,14 @@ def test_windows_of_a_chunk_are_read_once_and_are_equal(tmp_path):
 
     def opened(path):
         plain = Files()(path)
-        whole = plain.read(plain.grid.window)["image"]
+        whole = plain.read_layers(plain.grid.whole)["image"]
         return Scene("a", plain.grid, {"image": Noted(plain.layers["image"], whole.values, whole.valid)})
 
     plain, kept, chunk = Files()(path), scenes(None), Window(10, 10, 30, 60)
     for row in (10, 14, 20):
         window = Window(row, 12, 20, 20)
-        found = kept.open(path, digest, opened, chunk=chunk).read(window)["image"]
-        expected = plain.read(window)["image"]
+        found = kept.open(path, digest, opened, chunk=chunk).read_layers(window)["image"]
+        expected = plain.read_layers(window)["image"]
         assert found.values.tobytes() == expected.values.tobytes() and found.valid.tobytes() == expected.valid.tobytes()
     assert reads == [Window(10, 10, 30, 30)]
 
@@ -299,7 +299,7 @@ def test_a_folder_that_was_removed_is_filled_again(tmp_path, monkeypatch):
     files, kept = Files(), scenes(tmp_path / "cache")
     kept.open(path, digest, files)
     shutil.rmtree(tmp_path / "cache")
-    assert kept.open(path, digest, files).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 5
+    assert kept.open(path, digest, files).read_layers(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == 5
     assert files.opened == 2 and list(tmp_path.glob("cache/*/entry.json"))
 
 
@@ -311,8 +311,8 @@ def test_threads_that_ask_at_once_decode_one_time_between_them(tmp_path, monkeyp
         "geocore.datasets.cache._decode", lambda *given: (decoding.append(1), time.sleep(0.2), full(*given))
     )
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: kept.open(path, digest, Files()).read(EVERYTHING)["image"], range(8)))
-    expected = Files()(path).read(EVERYTHING)["image"]
+        found = list(pool.map(lambda _: kept.open(path, digest, Files()).read_layers(EVERYTHING)["image"], range(8)))
+    expected = Files()(path).read_layers(EVERYTHING)["image"]
     assert all(patch.values.tobytes() == expected.values.tobytes() for patch in found)
     assert len(decoding) == 1
 
@@ -335,7 +335,7 @@ def test_few_files_are_held_open_however_many_scenes_are_decoded(tmp_path, monke
         path = tmp_path / f"{number}.txt"
         path.write_text(str(number))
         digest = sha256_file(path)
-        assert kept.open(path, digest, Files()).read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == number
+        assert kept.open(path, digest, Files()).read_layers(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == number
     assert pool.kept == 6 and open_files() <= before + 6
 
 
@@ -358,7 +358,7 @@ class Rasters:
 
 
 def number_of(scene):
-    return int(scene.read(Window(0, 0, 8, 8))["image"].values.mean())
+    return int(scene.read_layers(Window(0, 0, 8, 8))["image"].values.mean())
 
 
 @listed

@@ -51,7 +51,7 @@ def write(path: Path, values: np.ndarray, *, driver: str = "GTiff", **options: A
 
 def read(path: Path, **options: Any) -> tuple[np.ndarray, np.ndarray]:
     with open_label(path, **options) as label:
-        patch = label.read(label.grid.window)["label"]
+        patch = label.read_layers(label.grid.whole)["label"]
         assert patch.values.dtype == label.layers["label"].dtype
         return patch.values[0], np.broadcast_to(patch.valid, patch.values.shape)[0]
 
@@ -311,6 +311,6 @@ def test_no_real_mask_is_refused(pattern: str) -> None:
     assert paths
     for path in paths:
         with open_label(path) as label:
-            values = label.read(label.grid.window)["label"].values[0]
+            values = label.read_layers(label.grid.whole)["label"].values[0]
             census = check(values)
             assert sum(census.pixels.values()) == values.size

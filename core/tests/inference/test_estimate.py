@@ -40,7 +40,7 @@ def test_tiles_repeats_and_bytes_are_those_of_the_map(tmp_path: Path, chunk_px: 
 
     def read(scene: Scene, window: Window) -> dict[str, np.ndarray]:
         mapped[window] += 1
-        patches = scene.read(window)
+        patches = scene.read_layers(window)
         return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
     for chunk in chunks(scene.grid.shape, chunk_px):

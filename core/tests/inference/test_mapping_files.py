@@ -39,7 +39,7 @@ def write(path: Path, values: np.ndarray, *, colours: list[ColorInterp] | None =
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, np.ndarray]:
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
 
@@ -132,7 +132,7 @@ torch.set_num_threads(1)
 rows = []
 
 def read(scene, window):
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
 def forward(batch):

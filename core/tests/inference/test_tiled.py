@@ -39,7 +39,7 @@ def make_scene(values: np.ndarray, ratio: int = 1, shape: tuple[int, int] | None
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, np.ndarray]:
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
 
 
@@ -304,7 +304,7 @@ class Helpers:
         net = torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3, padding=1))
         def read(scene, window):
-            patches = scene.read(window)
+            patches = scene.read_layers(window)
             return {"values": patches["image"].values, VALID: patches["image"].valid.all(axis=0)}
         def forward(batch):
             return {"out": net(batch["values"]).softmax(1), VALID: batch[VALID]}

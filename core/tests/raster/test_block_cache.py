@@ -87,8 +87,8 @@ def test_each_block_is_decoded_once_for_the_tiles_of_a_scene(shape, block, size,
     expected = Scene("s", Grid(*shape), {"image": ArrayReader(source.layer, image((2, *shape)))})
     with cached_blocks(scene, (0, shape[1])) as fed:
         for window in tiling.windows(shape):
-            found = fed.read(window)["image"]
-            assert np.array_equal(found.values, expected.read(window)["image"].values)
+            found = fed.read_layers(window)["image"]
+            assert np.array_equal(found.values, expected.read_layers(window)["image"].values)
     grid = -(-shape[0] // block[0]), -(-shape[1] // block[1])
     assert source.decoded == dict.fromkeys(np.ndindex(grid), 1)
 
@@ -99,7 +99,7 @@ def test_only_the_blocks_that_are_touched_are_decoded(monkeypatch: pytest.Monkey
     tiles = [Window(row, col, 64, 16) for row in (70, 120, 170) for col in (100, 112, 124)]
     with cached_blocks(Scene("s", Grid(256, 256), {"image": source}), (0, 256)) as fed:
         for window in tiles:
-            fed.read(window)
+            fed.read_layers(window)
     touched = {
         (row // 64, col // 16)
         for window in tiles
@@ -116,7 +116,7 @@ def test_layers_without_blocks_and_coarser_layers() -> None:
     with cached_blocks(scene, (10, 30)) as fed:
         assert fed.sources["fine"] is fine and fed.sources["image"] is not coarse
         for row in range(0, 40, 10):
-            found, expected = (each.read(Window(row, 10, 20, 20)) for each in (fed, scene))
+            found, expected = (each.read_layers(Window(row, 10, 20, 20)) for each in (fed, scene))
             for name in found:
                 assert np.array_equal(found[name].values, expected[name].values)
                 assert np.array_equal(found[name].valid, expected[name].valid)

@@ -68,7 +68,7 @@ def test_a_vrt_is_all_that_it_names_wherever_that_lies(tmp_path, kind):
     else:
         mosaic(path, "tiles/red.tif", "tiles/dem.tif")
     with open_raster(path) as scene:  # GDAL reads it as it is meant here
-        assert 1 in scene.read(scene.grid.window)["image"].values
+        assert 1 in scene.read_layers(scene.grid.whole)["image"].values
     first = scene_hash(path)
     assert first != sha256_file(path)
     if kind not in ("absolute", "warped"):
@@ -97,7 +97,7 @@ def test_a_file_in_an_archive_counts_with_the_archive(tmp_path, monkeypatch):
     path = mosaic(tmp_path / "scene.vrt", f"/vsizip/{tmp_path}/dem.zip/dem.tif", relative=0)
     (tmp_path / "dem.tif").unlink()
     with open_raster(path) as scene:
-        assert (scene.read(scene.grid.window)["image"].values == 1).all()
+        assert (scene.read_layers(scene.grid.whole)["image"].values == 1).all()
     first = scene_hash(path)
     (tmp_path / "dem.zip").write_bytes((tmp_path / "dem.zip").read_bytes() + b"\0")
     assert scene_hash(path) != first

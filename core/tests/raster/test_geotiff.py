@@ -49,7 +49,7 @@ def save(path: Path, values: np.ndarray[Any, Any], driver: str = "GTiff", **opti
 
 def whole(path: Path, **options: Any) -> Any:
     with open_raster(path, **options) as scene:
-        return scene.read(scene.grid.window)["image"]
+        return scene.read_layers(scene.grid.whole)["image"]
 
 
 @pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
@@ -59,7 +59,7 @@ def test_windows_of_every_type_in_native_values(tmp_path: Path, dtype: str, endi
     path = save(tmp_path / "a.tif", values, endianness=endian, tiled=True, blockxsize=32, blockysize=16)
     assert path.read_bytes()[:2] == (b"II" if endian == "LITTLE" else b"MM")
     with open_raster(path) as scene:
-        patch = scene.read(Window(7, 9, 40, 33))["image"]
+        patch = scene.read_layers(Window(7, 9, 40, 33))["image"]
         assert scene.name == "a"
         assert scene.layers["image"].dtype == dtype
     np.testing.assert_array_equal(patch.values, values[:, 7:47, 9:42])
@@ -70,7 +70,7 @@ def test_windows_of_every_type_in_native_values(tmp_path: Path, dtype: str, endi
 def test_window_reaching_outside_is_padded(tmp_path: Path) -> None:
     values = image((2, 20, 30), "uint16")
     with open_raster(save(tmp_path / "a.tif", values, nodata=0)) as scene:
-        patch = scene.read(Window(-5, 25, 40, 10))["image"]
+        patch = scene.read_layers(Window(-5, 25, 40, 10))["image"]
     expected = np.zeros((2, 40, 10), "uint16")
     expected[:, 5:25, :5] = values[:, :, 25:]
     np.testing.assert_array_equal(patch.values, expected)
@@ -83,7 +83,7 @@ def test_photographs_have_no_georeference(tmp_path: Path, driver: str, suffix: s
     with open_raster(path) as scene:
         assert scene.grid == Grid(20, 30)
         assert scene.layers["image"].bands.names == ("1", "2", "3")
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
     assert patch.values.shape == (3, 20, 30)
     assert patch.valid.shape == (1, 20, 30)
 
@@ -159,7 +159,7 @@ def test_bands_are_read_by_description_or_number_in_the_order_asked(tmp_path: Pa
         band = scene.layers["image"].bands["B02"]
         assert (band.unit, band.scale) == ("1", 1e-4)
     with open_raster(tmp_path / "a.tif", bands=("B8A", "1"), layer="s2") as scene:
-        np.testing.assert_array_equal(scene.read(scene.grid.window)["s2"].values, values[[2, 0]])
+        np.testing.assert_array_equal(scene.read_layers(scene.grid.whole)["s2"].values, values[[2, 0]])
         assert scene.layers["s2"].bands.names == ("B8A", "1")
     for missing in ("B05", "4", "0"):
         with pytest.raises(SceneError, match="B02, 2, B8A"):
@@ -239,7 +239,7 @@ def test_files_on_nested_grids_make_one_scene(tmp_path: Path) -> None:
         assert {name: layer.ratio for name, layer in scene.layers.items()} == {"m60": 6, "m10": 1, "m20": 2}
         assert scene.alignment == 6
         assert scene.grid.shape == (100, 130)
-        patches = scene.read(Window(90, 120, 12, 12))
+        patches = scene.read_layers(Window(90, 120, 12, 12))
     assert [patches[name].values.shape for name in ("m10", "m20", "m60")] == [(1, 12, 12), (1, 6, 6), (1, 2, 2)]
     np.testing.assert_array_equal(patches["m60"].values, image((1, 17, 22), "uint16", 6)[:, 15:, 20:])
     assert patches["m60"].valid.all()
@@ -347,7 +347,7 @@ def test_threads_take_turns_at_the_handle(tmp_path: Path, monkeypatch: pytest.Mo
     dataset = source._dataset
     monkeypatch.setattr(source, "_dataset", Watched())
     with Scene("a", source.grid, {"image": source}) as scene, ThreadPoolExecutor(8) as threads:
-        for window, patches in zip(windows, threads.map(scene.read, windows), strict=True):
+        for window, patches in zip(windows, threads.map(scene.read_layers, windows), strict=True):
             np.testing.assert_array_equal(patches["image"].values, values[(slice(None), *window.slices)])
 
 
@@ -431,7 +431,7 @@ def test_well_packed_file_is_not_taken_for_a_lie(tmp_path: Path, options: dict[s
     zeros = np.zeros((1, 4000, 4000), "uint8")
     path = save(tmp_path / "a.tif", zeros, compress="zstd", **options)
     with open_raster(path) as scene:
-        assert not scene.read(Window(3000, 3000, 10, 10))["image"].values.any()
+        assert not scene.read_layers(Window(3000, 3000, 10, 10))["image"].values.any()
 
 
 def test_closed_scene_is_a_bug_of_the_caller(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_written_raster_is_read_back_the_same(tmp_path: Path, dtype: str, cog: b
         assert scene.grid == UTM
         assert scene.layers["image"].bands.names == ("a", "b", "c", "d")
         assert {band.nodata for band in scene.layers["image"].bands} == {0}
-        np.testing.assert_array_equal(scene.read(UTM.window)["image"].values, values)
+        np.testing.assert_array_equal(scene.read_layers(UTM.whole)["image"].values, values)
     assert os.listdir(path.parent) == ["a.tif"]
 
 
@@ -595,7 +595,7 @@ def test_every_real_raster_is_read_as_rasterio_reads_it() -> None:
     for path in paths:
         with rasterio.open(path) as file, open_raster(path) as scene:
             window = Window(file.height // 3, file.width // 3, 64, 48)
-            patch = scene.read(window)["image"]
+            patch = scene.read_layers(window)["image"]
             expected = file.read(window=rasterio.windows.Window(window.col, window.row, 48, 64))
             masks = file.read_masks(window=rasterio.windows.Window(window.col, window.row, 48, 64))
             np.testing.assert_array_equal(patch.values, expected, err_msg=path.name)
@@ -612,7 +612,7 @@ def test_real_landsat_has_infinite_nodata_and_does_not_nest_in_sentinel() -> Non
     with open_raster(landsat) as scene:
         assert {band.nodata for band in scene.layers["image"].bands} == {-np.inf}
         assert scene.grid.pixel_size == (15.0, 15.0)
-        assert scene.read(Window(160, 160, 20, 20))["image"].valid.sum() == 7 * 7 * 7
+        assert scene.read_layers(Window(160, 160, 20, 20))["image"].valid.sum() == 7 * 7 * 7
     with pytest.raises(SceneError, match="do not nest"):
         open_rasters("bykovsky", {"l8": landsat, "s2": sentinel}, "s2")
 
@@ -621,14 +621,14 @@ def test_real_landsat_has_infinite_nodata_and_does_not_nest_in_sentinel() -> Non
 def test_real_mask_whose_crs_has_no_code_lies_on_utm_10(tmp_path: Path) -> None:
     with open_raster(real("flood-burn/burn/subsetted_512x512_HLS.S30.T10TGS.2018285.v1.4.mask.tif")) as scene:
         grid = scene.grid
-        mask = scene.read(grid.window)["image"].values
+        mask = scene.read_layers(grid.whole)["image"].values
     assert grid.length_unit == "m"
     assert grid.pixel_size == (30.0, 30.0)
     assert grid.same_georeference(Grid(512, 512, grid.transform, "EPSG:32610", length_unit="m"))
     write_raster(tmp_path / "a.tif", mask, grid=grid)
     with open_raster(tmp_path / "a.tif") as scene:
         assert scene.grid.same_georeference(grid)
-        np.testing.assert_array_equal(scene.read(grid.window)["image"].values, mask)
+        np.testing.assert_array_equal(scene.read_layers(grid.whole)["image"].values, mask)
 
 
 @pytest.mark.parametrize("cog", [True, False])

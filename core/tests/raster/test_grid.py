@@ -4,7 +4,11 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import rasterio.transform
+import rasterio.windows
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +25,14 @@ UTM10_WITHOUT_CODE = (
     'PARAMETER["false_northing",0],UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
 )
 
+metres = st.floats(-4e6, 9e6).map(lambda value: round(value, 2))
+turned = st.builds(
+    lambda x, y, across, down, angle, shear: (
+        Affine.translation(x, y) @ Affine.rotation(angle) @ Affine.shear(shear) @ Affine.scale(across, down)
+    ),
+    metres, metres, st.sampled_from([10.0, 0.5, -30.0]), st.sampled_from([-10.0, 2.0, -0.25]),
+    st.sampled_from([0.0, 30.0, -135.0]), st.sampled_from([0.0, 12.0]),
+)  # fmt: skip
 windows = st.builds(Window, st.integers(-50, 50), st.integers(-50, 50), st.integers(1, 40), st.integers(1, 40))
 
 
@@ -121,3 +133,78 @@ def test_light_modules_import_nothing_heavy() -> None:
     code = f"import sys, {light}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"rasterio", "scipy", "torch", "pyproj", "numpy"} & set(modules)
+
+
+@given(turned, st.integers(1, 300), st.integers(1, 300), st.integers(-20, 400), st.integers(-20, 400))
+def test_coordinates_are_those_of_rasterio(transform: Affine, height: int, width: int, row: int, col: int) -> None:
+    grid = Grid(height, width, transform, "EPSG:32652", length_unit="m")
+    x, y = grid.xy(row, col)
+    assert (x, y) == pytest.approx(rasterio.transform.xy(transform, row, col), rel=1e-12, abs=1e-6)
+    assert grid.rowcol(x, y) == (row, col) == tuple(rasterio.transform.rowcol(transform, x, y))
+    rows, cols = np.array([row, 0]), np.array([col, height])
+    xs, ys = grid.xy(rows, cols)
+    assert (xs[0], ys[0]) == (x, y)
+    found = grid.rowcol(xs, ys)
+    assert np.array_equal(found[0], rows) and np.array_equal(found[1], cols) and found[0].dtype == np.int64
+    corners = [transform @ corner for corner in ((0, 0), (width, 0), (width, height), (0, height))]
+    left, bottom, right, top = grid.bounds
+    assert left < right and bottom < top
+    assert [left, right] == pytest.approx([f(x for x, _ in corners) for f in (min, max)], rel=1e-12, abs=1e-6)
+    assert [bottom, top] == pytest.approx([f(y for _, y in corners) for f in (min, max)], rel=1e-12, abs=1e-6)
+
+
+@given(turned, windows)
+def test_the_window_of_the_bounds_of_a_window_covers_it_and_no_more_where_nothing_is_turned(
+    transform: Affine, window: Window
+) -> None:
+    grid = Grid(100, 100, transform, "EPSG:32652", length_unit="m")
+    part = grid.crop(window)
+    assert part.shape == window.shape
+    assert part.xy(2, 3) == pytest.approx(grid.xy(window.row + 2, window.col + 3), rel=1e-12, abs=1e-6)
+    found = grid.window(part.bounds)
+    assert pixels(found) >= pixels(window)
+    if transform.is_rectilinear and abs(transform.b) < abs(transform.a):
+        assert found == window
+        theirs = rasterio.windows.from_bounds(*part.bounds, transform) if transform.a > 0 > transform.e else None
+        if theirs is not None:
+            assert Window.from_rasterio(theirs) == window
+
+
+def test_bounds_are_rounded_outwards_but_for_the_decimals_of_coordinates() -> None:
+    assert UTM.window((500009.9, 7999980.0, 500020.1, 7999999.9)) == Window(0, 0, 2, 3)
+    assert UTM.window((500010.000001, 7999980.0, 500020.000001, 8000000.0)) == Window(0, 1, 2, 1)
+    assert UTM.window((500012.0, 7999995.0, 500013.0, 7999996.0)) == Window(0, 1, 1, 1)
+    assert UTM.window((499990.0, 8000000.0, 500010.0, 8000020.0)) == Window(-2, -1, 2, 2)
+    for wrong in ((500020.0, 7999980.0, 500010.0, 8000000.0), (0.0, 0.0, 0.0, 1.0), (0.0, math.nan, 1.0, 1.0)):
+        with pytest.raises(DataError, match=r"must be \(left, bottom, right, top\)"):
+            UTM.window(wrong)
+
+
+def test_control_points_of_a_part_keep_their_places() -> None:
+    grid = Grid(50, 60, crs="EPSG:4326", gcps=(ControlPoint(10.0, 20.0, 5.0, 60.0),))
+    (point,) = grid.crop(Window(4, -5, 9, 9)).gcps
+    assert (point.row, point.col, point.x, point.y) == (6.0, 25.0, 5.0, 60.0)
+    with pytest.raises(DataError, match=r"50 x 60 px, 1 control points\) has no transform.*gdalwarp"):
+        grid.xy(0, 0)
+
+
+def test_what_has_no_place_is_told() -> None:
+    with pytest.raises(DataError, match="has no transform: no pixel of it has coordinates"):
+        Grid(4, 4).bounds  # noqa: B018 - the property raises
+    with pytest.raises(ValueError, match="not finite"):
+        UTM.rowcol(math.nan, 8000000.0)
+
+
+def test_six_numbers_are_a_transform() -> None:
+    assert UTM.transform == Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 8000000.0)
+    assert Grid(100, 200, UTM.transform, "EPSG:32652", length_unit="m") == UTM
+    assert hash(Grid(100, 200, UTM.transform, "EPSG:32652", length_unit="m")) == hash(UTM)
+    assert repr(UTM) == "Grid(100 x 200 px, EPSG:32652, transform=(10.0, 0.0, 500000.0, 0.0, -10.0, 8000000.0))"
+
+
+def test_windows_are_those_of_rasterio() -> None:
+    window = Window(3, 4, 5, 6)
+    theirs = window.to_rasterio()
+    assert (theirs.row_off, theirs.col_off, theirs.height, theirs.width) == (3, 4, 5, 6)
+    assert Window.from_rasterio(theirs) == window
+    assert Window.from_rasterio(rasterio.windows.Window(4.2, 3.9, 6, 5)) == Window(3, 4, 6, 7)

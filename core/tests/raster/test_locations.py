@@ -101,7 +101,7 @@ def test_a_window_fetches_the_ranges_it_needs(tmp_path: Path) -> None:
             assert scene.name == "scene"
             assert scene.grid == GRID
             assert scene.layers["image"].bands.names == ("red", "nir")
-            patch = scene.read(Window(600, 700, 200, 300))["image"]
+            patch = scene.read_layers(Window(600, 700, 200, 300))["image"]
         np.testing.assert_array_equal(patch.values, VALUES[:, 600:800, 700:1000])
         assert 0 < sum(server.sent) < size / 4
         assert find_scenes([f"{root}/scene.tif"], extensions=()) == {"scene": f"{root}/scene.tif"}

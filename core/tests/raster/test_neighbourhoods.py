@@ -67,7 +67,7 @@ def test_pooled_reads_are_direct_reads_outside_included(chunk, limit, places):
     assert through.layers == direct.layers and through.grid == direct.grid
     for place in places:
         window = Window(*(4 * edge for edge in place))
-        expected, read = direct.read(window), through.read(window)
+        expected, read = direct.read_layers(window), through.read_layers(window)
         for name in expected:
             equal(read[name], expected[name])
             read[name].values[...] = 0  # the caller may write, and the next reader must not see it
@@ -82,7 +82,7 @@ def test_the_windows_of_a_chunk_are_decoded_once():
     ).epoch(0)
     for draw in draws:
         assert draw.chunk.intersection(draw.window) == draw.window
-        with_chunk(through, pool, draw.chunk, 0).read(draw.window)
+        with_chunk(through, pool, draw.chunk, 0).read_layers(draw.window)
     assert len(counting.reads) == len(set(counting.reads)) <= 80 / 8 + 4, (
         "some are cut short at the ends of the sequence"
     )
@@ -93,7 +93,7 @@ def test_chunks_of_layers_of_several_pixel_sizes_are_those_of_the_sampler():
     inner, pool = scene(), Pool(1 << 24)
     draws = ChunkedSampler([(40, 30)], 8, 60, seed=0, batch_size=4, cells_px=[(10, 10)], each=4, align=4).epoch(0)
     for draw in draws:
-        with_chunk(inner, pool, draw.chunk, 0).read(draw.window)
+        with_chunk(inner, pool, draw.chunk, 0).read_layers(draw.window)
     for counting in inner.sources.values():
         assert len(counting.reads) <= 15, "as many as there are chunks"
 
@@ -213,4 +213,4 @@ def test_a_file_is_read_the_same_through_a_pool(tmp_path: Path):
         cell, pool = chunk_for(inner.sources["image"], 32), Pool(1 << 22)
         for draw in ChunkedSampler([(300, 280)], 32, 40, seed=0, batch_size=4, cells_px=[cell], each=8).epoch(0):
             through = with_chunk(inner, pool, draw.chunk, 0)
-            equal(through.read(draw.window)["image"], direct.read(draw.window)["image"])
+            equal(through.read_layers(draw.window)["image"], direct.read_layers(draw.window)["image"])

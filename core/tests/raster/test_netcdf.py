@@ -93,7 +93,7 @@ def test_a_window_reads_only_its_part(tmp_path: Path) -> None:
         file.create_variable("hh", ("row", "col"), "f4", chunks=(256, 256), fillvalue=1.0)
     tracemalloc.start()
     with Scene("s", Grid(4096, 4096), {"sar": NetcdfReader(path, ["hh"], layer="sar")}) as scene:
-        patch = scene.read(Window(1000, 1000, 256, 256))["sar"]
+        patch = scene.read_layers(Window(1000, 1000, 256, 256))["sar"]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert patch.values.shape == (1, 256, 256) and patch.values.min() == 1

@@ -69,13 +69,13 @@ def mapped(scene: Scene, channels: int) -> tuple[np.ndarray[Any, Any], np.ndarra
         valid[row : row + rows["out"].shape[1]] = rows[VALID][0].numpy()
 
     def read(scene: Scene, window: Window) -> dict[str, Any]:
-        patches = scene.read(window)
+        patches = scene.read_layers(window)
         return {"values": patches[layer].values, VALID: patches[layer].valid.all(axis=0)}
 
     def identity(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"out": batch["values"].float(), VALID: batch[VALID]}
 
-    region = Chunk("all", scene.grid.window)
+    region = Chunk("all", scene.grid.whole)
     blend = OverlapBlender(region, TILING, scene.grid.shape, {"out": channels}, emit=emit)
     predict_tiles(identity, scene, region, TILING, blend, read=read, context=DeviceContext(torch.device("cpu")))
     return values, valid
@@ -199,7 +199,7 @@ def test_a_jpeg_2000_whose_boxes_do_not_end_is_refused(tmp_path: Path, length: i
     """GDAL walks from a box of no length to itself, for ever."""
     path = save(tmp_path / "a.jp2", numbers((1, 64, 64)), driver="JP2OpenJPEG", reversible=True, quality=100)
     with open_raster(path) as scene:
-        np.testing.assert_array_equal(scene.read(scene.grid.window)["image"].values, numbers((1, 64, 64)))
+        np.testing.assert_array_equal(scene.read_layers(scene.grid.whole)["image"].values, numbers((1, 64, 64)))
     whole = path.read_bytes()
     at = whole.index(b"lbl gml.root-instance") - 4
     path.write_bytes(whole[:at] + length.to_bytes(4, "big") + whole[at + 4 :])
@@ -305,7 +305,7 @@ def test_every_changed_byte_of_a_png_is_noticed(tmp_path: Path) -> None:
         file.write_colormap(1, {number: (number * 30, number, 255 - number) for number in range(8)})
     data = path.read_bytes()
     with open_raster(path) as scene:
-        sound = scene.read(scene.grid.window)["image"]
+        sound = scene.read_layers(scene.grid.whole)["image"]
         assert not sound.valid.all()
     places = range(data.index(b"IHDR"), data.index(b"IEND"))
     assert data.index(b"tRNS") in places
@@ -314,7 +314,7 @@ def test_every_changed_byte_of_a_png_is_noticed(tmp_path: Path) -> None:
         changed.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         try:
             with open_raster(changed) as scene:
-                read = scene.read(scene.grid.window)["image"]
+                read = scene.read_layers(scene.grid.whole)["image"]
         except SceneError as error:
             noticed += "damaged" in str(error) or "cannot be" in str(error)
         else:
@@ -344,7 +344,7 @@ def test_a_forked_process_reads_what_its_parent_has_read(tmp_path: Path) -> None
     code = (
         "import os, signal, sys; from geocore.raster.geotiff import *; from geocore.raster.grid import Window\n"
         "def read():\n"
-        "    with open_raster(sys.argv[1]) as scene: return scene.read(scene.grid.window)['image'].values.sum()\n"
+        "    with open_raster(sys.argv[1]) as scene: return scene.read_layers(scene.grid.whole)['image'].values.sum()\n"
         "total = read(); child = os.fork()\n"
         "if child == 0: signal.alarm(60); os._exit(0 if read() == total else 1)\n"
         "sys.exit(os.waitpid(child, 0)[1])"
@@ -395,4 +395,4 @@ def test_real_image_and_label_whose_transforms_differ_in_the_last_digits_are_one
         assert first.transform != second.transform
         expected = second.read(1)
     with open_stack("chip", {"red": image, "label": label}) as scene:
-        np.testing.assert_array_equal(scene.read(scene.grid.window)["image"].values[1], expected)
+        np.testing.assert_array_equal(scene.read_layers(scene.grid.whole)["image"].values[1], expected)

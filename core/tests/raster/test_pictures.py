@@ -35,7 +35,7 @@ PLACE = {"crs": "EPSG:32652", "transform": Affine(10, 0, 500000, 0, -10, 8000000
 
 def whole(path: Path, **options: Any) -> Patch:
     with open_raster(path, **options) as scene:
-        return scene.read(scene.grid.window)["image"]
+        return scene.read_layers(scene.grid.whole)["image"]
 
 
 def viewed(path: Path, mode: str | None = None) -> np.ndarray[Any, Any]:
@@ -104,11 +104,11 @@ def test_each_orientation_is_put_upright_in_any_window(tmp_path: Path, name: str
     with open_raster(path) as scene:
         source = scene.sources["image"]
         assert scene.grid.shape == source.shape == expected.shape[-2:]
-        shown = scene.read(scene.grid.window)["image"].values.astype(int)
+        shown = scene.read_layers(scene.grid.whole)["image"].values.astype(int)
         # Two builds of libjpeg, Pillow's and GDAL's, round colours apart.
         np.testing.assert_allclose(shown, expected, rtol=0, atol=1 if name == "rgb.jpg" else 0)
         for window in (Window(0, 0, 7, 9), Window(13, 21, 30, 17), Window(50, 41, 10, 19)):
-            patch = scene.read(window)["image"]
+            patch = scene.read_layers(window)["image"]
             np.testing.assert_array_equal(patch.values, shown[(..., *window.slices)])
             assert patch.valid.all()
             assert patch.valid.shape == (1, *window.shape)
@@ -151,7 +151,7 @@ def test_blocks_nodata_and_numbers_of_a_turned_tiff(
     with open_raster(tagged(path, 274, orientation)) as scene:
         source = scene.sources["image"]
         assert source.block == block
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
     upright = np.asarray(viewed(turned(tmp_path / "b.png", GREY, orientation)), "uint16") * 257
     np.testing.assert_array_equal(patch.values, upright)
     np.testing.assert_array_equal(patch.valid, upright != 257)
@@ -290,7 +290,7 @@ def test_what_counts_from_white_is_brightness(tmp_path: Path, dtype: str, white:
         options["alpha"] = "yes"
     path = save(tmp_path / "a.tif", stored, photometric="MINISWHITE", nodata=None if alpha else 0, **options)
     with open_raster(path) as scene:
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
         assert scene.layers["image"].dtype == dtype
         assert scene.sources["image"].notes == (
             f"a.tif: counts from white (MinIsWhite), which is read as brightness, {white} less what is stored",

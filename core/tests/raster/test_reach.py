@@ -40,7 +40,7 @@ def write(path: Path, value: int = OWN, *, driver: str = "GTiff", left: float = 
 
 def values(path: Path) -> list[int]:
     with open_raster(path) as scene:
-        return np.unique(scene.read(scene.grid.window)["image"].values).tolist()
+        return np.unique(scene.read_layers(scene.grid.whole)["image"].values).tolist()
 
 
 def refusal(path) -> str:
@@ -183,7 +183,7 @@ def test_masks_overviews_and_metadata_beside_a_raster_are_read(given):
         file.build_overviews([2])
     assert {"own.tif.msk", "own.tif.ovr"} <= set(os.listdir(given))
     with open_raster(path) as scene:
-        valid = scene.read(scene.grid.window)["image"].valid
+        valid = scene.read_layers(scene.grid.whole)["image"].valid
     assert not valid[:, 0].any() and valid[:, 1:].all()
 
 

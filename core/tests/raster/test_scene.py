@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import rasterio.windows
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geocore.errors import SceneError
+from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import ArrayReader, Layer, Scene, valid_mask
@@ -33,16 +35,16 @@ def test_layers_and_alignment() -> None:
 
 
 def test_coarse_layer_comes_as_its_own_pixels() -> None:
-    patches = two_layers().read(Window(4, 4, 8, 4))
+    patches = two_layers().read_layers(Window(4, 4, 8, 4))
     np.testing.assert_array_equal(patches["sar"].values, SAR[:, 4:12, 4:8])
     np.testing.assert_array_equal(patches["ice"].values, ICE[:, :, 1:3, 1:2])
     assert patches["ice"].values.dtype == np.int16
-    assert list(two_layers().read(Window(1, 1, 2, 2), ["sar"])) == ["sar"]
+    assert list(two_layers().read_layers(Window(1, 1, 2, 2), ["sar"])) == ["sar"]
 
 
 @given(st.integers(-20, 20), st.integers(-20, 20), st.integers(1, 20), st.integers(1, 20))
 def test_outside_is_zero_and_invalid(row: int, col: int, height: int, width: int) -> None:
-    patch = two_layers().read(Window(row, col, height, width), ["sar"])["sar"]
+    patch = two_layers().read_layers(Window(row, col, height, width), ["sar"])["sar"]
     padded = np.pad(SAR, ((0, 0), (20, 40), (20, 40)))
     inside = np.pad(np.ones_like(SAR, bool), ((0, 0), (20, 40), (20, 40)))
     place = (slice(None), slice(row + 20, row + 20 + height), slice(col + 20, col + 20 + width))
@@ -52,12 +54,12 @@ def test_outside_is_zero_and_invalid(row: int, col: int, height: int, width: int
 
 
 def test_coarse_layer_outside_keeps_time_axis_and_mask_shape() -> None:
-    patch = two_layers().read(Window(-4, -4, 8, 8), ["ice"])["ice"]
+    patch = two_layers().read_layers(Window(-4, -4, 8, 8), ["ice"])["ice"]
     assert patch.values.shape == patch.valid.shape == (3, 1, 2, 2)
     np.testing.assert_array_equal(patch.values[:, 0, 1, 1], ICE[:, 0, 0, 0])
     np.testing.assert_array_equal(patch.valid[:, 0, 1, 1], [False, True, True])
     assert not patch.valid[:, :, 0].any()
-    far = two_layers().read(Window(400, 400, 8, 8), ["ice"])["ice"]
+    far = two_layers().read_layers(Window(400, 400, 8, 8), ["ice"])["ice"]
     assert far.values.shape == far.valid.shape == (3, 1, 2, 2)
     assert not far.valid.any()
 
@@ -65,13 +67,13 @@ def test_coarse_layer_outside_keeps_time_axis_and_mask_shape() -> None:
 @pytest.mark.parametrize("window", [Window(2, 0, 4, 4), Window(0, 2, 4, 4), Window(0, 0, 6, 4), Window(0, 0, 4, 6)])
 def test_window_must_be_aligned_to_the_layers_read(window: Window) -> None:
     with pytest.raises(ValueError, match="ratio 4"):
-        two_layers().read(window)
-    two_layers().read(window, ["sar"])
+        two_layers().read_layers(window)
+    two_layers().read_layers(window, ["sar"])
 
 
 def test_unknown_layer_and_misfit_are_clear() -> None:
     with pytest.raises(SceneError, match="no layer 'dem'.*sar, ice"):
-        two_layers().read(Window(0, 0, 4, 4), ["dem"])
+        two_layers().read_layers(Window(0, 0, 4, 4), ["dem"])
     layer = Layer("a", Bands.named("a"), "uint8", ratio=2)
     with pytest.raises(SceneError, match="needs 7 x 6") as caught:
         Scene("x", Grid(13, 11), {"a": ArrayReader(layer, np.zeros((6, 6), "u1"))})
@@ -82,10 +84,10 @@ def test_unknown_layer_and_misfit_are_clear() -> None:
 
 def test_result_belongs_to_the_caller() -> None:
     scene = two_layers()
-    patch = scene.read(scene.grid.window, ["sar"])["sar"]
+    patch = scene.read_layers(scene.grid.whole, ["sar"])["sar"]
     patch.values[:] = -1
     patch.valid[:] = False
-    again = scene.read(scene.grid.window, ["sar"])["sar"]
+    again = scene.read_layers(scene.grid.whole, ["sar"])["sar"]
     np.testing.assert_array_equal(again.values, SAR)
     assert again.valid.all()
 
@@ -137,3 +139,66 @@ def test_array_must_be_what_the_layer_says() -> None:
 )
 def test_valid_mask(values: np.ndarray, nodata: float | None, valid: list[bool]) -> None:
     assert valid_mask(values, nodata).tolist() == valid
+
+
+UTM = Grid(13, 11, Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 8000000.0), "EPSG:32652", length_unit="m")
+
+
+def one_layer() -> Scene:
+    return Scene("s1", UTM, {"sar": ArrayReader(Layer("sar", Bands.named("HH", "HV"), "float32"), SAR)})
+
+
+def test_a_scene_of_one_layer_is_read_without_its_name() -> None:
+    with one_layer() as scene:
+        whole = scene.read()
+        np.testing.assert_array_equal(whole.values, SAR)
+        assert whole.valid.all() and whole.grid == UTM
+        part = scene.read(Window(2, 3, 4, 5))
+        np.testing.assert_array_equal(part.values, SAR[:, 2:6, 3:8])
+        assert part.grid is not None
+        assert part.grid.transform == Affine(10.0, 0.0, 500030.0, 0.0, -10.0, 7999980.0)
+        assert part.grid.crs == UTM.crs and part.grid.shape == (4, 5)
+        theirs = scene.read(rasterio.windows.Window(3, 2, 5, 4))
+        np.testing.assert_array_equal(theirs.values, part.values)
+        assert scene.bands.names == ("HH", "HV") and scene.dtype == "float32"
+
+
+def test_a_box_on_the_map_is_read_by_its_bounds() -> None:
+    with one_layer() as scene:
+        box = scene.read(bounds=(500031.0, 7999941.0, 500079.0, 7999979.0))
+        np.testing.assert_array_equal(box.values, SAR[:, 2:6, 3:8])
+        assert box.grid is not None and box.grid.bounds == (500030.0, 7999940.0, 500080.0, 7999980.0)
+        beside = scene.read(bounds=(499980.0, 7999990.0, 500010.0, 8000000.0))
+        assert beside.valid[0].tolist() == [[False, False, True]]
+        with pytest.raises(SceneError, match=r"lie outside it: it spans \(500000.0, 7999870.0, 500110.0, 8000000.0\)"):
+            scene.read(bounds=(0.0, 0.0, 1.0, 1.0))
+        with pytest.raises(ValueError, match="give one of them"):
+            scene.read(Window(0, 0, 1, 1), bounds=(500000.0, 7999990.0, 500010.0, 8000000.0))
+    with two_layers() as scene, pytest.raises(DataError, match="has no transform"):
+        scene.read(bounds=(0.0, 0.0, 1.0, 1.0), layer="sar")
+
+
+def test_a_layer_of_several_is_named_and_comes_on_its_own_grid() -> None:
+    with two_layers() as scene:
+        with pytest.raises(SceneError, match="has the layers sar, ice: name the one to read"):
+            scene.read()
+        with pytest.raises(SceneError, match="has the layers sar, ice"):
+            scene.bands  # noqa: B018 - the property raises
+        with pytest.raises(SceneError, match="no layer 'dem'"):
+            scene.read(layer="dem")
+        ice = scene.read(layer="ice")
+        np.testing.assert_array_equal(ice.values, ICE)
+        assert ice.grid is not None and ice.grid.shape == (4, 3)
+    layers = {"ice": ArrayReader(Layer("ice", Bands.named("sic"), "int16", ratio=4), ICE[0])}
+    with Scene("s2", UTM, layers) as scene:
+        part = scene.read(bounds=(500050.0, 7999900.0, 500060.0, 7999910.0))
+        np.testing.assert_array_equal(part.values, ICE[0][:, 2:3, 1:2])
+        assert part.grid is not None and part.grid.bounds == (500040.0, 7999880.0, 500080.0, 7999920.0)
+
+
+def test_scenes_and_patches_tell_what_they_are() -> None:
+    with two_layers() as scene:
+        assert repr(scene) == (
+            "Scene('s1', Grid(13 x 11 px), sar: HH, HV float32; ice: sic int16 at 3 times, 1/4)"
+        )  # fmt: skip
+        assert repr(scene.read(layer="sar")) == "Patch(2 x 13 x 11 float32, 100.0% valid, Grid(13 x 11 px))"

@@ -58,7 +58,7 @@ def test_coarse_bands_are_repeated_on_the_finest_grid(tmp_path: Path) -> None:
         assert scene.layers["image"].dtype == "uint16"
         assert {band.nodata for band in scene.layers["image"].bands} == {0}
         assert scene.layers["image"].bands["B8A"].offset == -0.1
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
     for band, ratio in enumerate((6, 1, 2)):
         coarse = image(UTM.coarser(ratio).shape, seed=ratio)
         expected = coarse.repeat(ratio, 0).repeat(ratio, 1)[:100, :130]
@@ -118,7 +118,7 @@ def warped(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, BandRef]
         "classes": BandRef(folder / "classes.tif", interpolation="nearest"),
     }
     with open_stack("s", files, reference="B02") as scene:
-        return files, grid, scene.read(scene.grid.window)["image"]
+        return files, grid, scene.read_layers(scene.grid.whole)["image"]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -127,10 +127,10 @@ def test_a_window_equals_the_crop_of_a_whole_read(
     warped: tuple[dict[str, BandRef], Grid, Any], row: int, col: int, height: int, width: int
 ) -> None:
     files, grid, whole = warped
-    window = Window(row, col, height, width).intersection(grid.window)
+    window = Window(row, col, height, width).intersection(grid.whole)
     assert window is not None
     with open_stack("s", files, reference="B02") as scene:
-        patch = scene.read(window)["image"]
+        patch = scene.read_layers(window)["image"]
     place = (slice(None), *window.slices)
     np.testing.assert_array_equal(patch.values, whole.values[place])
     np.testing.assert_array_equal(patch.valid, whole.valid[place])
@@ -139,7 +139,8 @@ def test_a_window_equals_the_crop_of_a_whole_read(
 def test_what_is_warped_lies_where_it_should(warped: tuple[dict[str, BandRef], Grid, Any]) -> None:
     """Compared with nearest and bilinear interpolation at the exact place of every pixel's centre."""
     files, grid, whole = warped
-    a, _, c, _, e, f = grid.transform or ()
+    assert grid.transform is not None
+    a, _, c, _, e, f = grid.transform[:6]
     xs, ys = np.meshgrid(c + a * (np.arange(700) + 0.5), f + e * (np.arange(600) + 0.5))
     with rasterio.open(files["turned"].path) as file:
         heights, place = file.read(1), file.transform
@@ -178,7 +179,7 @@ def test_a_finer_file_is_averaged_and_not_sampled(tmp_path: Path) -> None:
     write_raster(tmp_path / "fine.tif", fine, grid=finer)
     files = {"B02": BandRef(tmp_path / "B02.tif"), "fine": BandRef(tmp_path / "fine.tif")}
     with open_stack("s", files, reference="B02") as scene:
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
     assert np.abs(patch.values[1][1:-1, 1:-1] - 50).max() < 1
 
 
@@ -187,7 +188,7 @@ def test_missing_overlap_and_holes_are_invalid(tmp_path: Path) -> None:
     files: dict[str, Any] = {"B02": tmp_path / "B02.tif", "dem": dem(tmp_path, size=1e-4)}
     with open_stack("s", files, reference="B02") as scene:
         assert scene.grid == UTM
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
     assert patch.valid[0].all()
     assert 0.05 < patch.valid[1].mean() < 0.6
     assert patch.valid[1, 30, 65]
@@ -201,7 +202,7 @@ def test_a_file_without_nodata_is_invalid_where_it_does_not_reach(tmp_path: Path
     shifted = dataclasses.replace(UTM, transform=(10.0, 0.0, 500250.0, 0.0, -10.0, 8000000.0))
     write_raster(tmp_path / "b.tif", image((100, 130), seed=7), grid=shifted)
     with open_stack("s", {"B02": tmp_path / "B02.tif", "b": tmp_path / "b.tif"}, reference="B02") as scene:
-        patch = scene.read(scene.grid.window)["image"]
+        patch = scene.read_layers(scene.grid.whole)["image"]
     np.testing.assert_array_equal(patch.values[1, :, 25:], image((100, 130), seed=7)[:, :105])
     assert not patch.valid[1, :, :25].any()
     assert patch.valid[1, :, 25:].all()
@@ -228,7 +229,7 @@ def test_a_block_is_that_of_the_files_on_the_grid_itself(tmp_path: Path) -> None
         path = tmp_path / f"{band}.tif"
         with rasterio.open(
             path, "w", driver="GTiff", count=1, height=grid.height, width=grid.width, dtype="uint8", crs=grid.crs,
-            transform=Affine(*(grid.transform or ())), tiled=True, blockxsize=block, blockysize=32,
+            transform=grid.transform, tiled=True, blockxsize=block, blockysize=32,
         ) as file:  # fmt: skip
             file.write(image((1, *grid.shape), "uint8"))
         files[band] = BandRef(path)

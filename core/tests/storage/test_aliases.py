@@ -68,7 +68,7 @@ def test_rasters_are_written_and_read_again(tmp_path: Path, name: str) -> None:
     ((called, path),) = find_scenes([folder / f"{name}.tif"], extensions=()).items()
     assert called == Path(f"{name}.tif").stem
     with closing(open_scene(path)) as source:
-        assert source.grid == GRID and np.array_equal(source.read(GRID.window).values, values)
+        assert source.grid == GRID and np.array_equal(source.read(GRID.whole).values, values)
 
 
 def test_what_lies_beside_a_file_is_found_under_its_plain_name(tmp_path: Path) -> None:

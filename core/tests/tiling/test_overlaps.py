@@ -25,11 +25,11 @@ def grid(x: float = 4e5, y: float = 7e6, size: int = 128, pixel: float = 10.0, c
 
 
 def view(name: str, place: Grid, window: Window | None = None, counts: np.ndarray | None = None) -> View:
-    return View(name, Footprint.of(place, window or place.window, counts), NOTHING)
+    return View(name, Footprint.of(place, window or place.whole, counts), NOTHING)
 
 
 def same(first: Grid, second: Grid) -> bool:
-    one, other = Footprint.of(first, first.window), Footprint.of(second, second.window)
+    one, other = Footprint.of(first, first.whole), Footprint.of(second, second.whole)
     assert one is not None
     assert other is not None
     assert one.meets(other) == other.meets(one)
@@ -76,7 +76,7 @@ def test_overlap_is_that_of_rectangles(right: int, down: int, size: int, crs: st
     """Against the pixels that two windows of one grid have in common; in another CRS the second is described anew."""
     first = grid()
     second = Grid(size, size, (10.0, 0.0, 4e5 + 10 * right, 0.0, -10.0, 7e6 - 10 * down), UTM)
-    common = first.window.intersection(Window(down, right, size, size))
+    common = first.whole.intersection(Window(down, right, size, size))
     shared = 0 if common is None else min(common.shape)
     if crs != UTM:  # axes along those of UTM, from a CRS of another name
         second = Grid(size, size, second.transform, pyproj.CRS(UTM).to_wkt().replace("zone 8N", "zone eight"))

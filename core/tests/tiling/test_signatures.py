@@ -26,7 +26,7 @@ def signed(
 ) -> Signature:
     layer = Layer("image", Bands.named("1"), values.dtype.name)
     scene = Scene("a", Grid(*values.shape), {"image": ArrayReader(layer, values, valid)})
-    return signature_of(scene, "image", window or scene.grid.window, **options)
+    return signature_of(scene, "image", window or scene.grid.whole, **options)
 
 
 def pairs(*values: np.ndarray) -> list[tuple[int, int]]:
@@ -74,7 +74,7 @@ def test_copies_with_loss_of_another_size_or_scale_are_known(tmp_path: Path) -> 
     found = []
     for name in ("lossless.png", "lossy.jpg", "half.png", "other.png"):
         with open_raster(tmp_path / name) as scene:
-            found.append(signature_of(scene, "image", scene.grid.window))
+            found.append(signature_of(scene, "image", scene.grid.whole))
     for turned in (np.asarray(photo)[:, ::-1], np.asarray(photo)[::-1], np.rot90(photo), np.asarray(photo).T):
         assert sorted(alike([found[0], signed(np.ascontiguousarray(turned))])) == [(0, 1)]
     brighter = signed(3.5 * np.asarray(photo, np.float32) + 7)

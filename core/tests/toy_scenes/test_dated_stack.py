@@ -92,7 +92,7 @@ class Net(nn.Module):
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"inputs": patches, "valid": patches["s2_10m"].valid.all(axis=1).any(axis=0)}
 
 

@@ -162,7 +162,7 @@ def objects_of(logits: np.ndarray) -> list[Found]:
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
-    return {"inputs": scene.read(window)}
+    return {"inputs": scene.read_layers(window)}
 
 
 def find(model: Net, scene: Scene, chunk: Chunk, place: Any) -> list[Found]:
@@ -261,7 +261,7 @@ def test_instances(bench: Any, toys: Any) -> None:
         for sample in dataset.samples:
             scenes[sample.id] = files.enter_context(open_raster(dataset.path(sample.inputs["image"])))
             ids[sample.id] = files.enter_context(open_raster(dataset.path(sample.labels["objects"])))
-        truth = {name: scene.read(scene.grid.window)["image"].values[0] for name, scene in ids.items()}
+        truth = {name: scene.read_layers(scene.grid.whole)["image"].values[0] for name, scene in ids.items()}
         train = dataset.split("train")
 
         def read(draw: PatchIndex) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Net(nn.Module):
 
 
 def read_reference(scene: Scene, window: Window) -> dict[str, Any]:
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"inputs": patches, "valid": patches["sar"].valid.all(axis=0)}
 
 
@@ -122,7 +122,7 @@ def test_layers(bench: Any, toys: Any) -> None:
         scenes = {sample.id: stack.enter_context(open_scene(dataset.root, sample)) for sample in dataset.samples}
         assert all(scene.alignment == COARSE for scene in scenes.values())
         labels = {sample.id: open_raster(dataset.path(sample.labels["ice"])) for sample in dataset.samples}
-        truth = {name: scene.read(scene.grid.window)["image"].values[0] for name, scene in labels.items()}
+        truth = {name: scene.read_layers(scene.grid.whole)["image"].values[0] for name, scene in labels.items()}
         train = dataset.split("train")
 
         def read(draw: PatchIndex) -> dict[str, Any]:
@@ -163,9 +163,9 @@ def test_layers(bench: Any, toys: Any) -> None:
             bench.predict_to_file(model, scene, dense, path, chunk_px=30)
             with open_raster(path) as product:
                 assert product.grid.shape == scene.grid.shape and len(product.grid.gcps) == 4
-                patch = product.read(product.grid.window)["image"]
+                patch = product.read_layers(product.grid.whole)["image"]
             # Invalid in = invalid out, to the pixel.
-            sar = scene.read(Window(0, 0, 250, 300), ["sar"])["sar"]
+            sar = scene.read_layers(Window(0, 0, 250, 300), ["sar"])["sar"]
             rows, cols = scene.grid.shape
             assert np.array_equal(patch.valid[0], sar.valid.all(0)[:rows, :cols])
             assert (patch.values[0] != bench.predict(model, scene, dense)).mean() < 0.001

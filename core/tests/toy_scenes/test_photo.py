@@ -92,7 +92,7 @@ class Net(nn.Module):
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"inputs": patches, "valid": patches["image"].valid.all(axis=0)}
 
 
@@ -115,7 +115,7 @@ def test_photo(bench: Any, toys: Any) -> None:
             for sample in dataset.samples
         }
         labels = {sample.id: open_raster(dataset.path(sample.labels["snow"])) for sample in dataset.samples}
-        truth = {name: scene.read(scene.grid.window)["image"].values[0] for name, scene in labels.items()}
+        truth = {name: scene.read_layers(scene.grid.whole)["image"].values[0] for name, scene in labels.items()}
         train = dataset.split("train")
 
         def read(draw: PatchIndex) -> dict[str, Any]:
@@ -152,9 +152,9 @@ def test_photo(bench: Any, toys: Any) -> None:
             bench.predict_to_file(model, scenes[sample.id], dense, path, chunk_px=50)
             with open_raster(path) as product:
                 assert product.grid.crs is None and product.grid.transform is None
-                mapped = product.read(product.grid.window)["image"].values[0]
+                mapped = product.read_layers(product.grid.whole)["image"].values[0]
             with open_raster(path.with_name(path.name.replace("_pred", "_prob"))) as product:
-                percent = product.read(product.grid.window)["image"]
+                percent = product.read_layers(product.grid.whole)["image"]
             assert percent.valid.all() and (np.abs(percent.values.sum(0, dtype=int) - 100) <= 1).all()
             rock, snow = percent.values
             assert (mapped[snow > rock] == 1).all() and (mapped[snow < rock] == 0).all()

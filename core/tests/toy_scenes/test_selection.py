@@ -113,7 +113,7 @@ def taken(batch: Any, chosen: Tensor) -> Any:
 
 
 def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
-    patches = scene.read(window)
+    patches = scene.read_layers(window)
     return {"inputs": patches, "valid": patches["image"].valid.all(axis=0)}
 
 
@@ -137,7 +137,7 @@ def test_selection(bench: Any, toys: Any) -> None:
         for sample in dataset.samples:
             scenes[sample.id] = files.enter_context(open_raster(dataset.path(sample.inputs["image"])))
             with open_raster(dataset.path(sample.labels["rare"])) as label:
-                truth[sample.id] = label.read(label.grid.window)["image"].values[0]
+                truth[sample.id] = label.read_layers(label.grid.whole)["image"].values[0]
         train = dataset.split("train")
 
         def read(draw: PatchIndex) -> dict[str, Any]:

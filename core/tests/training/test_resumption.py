@@ -81,7 +81,7 @@ class MapChunk:
 
         predict_tiles(
             forward, scene, chunk, tiles, OverlapBlender(chunk, tiles, SHAPE, {"out": 4}, emit=emit),
-            read=lambda scene, window: scene.read(window)["image"].values,
+            read=lambda scene, window: scene.read_layers(window)["image"].values,
             context=DeviceContext(torch.device("cpu")), batch_size=2,
         )
         np.save(part / "out.npy", np.concatenate([rows[row] for row in sorted(rows)], axis=1))

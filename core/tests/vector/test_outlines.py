@@ -364,7 +364,7 @@ def test_outlines_of_experts_burn_as_published(expert: str) -> None:
     """Masks of the same outlines, made with GDAL by the centre rule, the largest outline first."""
     folder = Path(os.environ["GEOCORE_DATA"]) / "thaw-slump"
     with open_raster(folder / f"masks/Bykovsky_S2_expert_{expert}_instances.tif") as scene:
-        grid, burnt = scene.grid, scene.read(scene.grid.window)["image"].values[0]
+        grid, burnt = scene.grid, scene.read_layers(scene.grid.whole)["image"].values[0]
     found = read_outlines(folder / f"labels/expert_{expert}/Bykovsky_digitized.shp", grid)
     largest_first = sorted(found.geometries, key=lambda shape: -shape.area)
     assert np.array_equal(rasterize(largest_first, grid), burnt)

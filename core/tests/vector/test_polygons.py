@@ -11,6 +11,7 @@ import numpy as np
 import pyproj
 import pytest
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, box
@@ -20,7 +21,7 @@ from geocore.raster.grid import Grid, Window
 from geocore.vector.features import measures, polygonize, rasterize, write_polygons
 
 UTM = "EPSG:32652"
-TRANSFORM = (10.0, 0.0, 500000.0, 0.0, -10.0, 7976930.0)
+TRANSFORM = Affine(10.0, 0.0, 500000.0, 0.0, -10.0, 7976930.0)
 GRID = Grid(40, 50, TRANSFORM, UTM, length_unit="m")
 SQUARES = [box(500100, 7976700, 500200, 7976800), box(500210, 7976700, 500250, 7976740)]
 BOW_TIE = Polygon([(500300, 7976600), (500400, 7976700), (500400, 7976600), (500300, 7976700)])

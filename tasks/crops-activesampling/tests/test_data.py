@@ -244,7 +244,7 @@ def test_a_patch_is_a_scene_with_its_place_labels_and_parcels(dataset: Dataset) 
     scene = patches.scene(0)
     assert (scene.grid.shape, scene.grid.crs) == ((SIZE, SIZE), "EPSG:32631")
     assert scene.grid.transform == (10.0, 0.0, 300_110.0, 0.0, -10.0, 4_700_040.0)
-    read = scene.read(Window(20, 20, 32, 32))["medians"]
+    read = scene.read_layers(Window(20, 20, 32, 32))["medians"]
     assert read.values.shape == (12, 2, 32, 32) and read.values.dtype == np.uint16
     row, col = np.mgrid[20:36, 20:36]
     assert np.array_equal(read.values[2, 0, :16, :16], 2 * (100 + SIZE * row + col) + 401)
@@ -262,7 +262,7 @@ def test_large_dn_make_the_whole_layer_float(raw: Path, tmp_path: Path) -> None:
     made = describe(settings(tmp_path / "raw", tmp_path / "out"))
     assert made.layers["medians"].dtype == "float32"
     patches = Patches(made, "train")
-    low, high = (patches.scene(index).read(Window(0, 0, 8, 8))["medians"] for index in (0, 1))
+    low, high = (patches.scene(index).read_layers(Window(0, 0, 8, 8))["medians"] for index in (0, 1))
     assert low.values.dtype == high.values.dtype == np.float32
     # (300 + 301) of 10 m at the first pixel, then 62 700 more.
     assert (low.values[2, 0, 0, 0], high.values[2, 0, 0, 0]) == (601.0, 63_301.0)

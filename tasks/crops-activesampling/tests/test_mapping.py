@@ -165,7 +165,7 @@ def test_composites_are_those_of_the_cache(tmp_path: Path, high: int, fill: Lite
     scene, parcels = read_composites(path, told(fill=fill))
     stored = map_array(tmp_path / "d" / FOLDER / outcome.key / "medians.npy")
     assert stored.dtype == ("float32" if high else "uint16")
-    read = scene.read(scene.grid.window)["medians"]
+    read = scene.read_layers(scene.grid.whole)["medians"]
     assert read.values.dtype == stored.dtype and np.array_equal(read.values, stored)
     assert np.array_equal(read.valid, stored != 0)
     assert np.array_equal(parcels, map_array(tmp_path / "d" / FOLDER / outcome.key / "parcels.npy"))

@@ -79,7 +79,7 @@ class Windows(Chips):
         target = np.full((EDGE, EDGE), 255, np.uint8)
         target[:] = self.target(draw.sample)
         return {
-            "inputs": {IMAGE: self.scene(draw.sample).read(draw.window)[IMAGE]},
+            "inputs": {IMAGE: self.scene(draw.sample).read_layers(draw.window)[IMAGE]},
             "targets": {"mask": target[draw.window.slices]},
             "keys": np.array([draw.epoch, draw.index], np.int64),
         }
@@ -191,7 +191,7 @@ def test_unet_takes_dates_as_channels_and_tiles_of_any_size(tmp_path: Path, cont
     torch.manual_seed(0)
     network = UNet(Normalize(home.statistics, {IMAGE: layer.bands}), layer, "resnet18", 4).eval()
     assert network(torch.zeros(1, 18, 70, 50)).shape == (1, 4, 70, 50)
-    patch = Chips(home, "test").scene(0).read(Window(0, 0, 50, 40))[IMAGE]
+    patch = Chips(home, "test").scene(0).read_layers(Window(0, 0, 50, 40))[IMAGE]
     valid = torch.from_numpy(patch.valid)[None].clone()
     valid[:, 1, :, 10] = False
     with torch.inference_mode():

@@ -64,7 +64,7 @@ def tagged(count: int, shape: tuple[int, int] = (3, 4)) -> npt.NDArray[np.int16]
 
 def bands_read(path: Path, **options: Any) -> list[int]:
     with open_chip(path, LAYER, **options) as scene:
-        values = scene.read(scene.grid.window)[IMAGE].values
+        values = scene.read_layers(scene.grid.whole)[IMAGE].values
     assert values.dtype == np.float32
     assert values.shape == (6, *scene.grid.shape)
     return [int(value) for value in values[:, 0, 0]]
@@ -150,7 +150,7 @@ def test_file_that_is_no_raster_or_is_cut_off_is_one_line(tmp_path: Path) -> Non
     whole.write_bytes(whole.read_bytes()[:20_000])
     for path in (tmp_path / "none.tif", tmp_path / "text.tif", whole):
         with pytest.raises(SceneError, match=path.name) as caught, open_chip(path, LAYER) as scene:
-            scene.read(scene.grid.window)
+            scene.read(scene.grid.whole)
         assert "\n" not in str(caught.value)
 
 
@@ -170,7 +170,7 @@ def misplaced(found: npt.NDArray[Any]) -> int:
 
 def frames_read(path: Path, **options: Any) -> npt.NDArray[np.float32]:
     with open_chip(path, image_layer(["1", "2", "3"]), **options) as scene:
-        patch = scene.read(scene.grid.window)[IMAGE]
+        patch = scene.read_layers(scene.grid.whole)[IMAGE]
     assert patch.valid.shape == (3, 1, 2, 3)
     return patch.values
 
@@ -222,7 +222,7 @@ def test_bands_of_the_first_date_stand_for_those_of_all(tmp_path: Path) -> None:
 def test_stored_numbers_become_reflectance(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", tagged(6) * 1000)
     with open_chip(path, LAYER, given=Declaration(scale=1e-4, offset=-0.1)) as scene:
-        patch = scene.read(Window(0, 0, 2, 2))[IMAGE]
+        patch = scene.read_layers(Window(0, 0, 2, 2))[IMAGE]
     assert scene.layers[IMAGE] == LAYER
     assert np.allclose(patch.values[:, 0, 0], np.arange(1, 7) * 0.1 - 0.1, atol=1e-7)
     assert patch.valid.all()
@@ -241,7 +241,7 @@ def test_what_a_scene_says_of_its_numbers_counts_before_what_is_assumed(tmp_path
     def reflectance(path: Path, **options: Any) -> npt.NDArray[np.float32]:
         usual = Declaration(scale=1e-4, offset=0.0, by="format")
         with open_chip(path, LAYER, given=Declaration(**options), usual=usual) as scene:
-            values: npt.NDArray[np.float32] = scene.read(Window(0, 0, 20, 30))[IMAGE].values
+            values: npt.NDArray[np.float32] = scene.read_layers(Window(0, 0, 20, 30))[IMAGE].values
             return values
 
     expected = reflectance(old)
@@ -262,7 +262,7 @@ def test_zero_is_missing_only_where_all_six_bands_are_zero(
     values[[1, 2, 3, 8, 11, 12], 1, 2] = 0  # all six, though others are not
     path = write(tmp_path / "a.tif", values, names=THIRTEEN, nodata=tag)
     with open_chip(path, LAYER, given=Declaration(given)) as scene:
-        patch = scene.read(scene.grid.window)[IMAGE]
+        patch = scene.read_layers(scene.grid.whole)[IMAGE]
     assert patch.valid[0].tolist() == [[False, True, True], [True, True, False]]
     assert np.array_equal(np.isnan(patch.values).all(axis=0), ~patch.valid[0])
     assert np.isfinite(patch.values[:, patch.valid[0]]).all()
@@ -276,10 +276,16 @@ def test_other_values_are_missing_in_whichever_band_they_stand(tmp_path: Path) -
     for tag, given in ((-9999.0, None), (None, -9999.0)):
         path = write(tmp_path / "a.tif", values, nodata=tag)
         with open_chip(path, LAYER, given=Declaration(given)) as scene:
-            assert scene.read(scene.grid.window)[IMAGE].valid[0].tolist() == [[False, False, True], [True, False, True]]
+            assert scene.read_layers(scene.grid.whole)[IMAGE].valid[0].tolist() == [
+                [False, False, True],
+                [True, False, True],
+            ]
     # Zero as the missing value says nothing of NaN, which is never reflectance.
     with open_chip(path, LAYER, given=Declaration(0.0)) as scene:
-        assert scene.read(scene.grid.window)[IMAGE].valid[0].tolist() == [[True, False, True], [True, False, False]]
+        assert scene.read_layers(scene.grid.whole)[IMAGE].valid[0].tolist() == [
+            [True, False, True],
+            [True, False, False],
+        ]
 
 
 def test_each_date_is_missing_for_itself(tmp_path: Path) -> None:
@@ -288,13 +294,13 @@ def test_each_date_is_missing_for_itself(tmp_path: Path) -> None:
     values[2, 3, 1, 1] = 0
     path = write(tmp_path / "a.tif", values.reshape(18, 2, 3), nodata=0)
     with open_chip(path, image_layer(["a", "b", "c"])) as scene:
-        valid = scene.read(scene.grid.window)[IMAGE].valid
+        valid = scene.read_layers(scene.grid.whole)[IMAGE].valid
     assert np.argwhere(~valid).tolist() == [[1, 0, 0, 0]]
 
 
 def test_window_outside_is_not_valid(tmp_path: Path) -> None:
     with open_chip(write(tmp_path / "a.tif", tagged(6)), LAYER) as scene:
-        patch = scene.read(Window(-1, 2, 3, 4))[IMAGE]
+        patch = scene.read_layers(Window(-1, 2, 3, 4))[IMAGE]
     assert patch.valid[0].tolist() == [[False] * 4, [True, True, False, False], [True, True, False, False]]
 
 
@@ -302,7 +308,7 @@ def test_window_outside_is_not_valid(tmp_path: Path) -> None:
 
 
 def check_quantities(scene: Scene) -> None:
-    patch = scene.read(scene.grid.window)[IMAGE]
+    patch = scene.read_layers(scene.grid.whole)[IMAGE]
     check = QuantityCheck(LAYER.bands, decisions_of(scene.sources[IMAGE]))
     check.update(patch.values, patch.valid)
     check.raise_if_impossible(scene.name)
@@ -456,7 +462,7 @@ def test_published_flood_chip_and_its_label() -> None:
     with open_chip(folder / "Spain_7370579_S2Hand.tif", LAYER, given=Declaration(scale=1e-4)) as scene:
         check(label, scene)
         check_quantities(scene)
-        patch = scene.read(scene.grid.window)[IMAGE]
+        patch = scene.read_layers(scene.grid.whole)[IMAGE]
         assert centre_of(scene.grid) == pytest.approx((38.1058, -0.7589), abs=1e-4)
     assert patch.valid.all()
     target = read_target(label, FLOOD)
@@ -501,7 +507,7 @@ def test_published_chips_of_thirteen_bands_without_names(path: str) -> None:
         open_chip(file, LAYER)
     with open_chip(file, LAYER, bands=["2", "3", "4", "9", "12", "13"], given=Declaration(scale=1e-4)) as scene:
         check_quantities(scene)
-        values = scene.read(scene.grid.window)[IMAGE].values
+        values = scene.read_layers(scene.grid.whole)[IMAGE].values
     with rasterio.open(file) as raw:
         assert np.allclose(values, raw.read([2, 3, 4, 9, 12, 13]) * 1e-4, atol=1e-6)
 

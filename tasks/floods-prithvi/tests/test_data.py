@@ -243,7 +243,7 @@ def test_windows_are_items_for_training(dataset: Dataset) -> None:
     chips = Chips(dataset, "train")
     place = [sample.id for sample in chips.samples].index(windows.samples[4].id)
     with chips.scene(place) as scene:
-        whole = scene.read(Window(8, 16, 32, 40))[IMAGE]
+        whole = scene.read_layers(Window(8, 16, 32, 40))[IMAGE]
     assert np.array_equal(values, whole.values, equal_nan=True)
     assert np.array_equal(item["targets"]["mask"], chips.target(place)[8:40, 16:56])
     assert item["keys"].tolist() == [2, 7]
@@ -474,7 +474,7 @@ def test_burn_chips_keep_tiles_whole_and_gaps_out(tmp_path: Path) -> None:
         chips = Chips(dataset, split)
         for index in range(len(chips.samples)):
             with chips.scene(index) as scene:
-                patch = scene.read(scene.grid.window)[IMAGE]
+                patch = scene.read_layers(scene.grid.whole)[IMAGE]
             missing = ~patch.valid[0]
             gaps += int(missing.any())
             assert (chips.target(index)[missing] == 255).all()
@@ -505,7 +505,7 @@ def test_dates_and_bands_of_prepared_chips_keep_their_places(tmp_path: Path) -> 
     assert (values.shape, item["inputs"][IMAGE]["valid"].shape) == ((3, 6, 16, 16), (3, 1, 16, 16))
     assert np.allclose(values, expected[..., None, None] * 1e-3, atol=1e-7)
     with Chips(dataset, "test").scene(1) as scene:
-        assert np.allclose(scene.read(Window(0, 0, 2, 2))[IMAGE].values[:, :, 1, 1], expected * 1e-3, atol=1e-7)
+        assert np.allclose(scene.read_layers(Window(0, 0, 2, 2))[IMAGE].values[:, :, 1, 1], expected * 1e-3, atol=1e-7)
     # Taken for band by band, the same numbers stand elsewhere: this is what the test is there to notice.
     assert not np.allclose(expected, expected.reshape(6, 3).T)
     assert dataset.statistics is not None
@@ -539,7 +539,7 @@ def test_pixel_that_one_date_lacks_does_not_count(tmp_path: Path) -> None:
     assert (chips.target(0)[:10] == 255).all()
     assert (chips.target(0)[10:] != 255).any()
     with chips.scene(0) as scene:
-        valid = scene.read(scene.grid.window)[IMAGE].valid
+        valid = scene.read_layers(scene.grid.whole)[IMAGE].valid
     assert valid[[0, 2]].all() and not valid[1, 0, :10].any() and valid[1, 0, 10:].all()
 
 

@@ -138,7 +138,7 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
     for path in scenes_of(trained):
         assert all(product.exists() for product in products_of(tmp_path, path))
         with open_scene(path) as scene:
-            valid = scene.read(scene.grid.window, ["sar"])["sar"].valid[:2].all(axis=0)
+            valid = scene.read_layers(scene.grid.whole, ["sar"])["sar"].valid[:2].all(axis=0)
         with rasterio.open(tmp_path / f"{name_of(path)}_pred.tif") as source:
             classes = source.read()
             assert source.descriptions == ("SIC", "SOD", "FLOE")

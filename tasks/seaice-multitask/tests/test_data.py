@@ -224,7 +224,7 @@ def test_the_cache_holds_what_the_files_give(dataset: Dataset) -> None:
     source = dataset.path(sample.labels["SIC"])
     names = dataset.layers[PLANES].bands.names
     with working_scene(open_scene(source, names), names, WORKING) as scene:
-        expected = scene.read(scene.grid.window)[PLANES].values
+        expected = scene.read_layers(scene.grid.whole)[PLANES].values
     planes = dataset.path(sample.inputs[PLANES])
     np.testing.assert_array_equal(np.load(planes), expected)
     for name, chart in read_charts(source).items():
@@ -485,7 +485,7 @@ def test_scenes_are_mapped_and_not_loaded(dataset: Dataset) -> None:
     assert scene.name == scenes.samples[0].id
     assert scene.grid.shape == (22, 26)
     assert isinstance(scene._sources[PLANES]._values, np.memmap)
-    patch = scene.read(Window(0, 0, 22, 26))[PLANES]
+    patch = scene.read_layers(Window(0, 0, 22, 26))[PLANES]
     assert patch.valid.shape == patch.values.shape
     np.testing.assert_array_equal(patch.values, np.load(dataset.path(scenes.samples[0].inputs[PLANES])))
 

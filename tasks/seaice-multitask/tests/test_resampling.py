@@ -53,7 +53,7 @@ def _scene(shape: tuple[int, int] = SHAPE, seed: int = 0, name: str = NAME, west
 
 def _planes(scene: Scene, channels: Sequence[str], **working: object) -> np.ndarray:
     reduced = working_scene(scene, channels, WorkingSettings(**working))
-    return reduced.read(Window(0, 0, *reduced.grid.shape))[PLANES].values
+    return reduced.read_layers(Window(0, 0, *reduced.grid.shape))[PLANES].values
 
 
 def _blocks(shape: tuple[int, int], size: int):
@@ -66,7 +66,7 @@ def _blocks(shape: tuple[int, int], size: int):
 def test_radar_is_averaged_over_valid_pixels(downscale: int) -> None:
     """Defects D1 and D2: masks that enter the mean, and single pixels instead of means."""
     scene = _scene()
-    patch = scene.read(Window(0, 0, *SHAPE), [SAR])[SAR]
+    patch = scene.read_layers(Window(0, 0, *SHAPE), [SAR])[SAR]
     found = _planes(scene, ["nersc_sar_secondary"], downscale=downscale)[0]
     assert found.shape == (-(-SHAPE[0] // downscale), -(-SHAPE[1] // downscale))
     for row, col, block in _blocks(SHAPE, downscale):
@@ -80,7 +80,7 @@ def test_radar_is_averaged_over_valid_pixels(downscale: int) -> None:
 
 def test_nearest_takes_the_middle_pixel() -> None:
     scene = _scene()
-    patch = scene.read(Window(0, 0, *SHAPE), [SAR])[SAR]
+    patch = scene.read_layers(Window(0, 0, *SHAPE), [SAR])[SAR]
     found = _planes(scene, list(SAR_NAMES), downscale=10, sar_reduction="nearest")
     for row, col in ((4, 9), (7, 20), (20, 3)):
         middle = patch.values[:, 10 * row + 5, 10 * col + 5]
@@ -103,8 +103,8 @@ def test_means_suppress_speckle_that_the_middle_pixel_keeps() -> None:
 def test_each_channel_has_its_own_mask() -> None:
     scene = _scene()
     reduced = working_scene(scene, [*RADAR, "t2m", "month"], WorkingSettings(downscale=1))
-    patch = reduced.read(Window(0, 0, *SHAPE))[PLANES]
-    raw = scene.read(Window(0, 0, *SHAPE), [SAR])[SAR]
+    patch = reduced.read_layers(Window(0, 0, *SHAPE))[PLANES]
+    raw = scene.read_layers(Window(0, 0, *SHAPE), [SAR])[SAR]
     np.testing.assert_array_equal(patch.valid[:2], raw.valid[:2])
     assert patch.valid[3].all()
     assert np.isnan(patch.values[~patch.valid]).all()
@@ -114,7 +114,7 @@ def test_each_channel_has_its_own_mask() -> None:
 @pytest.mark.parametrize("downscale", [1, 5, 10, 18, 50])
 def test_coarse_pixels_are_registered_to_the_radar(downscale: int) -> None:
     scene = _scene()
-    coarse = scene.read(Window(0, 0, 275, 350), [COARSE])[COARSE]
+    coarse = scene.read_layers(Window(0, 0, 275, 350), [COARSE])[COARSE]
     index = list(COARSE_STANDARD).index("t2m")
     expected = np.where(coarse.valid[index], coarse.values[index], np.nan)
     found = _planes(scene, ["t2m"], downscale=downscale)[0]
@@ -146,9 +146,9 @@ def test_winds_stay_a_vector_pair() -> None:
 def test_a_window_is_the_same_wherever_it_is_cut(sar_reduction: str) -> None:
     """To the last bit, whatever the other pixels read with it."""
     reduced = working_scene(_scene(), WINNER_CHANNELS, WorkingSettings(downscale=7, sar_reduction=sar_reduction))
-    whole = reduced.read(reduced.grid.window)[PLANES]
+    whole = reduced.read_layers(reduced.grid.whole)[PLANES]
     for window in (Window(0, 0, 1, 1), Window(3, 5, 20, 31), Window(36, 47, 1, 1), Window(30, 40, 7, 8)):
-        patch = reduced.read(window)[PLANES]
+        patch = reduced.read_layers(window)[PLANES]
         np.testing.assert_array_equal(patch.values, whole.values[(..., *window.slices)])
         np.testing.assert_array_equal(patch.valid, whole.valid[(..., *window.slices)])
 
@@ -234,7 +234,7 @@ def test_memory_is_bounded_by_the_window() -> None:
     window_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     coarse = working_scene(scene, channels, WorkingSettings(downscale=10))
-    coarse.read(coarse.grid.window)
+    coarse.read(coarse.grid.whole)
     scene_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # Seven planes of a window are 7.3 MB and their masks 1.8; radar and result are held at once, and a copy.

@@ -81,8 +81,8 @@ def test_raw_files_give_what_ready_to_train_files_hold(both: tuple[list[Path], l
             assert first.grid.shape == second.grid.shape == SHAPE
             assert first.layers == second.layers
             window = Window(0, 0, 125, 150)
-            for name, patch in first.read(window).items():
-                other = second.read(window)[name]
+            for name, patch in first.read_layers(window).items():
+                other = second.read_layers(window)[name]
                 if name == SAR:
                     np.testing.assert_array_equal(patch.valid, other.valid)
                     # One rounding of float32 at values up to 8: the writer takes its means in another order.
@@ -126,7 +126,7 @@ def test_fills_are_invalid_before_anything_is_computed(tmp_path: Path) -> None:
     fill = {"variable_fill_value": np.int64(0)}
     attributes = dict.fromkeys(("nersc_sar_primary", "nersc_sar_secondary", "sar_incidenceangle"), fill)
     with open_scene(_write(tmp_path / READY, planes, attributes)) as scene:
-        patches = scene.read(Window(0, 0, 75, 100))
+        patches = scene.read_layers(Window(0, 0, 75, 100))
     sar = patches[SAR]
     # Distances have no fill value: their 0 is a number.
     assert np.argwhere(~sar.valid[:, :53, :76]).tolist() == [[0, 3, 4], [1, 5, 6]]
@@ -140,8 +140,8 @@ def test_fills_are_invalid_before_anything_is_computed(tmp_path: Path) -> None:
 def test_the_incomplete_coarse_pixel_repeats_its_neighbour(tmp_path: Path) -> None:
     planes = _ready()
     with open_scene(_write(tmp_path / READY, planes)) as scene:
-        whole = scene.read(Window(0, 0, 75, 100), [COARSE])[COARSE].values[0]
-        corner = scene.read(Window(50, 75, 25, 25), [COARSE])[COARSE].values[0]
+        whole = scene.read_layers(Window(0, 0, 75, 100), [COARSE])[COARSE].values[0]
+        corner = scene.read_layers(Window(50, 75, 25, 25), [COARSE])[COARSE].values[0]
     np.testing.assert_array_equal(whole[:2, :3], planes["btemp_6_9h"])
     np.testing.assert_array_equal(whole, np.pad(planes["btemp_6_9h"], ((0, 1), (0, 1)), mode="edge"))
     np.testing.assert_array_equal(corner, planes["btemp_6_9h"][-1:, -1:])
@@ -153,7 +153,7 @@ def test_raw_means_take_the_valid_pixels(tmp_path: Path) -> None:
     hh[10:12, 20:22] = [[-10, np.nan], [np.nan, -20]]
     hh[30:32, 40:42] = np.nan
     with open_scene(_write(tmp_path / RAW, planes)) as scene:
-        patch = scene.read(Window(0, 0, 50, 75), [SAR])[SAR]
+        patch = scene.read_layers(Window(0, 0, 50, 75), [SAR])[SAR]
         bands = scene.layers[SAR].bands
     physical = patch.values[0] * bands[RADAR[0]].scale + bands[RADAR[0]].offset
     # Two roundings of float32 at values of up to 40 dB.
@@ -168,7 +168,7 @@ def test_incidence_of_raw_files_is_bilinear_between_control_points(tmp_path: Pat
     planes = _raw()
     with open_scene(_write(tmp_path / RAW, planes)) as scene:
         band = scene.layers[SAR].bands["sar_incidenceangle"]
-        found = scene.read(Window(7, 9, 30, 40), [SAR])[SAR].values[2] * band.scale + band.offset
+        found = scene.read_layers(Window(7, 9, 30, 40), [SAR])[SAR].values[2] * band.scale + band.offset
     # The angles are a plane over lines and samples; a pixel's middle lies half a 40 m pixel behind its first.
     lines, samples = (2 * (start + np.arange(n)) + 0.5 for start, n in ((7, 30), (9, 40)))
     expected = 20 + samples[None] / 150 * 25 + lines[:, None] / 100
@@ -192,7 +192,7 @@ def test_control_points_lie_in_the_middle_of_their_pixels(tmp_path: Path) -> Non
 def test_an_odd_raw_line_is_left_out(tmp_path: Path) -> None:
     with open_scene(_write(tmp_path / RAW, _raw((101, 151)))) as scene:
         assert scene.grid.shape == (50, 75)
-        assert scene.read(Window(0, 0, 50, 75))[SAR].values.shape == (4, 50, 75)
+        assert scene.read_layers(Window(0, 0, 50, 75))[SAR].values.shape == (4, 50, 75)
 
 
 def test_only_what_is_asked_for_is_needed(tmp_path: Path) -> None:
@@ -402,10 +402,10 @@ def test_packed_variables_are_what_they_stand_for(tmp_path: Path, packed: tuple[
         assert sorted(packed_variables(scene)) == sorted(name for name in packed if "grid2d" not in name)
         assert packed_variables(plain) == []
         for layer, window in ((SAR, Window(0, 0, 50, 75)), (COARSE, Window(0, 0, 50, 75))):
-            mine, theirs = scene.read(window, [layer])[layer], plain.read(window, [layer])[layer]
+            mine, theirs = scene.read_layers(window, [layer])[layer], plain.read_layers(window, [layer])[layer]
             np.testing.assert_array_equal(mine.valid, theirs.valid)
             np.testing.assert_array_equal(mine.values[mine.valid], theirs.values[theirs.valid])
-        assert not plain.read(Window(0, 0, 50, 75), [SAR])[SAR].valid[0, 3, 4:9].any()
+        assert not plain.read_layers(Window(0, 0, 50, 75), [SAR])[SAR].valid[0, 3, 4:9].any()
 
 
 def test_control_points_go_on_beyond_180_degrees(tmp_path: Path) -> None:

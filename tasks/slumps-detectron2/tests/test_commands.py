@@ -119,8 +119,8 @@ def test_predict_writes_all_products(trained: Path, tmp_path: Path, run_command:
         assert all(path.exists() for path in product_paths(tmp_path, scene.stem))
         with open_raster(scene) as source, open_raster(tmp_path / f"{scene.stem}_prob.tif") as probability:
             assert probability.grid == source.grid
-            valid = source.read(source.grid.window)["image"].valid.all(axis=0)
-            percent = probability.read(probability.grid.window)["image"]
+            valid = source.read_layers(source.grid.whole)["image"].valid.all(axis=0)
+            percent = probability.read_layers(probability.grid.whole)["image"]
             assert np.array_equal(percent.valid[0], valid)
             assert percent.values[0][valid].max(initial=0) <= 100
         with rasterio.open(tmp_path / f"{scene.stem}_instances.tif") as source:

@@ -194,7 +194,7 @@ def test_label_rasters_hold_ids_and_ignore_what_the_scene_lacks(raw: Path) -> No
         assert scene.grid == _grid()
         layer = scene.layers["image"]
         assert (layer.dtype, layer.bands.bands[0].nodata) == ("uint32", IGNORED)
-        written = scene.read(scene.grid.window)["image"].values[0]
+        written = scene.read_layers(scene.grid.whole)["image"].values[0]
     expected = np.zeros(SHAPE, np.uint32)
     expected[10:18, 5:15], expected[10:18, 15:25] = 1, 2
     expected[:, 40:] = expected[12, 6] = IGNORED
@@ -211,7 +211,7 @@ def test_statistics_are_those_of_valid_training_pixels(raw: Path) -> None:
     dataset = describe(_settings(raw, bands=["nir", "2"]))
     assert dataset.layers[IMAGE].bands.names == ("nir", "green")
     train = [open_raster(dataset.path(sample.inputs[IMAGE])) for sample in dataset.split("train")]
-    pixels = np.concatenate([scene.read(scene.grid.window)["image"].values[[3, 1]] for scene in train], axis=1)
+    pixels = np.concatenate([scene.read_layers(scene.grid.whole)["image"].values[[3, 1]] for scene in train], axis=1)
     assert dataset.statistics is not None
     for band, values in zip(dataset.statistics.layers[IMAGE], pixels.astype(np.float64), strict=True):
         assert (band.count, band.mean) == (values.size, pytest.approx(values.mean(), rel=1e-12))
@@ -313,7 +313,7 @@ def test_classes_are_kept_beside_the_ids(raw: Path) -> None:
     assert (truth.classes[10, 5], truth.classes[10, 15], truth.classes[0, 0]) == (2, 5, 0)
     assert not truth.labelled[0].any()
     with open_raster(dataset.path(areas.samples[0].labels[CLASSES])) as scene:
-        assert scene.read(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == UNLABELLED
+        assert scene.read_layers(Window(0, 0, 1, 1))["image"].values[0, 0, 0] == UNLABELLED
     item = Tiles(dataset, "train").read(PatchIndex(0, Window(0, 0, 32, 32), 0, 0))
     assert item["objects"]["labels"].tolist() == [2, 5]
     assert np.unique(item["mask"]).tolist() == [0, 2, 5, UNLABELLED]
@@ -364,7 +364,7 @@ def test_tiles_are_items_for_training(raw: Path) -> None:
     index = next(number for number, sample in enumerate(tiles.areas.samples) if sample.attributes["slumps"])
     draw = PatchIndex(index, Window(8, 0, 32, 32), epoch=3, index=11)
     item = tiles.read(draw)
-    image = tiles.areas.scene(index).read(draw.window)[IMAGE]
+    image = tiles.areas.scene(index).read_layers(draw.window)[IMAGE]
     assert item["inputs"][IMAGE]["values"].dtype == np.uint16
     assert np.array_equal(item["inputs"][IMAGE]["values"], image.values)
     assert item["inputs"][IMAGE]["valid"].shape == image.values.shape and item["inputs"][IMAGE]["valid"].all()
@@ -563,8 +563,8 @@ def test_bands_of_a_scene_are_found_by_name_or_given(raw: Path, tmp_path: Path) 
     assert layer.bands.names == ("nir", "red")
     turned = _scene(tmp_path / "turned.tif", bands=["x", "red", "nir"])
     with open_area(turned, layer) as scene, open_raster(turned) as whole:
-        values = scene.read(Window(0, 0, 4, 4))[IMAGE].values
-        assert np.array_equal(values, whole.read(Window(0, 0, 4, 4))["image"].values[[2, 1]])
+        values = scene.read_layers(Window(0, 0, 4, 4))[IMAGE].values
+        assert np.array_equal(values, whole.read_layers(Window(0, 0, 4, 4))["image"].values[[2, 1]])
     with open_area(turned, layer, bands=["x", "3"]) as scene:
         assert scene.layers[IMAGE].bands.names == ("nir", "red")
     with pytest.raises(SceneError, match="1 bands are given"):
@@ -583,7 +583,7 @@ def test_a_scene_with_another_offset_gives_the_numbers_of_the_training_data(tmp_
         with open_area(path, layer, **options) as scene:
             held = scene.layers[IMAGE].bands
             assert [(b.name, b.scale, b.offset) for b in held] == [(b.name, b.scale, b.offset) for b in layer.bands]
-            return scene.read(Window(3, 4, 20, 30))[IMAGE].values
+            return scene.read_layers(Window(3, 4, 20, 30))[IMAGE].values
 
     with open_area(plain) as scene:
         bare = scene.layers[IMAGE]
@@ -631,7 +631,7 @@ def test_a_band_flagged_alpha_is_near_infrared_when_asked_for(raw: Path, tmp_pat
         assert dataset.statistics.layers[IMAGE][0].count == len(areas.samples) * (SHAPE[0] - lost) * SHAPE[1]
         # A scene to be mapped has the same bands, and is read as the training scenes were.
         with open_area(raw / "s0.tif", layer) as scene:
-            patch = scene.read(scene.grid.window)[IMAGE]
+            patch = scene.read_layers(scene.grid.whole)[IMAGE]
         assert patch.values.shape[0] == count
         assert patch.valid.all() == (lost == 0)
 
@@ -708,7 +708,7 @@ def test_published_landsat_scene_with_infinite_nodata_and_outlines(tmp_path: Pat
     areas = Areas(dataset, "train")
     assert len(areas.experts) == 10
     for index in range(len(areas.samples)):
-        valid = areas.scene(index).read(areas.window(index))[IMAGE].valid.all(axis=0)
+        valid = areas.scene(index).read_layers(areas.window(index))[IMAGE].valid.all(axis=0)
         assert not (areas.truth(index).labelled & ~valid).any()
 
 
@@ -746,7 +746,7 @@ def test_scenes_of_one_table_may_hold_their_numbers_in_other_ways(raw: Path, tmp
         assert found[:2] == expected[:2] and found[2:] == pytest.approx(expected[2:], rel=1e-12)
     for index, sample in enumerate(plain.split("train")):
         window = Window(2, 3, 20, 30)
-        mine, theirs = (Areas(dataset, "train").scene(index).read(window)[IMAGE] for dataset in (mixed, plain))
+        mine, theirs = (Areas(dataset, "train").scene(index).read_layers(window)[IMAGE] for dataset in (mixed, plain))
         assert np.array_equal(mine.valid, theirs.valid), sample.id
         assert np.array_equal(mine.values[mine.valid], theirs.values[theirs.valid].astype("float32")), sample.id
 
@@ -764,7 +764,7 @@ def test_the_missing_value_that_was_given_is_also_that_of_training(raw: Path) ->
     dataset = describe(_settings(raw, nodata=1234))
     dataset.save()
     areas = Areas(load_dataset(dataset.root), "train")
-    patch = areas.scene(0).read(areas.window(0))[IMAGE]
+    patch = areas.scene(0).read_layers(areas.window(0))[IMAGE]
     assert np.array_equal(patch.valid, patch.values != 1234) and not patch.valid.all()
 
 
@@ -786,7 +786,9 @@ def test_a_data_set_is_read_in_the_numbers_of_a_network(raw: Path, tmp_path: Pat
     assert whole.read_as(IMAGE, whole.layers[IMAGE]) is whole
     seen = shares.read_as(IMAGE, whole.layers[IMAGE])
     assert seen.statistics is None and seen.layers[IMAGE].bands["red"].nodata == -1
-    mine, theirs = (Areas(dataset, "train").scene(0).read(Window(0, 0, 40, 50))[IMAGE] for dataset in (seen, whole))
+    mine, theirs = (
+        Areas(dataset, "train").scene(0).read_layers(Window(0, 0, 40, 50))[IMAGE] for dataset in (seen, whole)
+    )
     assert np.array_equal(mine.valid, theirs.valid)
     # Two roundings of float32.
     np.testing.assert_allclose(mine.values, theirs.values, rtol=2e-7)

@@ -70,7 +70,7 @@ def _two_slumps(value: int = 255, dtype: str = "uint8") -> np.ndarray:
 
 def test_zero_and_255_are_a_binary_mask_of_components_joined_at_corners(tmp_path: Path) -> None:
     labels = read_labels(_raster(tmp_path / "a.tif", _two_slumps()), GRID, _settings())
-    assert (labels.kind, labels.count, labels.window) == ("binary", 2, GRID.window)
+    assert (labels.kind, labels.count, labels.window) == ("binary", 2, GRID.whole)
     assert labels.ids.dtype == np.uint32
     expected = np.where(_two_slumps() > 0, 1, 0)
     expected[20:25, 30:35] = 2

@@ -82,8 +82,8 @@ def test_files_are_scenes_with_instance_rasters_and_a_table(tmp_path: Path) -> N
             assert image.grid.same_georeference(label.grid)
             assert image.grid.transform is not None
             places.add((image.grid.crs, image.grid.transform[0], image.grid.transform[2]))
-            patch = image.read(image.grid.window)["image"]
-            ids = label.read(label.grid.window)["image"].values[0]
+            patch = image.read_layers(image.grid.whole)["image"]
+            ids = label.read_layers(label.grid.whole)["image"].values[0]
         np.testing.assert_array_equal(patch.values, expected.values)
         np.testing.assert_array_equal(ids, expected.ids)
         np.testing.assert_array_equal(patch.valid.all(axis=0), expected.values[0] > 0)

@@ -137,12 +137,12 @@ def test_predict_writes_maps_overlay_and_table(trained: Path, tmp_path: Path, ru
     for photo in photos:
         with open_raster(photo) as scene, open_raster(tmp_path / f"{photo.stem}_prob.tif") as probability:
             assert probability.grid == scene.grid
-            percent = probability.read(probability.grid.window)["image"]
-            wall = scene.read(scene.grid.window)["image"].values[0] != 0
+            percent = probability.read_layers(probability.grid.whole)["image"]
+            wall = scene.read_layers(scene.grid.whole)["image"].values[0] != 0
             assert np.array_equal(percent.valid[0], wall)
             assert percent.values[0][wall].max() <= 100
         with open_raster(tmp_path / f"{photo.stem}_pred.tif", codes=True) as layers:
-            numbers = layers.read(layers.grid.window)["image"]
+            numbers = layers.read_layers(layers.grid.whole)["image"]
             assert np.array_equal(numbers.valid[0], wall)
         with rasterio.open(tmp_path / f"{photo.stem}_pred.tif") as written:
             assert written.colormap(1)[1][:3] == LAYER_COLOURS[0]
@@ -193,7 +193,7 @@ def test_a_turned_photograph_has_the_products_of_the_upright_one(
     with open_raster(
         next(path for path in sorted((trained / "raw").glob("*.tif")) if "_mask" not in path.stem)
     ) as scene:
-        upright = scene.read(Window(20, 30, 96, 128))["image"].values[0]
+        upright = scene.read_layers(Window(20, 30, 96, 128))["image"].values[0]
     undo = {"upright": None, "half": Image.Transpose.ROTATE_180, "quarter": Image.Transpose.ROTATE_90}
     (tmp_path / "photos").mkdir()
     for (name, turn), orientation in zip(undo.items(), (1, 3, 6), strict=True):

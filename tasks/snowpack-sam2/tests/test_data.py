@@ -81,7 +81,7 @@ def test_statistics_are_those_of_labelled_training_pixels(raw: Path) -> None:
     dataset = describe(_settings(raw))
     pixels = np.concatenate(
         [
-            open_photo(dataset.path(sample.inputs[PHOTO])).read(Window(0, 4, 48, 36))[PHOTO].values.ravel()
+            open_photo(dataset.path(sample.inputs[PHOTO])).read_layers(Window(0, 4, 48, 36))[PHOTO].values.ravel()
             for sample in dataset.split("train")
         ]
     ).astype(np.float64)
@@ -203,7 +203,7 @@ def test_item_holds_native_values_and_ignored_pixels(raw: Path) -> None:
     item = photos.read(draw)
     values, target = item["inputs"][PHOTO]["values"], item["targets"]["boundary"]
     assert values.dtype == np.uint16
-    assert np.array_equal(values, photos.scene(0).read(draw.window)[PHOTO].values)
+    assert np.array_equal(values, photos.scene(0).read_layers(draw.window)[PHOTO].values)
     assert (target[0, :, :4] == 255).all()
     assert (target[0, 3, 4:] == 1).all()  # row 19 of the photo, the last one of the upper layer
     assert target[0, :, 4:].sum() == 28
@@ -295,8 +295,8 @@ def test_nodata_brightness_is_remembered(raw: Path) -> None:
     _write(raw / "pit0_0.tif", dark)
     dataset = describe(_settings(raw, nodata=0))
     with open_photo(raw / "pit0_0.tif", layer=dataset.layers[PHOTO]) as scene:
-        assert not scene.read(Window(0, 0, 5, 40))[PHOTO].valid.any()
-        assert scene.read(Window(5, 0, 43, 40))[PHOTO].valid.all()
+        assert not scene.read_layers(Window(0, 0, 5, 40))[PHOTO].valid.any()
+        assert scene.read_layers(Window(5, 0, 43, 40))[PHOTO].valid.all()
 
 
 def test_masks_in_a_folder_are_no_photographs(raw: Path, tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_published_tiles_are_paired_and_called_not_independent(tmp_path: Path) -
     photos = Photos(dataset, "train")
     for index in range(len(photos.samples)):
         lines, labelled = photos.truth(index)
-        valid = photos.scene(index).read(photos.scene(index).grid.window)[PHOTO].valid[0]
+        valid = photos.scene(index).read_layers(photos.scene(index).grid.whole)[PHOTO].valid[0]
         assert lines.shape == (849, 850)
         # The black corners of turned tiles are neither wall nor labelled.
         assert not (labelled & ~valid).mean() > 0.001

@@ -25,8 +25,8 @@ def test_files_are_pairs_in_the_format_of_real_photos(tmp_path: Path) -> None:
     for path, photo in zip(paths, photos(seed=4, pits=2, per_pit=2), strict=True):
         with open_raster(path) as scene, open_raster(path.with_name(f"{path.stem}_mask.tif")) as mask:
             assert scene.grid.crs is None
-            values = scene.read(scene.grid.window)["image"].values[0]
-            labels = mask.read(mask.grid.window)["image"]
+            values = scene.read_layers(scene.grid.whole)["image"].values[0]
+            labels = mask.read_layers(mask.grid.whole)["image"]
         assert values.dtype == np.uint16
         assert labels.values.dtype == np.uint8
         np.testing.assert_array_equal(values, photo.values)

@@ -337,7 +337,7 @@ def _label_problems(label: LabelSpec, scene: Scene) -> Iterator[str]:
     found: set[int] = set()
     for row in range(0, scene.grid.height, 1024):
         height = min(1024, scene.grid.height - row)
-        patch = scene.read(Window(row, 0, height, scene.grid.width))[name]
+        patch = scene.read_layers(Window(row, 0, height, scene.grid.width))[name]
         found.update(np.unique(patch.values[np.broadcast_to(patch.valid, patch.values.shape)]).tolist())
     unknown = sorted(found - label.classes.keys() - {label.ignore})
     if unknown:

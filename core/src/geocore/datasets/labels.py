@@ -148,7 +148,7 @@ def take_census(label: Scene, window: Window | None = None) -> Census:
     missing: Counter[int] = Counter()
     uniform: set[int] = set()
     uniform_px = 0
-    for strip in _strips(label, window or label.grid.window):
+    for strip in _strips(label, window or label.grid.whole):
         pixels.update(_counts(strip.values[strip.valid]))
         if not strip.valid.all():
             missing.update(_counts(strip.values[~strip.valid]))
@@ -244,11 +244,11 @@ def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> 
 
 def target_of(label: Scene, path: Path, codes: LabelCodes, window: Window | None = None) -> npt.NDArray[np.uint8]:
     """Class indices of a label that `open_label` opened; other arguments, result and errors as of `read_target`."""
-    window = window or label.grid.window
+    window = window or label.grid.whole
     target = np.full(window.shape, IGNORED, np.uint8)
-    inside = window.intersection(label.grid.window)
+    inside = window.intersection(label.grid.whole)
     if inside is not None:
-        (patch,) = label.read(inside).values()
+        (patch,) = label.read_layers(inside).values()
         place = inside.shifted(-window.row, -window.col).slices
         target[place] = class_indices(patch.values[0], patch.valid[0], codes, path)
     return target
@@ -413,7 +413,7 @@ def _strips(label: Scene, window: Window) -> Iterator[_Strip]:
     for row in range(window.row, window.row_stop, step):
         stop = min(row + step, window.row_stop)
         above, below = int(row > window.row), int(stop < window.row_stop)
-        patch = label.read(Window(row - above, window.col, stop - row + above + below, window.width), [name])[name]
+        patch = label.read(Window(row - above, window.col, stop - row + above + below, window.width), layer=name)
         rows = slice(above, above + stop - row)
         around = np.pad(patch.values[0], ((1 - above, 1 - below), (1, 1)), mode="edge")
         yield _Strip(patch.values[0][rows], patch.valid[0][rows], around)
@@ -426,7 +426,7 @@ def _check_interpolation(
     if len(thin) < _FEWEST_THIN or len(thin) <= len(census.uniform):
         return
     pixels = between = alike = 0
-    for strip in _strips(label, window or label.grid.window):
+    for strip in _strips(label, window or label.grid.whole):
         here = np.isin(strip.values, thin) & strip.valid
         if not here.any():
             continue
@@ -458,7 +458,7 @@ def _same_pixels(label: Scene, image: Scene) -> bool:
         for row in range(0, label.grid.height, step)
     )
     return all(
-        np.array_equal(label.read(w)[name].values, image.read(w, [layer.name])[layer.name].values) for w in windows
+        np.array_equal(label.read(w, layer=name).values, image.read(w, layer=layer.name).values) for w in windows
     )
 
 

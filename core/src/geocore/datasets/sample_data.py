@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 
 from geocore.raster.grid import Grid
 from geocore.raster.write import write_raster
@@ -138,7 +139,7 @@ def _draw_scene(
         notched: whether a corner is missing, as at the edge of a swath.
     """
     x, y = corner
-    grid = Grid(*shape, (_PIXEL_M, 0.0, x, 0.0, -_PIXEL_M, y), "EPSG:32652", length_unit="m")
+    grid = Grid(*shape, Affine(_PIXEL_M, 0.0, x, 0.0, -_PIXEL_M, y), "EPSG:32652", length_unit="m")
     east, north = (x + _PIXEL_M * np.arange(shape[1])) / 1000, (y - _PIXEL_M * np.arange(shape[0]))[:, None] / 1000
     depth = _WATER_LEVEL - _height(east, north)
     share = np.clip(depth / _SHORE + 0.5, 0.0, 1.0)

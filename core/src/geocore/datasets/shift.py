@@ -85,7 +85,7 @@ def probe(scene: Scene, layer: str, size_px: int) -> Iterator[tuple[npt.NDArray[
         size_px: edge of a window.
     """
     for window in probe_windows(scene.grid.shape, size_px):
-        patch = scene.read(window, [layer])[layer]
+        patch = scene.read_layers(window, [layer])[layer]
         yield patch.values, patch.valid
 
 

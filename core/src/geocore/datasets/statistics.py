@@ -249,7 +249,7 @@ def compute_statistics(scenes: Iterable[Scene], layers: Sequence[str]) -> Statis
                 )
         first_scene = first_scene or scene.name
         for window in _blocks(scene):
-            for name, patch in scene.read(window, layers).items():
+            for name, patch in scene.read_layers(window, layers).items():
                 counts[name].update(patch.values, patch.valid)
     if not counts:
         raise DataError("no scene to measure: statistics need at least one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,7 +114,7 @@ class Warp:
                 dataset,
                 src_crs=crs,
                 crs=CRS.from_user_input(grid.crs),
-                transform=Affine(*grid.transform),
+                transform=grid.transform,
                 height=grid.height,
                 width=grid.width,
                 resampling=Resampling[self.interpolation],
@@ -205,14 +205,10 @@ def _scales(dataset: Any, crs: CRS, grid: Grid) -> tuple[float, float]:
     """Pixels of the grid per pixel of the dataset along columns and rows, at the grid's centre."""
     assert grid.transform is not None
     row, col = grid.height / 2, grid.width / 2
-    points = [_moved(grid.transform, *point) for point in ((col, row), (col + 1, row), (col, row + 1))]
+    points = [grid.transform @ point for point in ((col, row), (col + 1, row), (col, row + 1))]
     xs, ys = transform(CRS.from_user_input(grid.crs), crs, [x for x, _ in points], [y for _, y in points])
-    centre, right, below = [_moved((~dataset.transform)[:6], x, y) for x, y in zip(xs, ys, strict=True)]
+    inverse = ~dataset.transform
+    centre, right, below = [inverse @ point for point in zip(xs, ys, strict=True)]
     # Steps along both axes of the grid, seen along each axis of the file, since the two may be turned.
     steps = [math.hypot(right[axis] - centre[axis], below[axis] - centre[axis]) for axis in (0, 1)]
     return (1 / steps[0], 1 / steps[1]) if all(0 < step < math.inf for step in steps) else (1.0, 1.0)
-
-
-def _moved(place: Sequence[float], x: float, y: float) -> tuple[float, float]:
-    a, b, c, d, e, f = place
-    return a * x + b * y + c, d * x + e * y + f

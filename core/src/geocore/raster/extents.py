@@ -76,10 +76,7 @@ def extent_of(grid: Grid) -> Extent | None:
     """The extent of a raster; None where it has no transform."""
     if grid.transform is None:
         return None
-    a, b, c, d, e, f = grid.transform
-    places = [(a * col + b * row + c, d * col + e * row + f) for row in (0, grid.height) for col in (0, grid.width)]
-    (left, right), (bottom, top) = ((min(values), max(values)) for values in zip(*places, strict=True))
-    return Extent(left, bottom, right, top, grid.crs)
+    return Extent(*grid.bounds, grid.crs)
 
 
 def crs_name(crs: str | None) -> str:
@@ -147,8 +144,8 @@ def _cause_of_misfit(label: Grid, found: Extent, scene: Grid, area: Extent) -> s
         return f"warp the label onto the scene (gdalwarp -r near -t_srs {crs_name(scene.crs)})"
     assert label.transform is not None
     assert scene.transform is not None
-    a, b, c, d, e, f = label.transform
-    own_a, own_b, own_c, own_d, own_e, own_f = scene.transform
+    a, b, c, d, e, f = label.transform[:6]
+    own_a, own_b, own_c, own_d, own_e, own_f = scene.transform[:6]
     if (a * own_a < 0) != (e * own_e < 0):
         return "its rows run from south to north, or its columns from east to west: warp it onto the scene"
     sizes = [(math.hypot(x, z), math.hypot(y, w)) for x, y, z, w in ((a, b, d, e), (own_a, own_b, own_d, own_e))]

@@ -75,13 +75,12 @@ def _grid_of(dataset: Any) -> Grid:
         # Control points alone give no pixel size, so the unit stays "px".
         return Grid(dataset.height, dataset.width, crs=crs, gcps=gcps)
     crs = crs_text(dataset.crs)
-    a, b, c, d, e, f = (float(value) for value in transform[:6])
-    if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e == b * d:
+    if not all(map(math.isfinite, transform[:6])) or transform.determinant == 0:
         raise SceneError(
-            f"its transform {(a, b, c, d, e, f)} leads nowhere: must be finite, with pixels that have an area; write "
+            f"its transform {tuple(transform[:6])} leads nowhere: must be finite, with pixels that have an area; write "
             "it anew: gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM"
         )
-    return Grid(dataset.height, dataset.width, (a, b, c, d, e, f), crs, length_unit=length_unit_of(crs))
+    return Grid(dataset.height, dataset.width, transform, crs, length_unit=length_unit_of(crs))
 
 
 def crs_text(crs: CRS | None) -> str | None:
@@ -108,7 +107,7 @@ def creation_options(grid: Grid) -> dict[str, Any]:
     if grid.crs is not None:
         options["crs"] = CRS.from_user_input(grid.crs)
     if grid.transform is not None:
-        options["transform"] = Affine(*grid.transform)
+        options["transform"] = grid.transform
     elif grid.gcps:
         options.setdefault("crs", CRS())  # none is not taken for no CRS here
         options["gcps"] = [

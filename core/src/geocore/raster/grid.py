@@ -10,15 +10,24 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+from affine import Affine
 
 from geocore.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyproj
+    import rasterio.windows
+    from numpy.typing import ArrayLike, NDArray
 
 LengthUnit = Literal["m", "degree", "cm", "px"]
-Transform = tuple[float, float, float, float, float, float]
+Bounds = tuple[float, float, float, float]
+"""(left, bottom, right, top) in units of a CRS, as rasterio has them."""
+
+_DECIMALS_PX: Final = 1e-6
+"""Pixels by which bounds may miss an edge between two pixels and still mean it: coordinates have few decimals."""
 
 NAMES_FILES: Final = "names files of shifts by their path, which are not followed: give a code such as EPSG:32652"
 """What is wrong with a CRS of which `names_files` is true, and the remedy."""
@@ -70,6 +79,20 @@ class Window:
             raise ValueError(f"{self} starts outside the array; intersect it with the grid first")
         return slice(self.row, self.row_stop), slice(self.col, self.col_stop)
 
+    @classmethod
+    def from_rasterio(cls, window: rasterio.windows.Window) -> Self:
+        """The window of whole pixels that covers one of rasterio's, which may begin within a pixel."""
+        row, col = math.floor(window.row_off + _DECIMALS_PX), math.floor(window.col_off + _DECIMALS_PX)
+        stop = math.ceil(window.row_off + window.height - _DECIMALS_PX)
+        col_stop = math.ceil(window.col_off + window.width - _DECIMALS_PX)
+        return cls(row, col, stop - row, col_stop - col)
+
+    def to_rasterio(self) -> rasterio.windows.Window:
+        """This window as rasterio reads it."""
+        from rasterio.windows import Window as RasterioWindow  # What has no raster to read need not wait for GDAL.
+
+        return RasterioWindow(self.col, self.row, self.width, self.height)
+
     def intersection(self, other: Window) -> Window | None:
         """The pixels in both windows; None when there are none."""
         row, col = max(self.row, other.row), max(self.col, other.col)
@@ -109,8 +132,9 @@ class Grid:
 
     height: int
     width: int
-    transform: Transform | None = None
-    """(a, b, c, d, e, f): x = a * col + b * row + c, y = d * col + e * row + f, of a pixel's upper left corner."""
+    transform: Affine | None = None
+    """(col, row) of a pixel's upper left corner to (x, y): x = a * col + b * row + c, y = d * col + e * row + f. The
+    six numbers may be given as they are."""
     crs: str | None = None
     """Coordinate reference system as "EPSG:32652" or WKT."""
     gcps: tuple[ControlPoint, ...] = ()
@@ -120,6 +144,20 @@ class Grid:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"grid of {self.height} x {self.width} pixels: both must be at least 1")
+        given: Any = self.transform
+        if given is not None and not isinstance(given, Affine):
+            object.__setattr__(self, "transform", Affine(*given))
+
+    def __repr__(self) -> str:
+        """Shape, CRS and where the raster lies, in one line."""
+        told = [f"{self.height} x {self.width} px"]
+        if self.transform is not None:
+            crs = self.crs or "no CRS"
+            told.append(crs if len(crs) < 40 else f"{crs[:36]}...")
+            told.append(f"transform={self.transform[:6]}")
+        elif self.gcps:
+            told.append(f"{len(self.gcps)} control points")
+        return f"Grid({', '.join(told)})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,9 +165,120 @@ class Grid:
         return self.height, self.width
 
     @property
-    def window(self) -> Window:
+    def whole(self) -> Window:
         """The window of all pixels."""
         return Window(0, 0, self.height, self.width)
+
+    @property
+    def bounds(self) -> Bounds:
+        """(left, bottom, right, top) of the smallest box around all pixels, left < right and bottom < top.
+
+        Raises:
+            DataError: the grid has no transform.
+        """
+        a, b, c, d, e, f = self._affine()[:6]
+        corners = [(row, col) for row in (0, self.height) for col in (0, self.width)]
+        xs, ys = [a * col + b * row + c for row, col in corners], [d * col + e * row + f for row, col in corners]
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def xy(self, row: ArrayLike, col: ArrayLike) -> tuple[Any, Any]:
+        """Coordinates of the centres of pixels, as rasterio's `xy`.
+
+        Args:
+            row: number or array; fractions count from the centre too.
+            col: likewise.
+
+        Returns:
+            (x, y) in units of the CRS: floats for numbers, float64 arrays for arrays.
+
+        Raises:
+            DataError: the grid has no transform.
+        """
+        import numpy as np  # Commands that only read settings must not wait for it.
+
+        a, b, c, d, e, f = self._affine()[:6]
+        rows, cols = np.asarray(row, np.float64) + 0.5, np.asarray(col, np.float64) + 0.5
+        return _plain(a * cols + b * rows + c), _plain(d * cols + e * rows + f)
+
+    def rowcol(self, x: ArrayLike, y: ArrayLike) -> tuple[Any, Any]:
+        """The pixels that coordinates lie in, as rasterio's `rowcol`; they may lie outside the grid.
+
+        Args:
+            x: number or array, in units of the CRS.
+            y: likewise.
+
+        Returns:
+            (row, col): ints for numbers, int64 arrays for arrays.
+
+        Raises:
+            DataError: the grid has no transform.
+            ValueError: a coordinate is not finite.
+        """
+        import numpy as np
+
+        rows, cols = self.fractional_rowcol(x, y)
+        if not (np.isfinite(rows).all() and np.isfinite(cols).all()):
+            raise ValueError("a coordinate is not finite: no pixel holds it")
+        return _plain(np.floor(rows).astype(np.int64)), _plain(np.floor(cols).astype(np.int64))
+
+    def fractional_rowcol(self, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positions of coordinates in pixels from the upper left corner of the first one; NaN where these are.
+
+        Args:
+            x: number or array, in units of the CRS.
+            y: likewise.
+
+        Returns:
+            (row, col), float64.
+
+        Raises:
+            DataError: the grid has no transform.
+        """
+        import numpy as np
+
+        a, b, c, d, e, f = self._affine()[:6]
+        right, up = np.asarray(x, np.float64) - c, np.asarray(y, np.float64) - f
+        # Not by the inverse of the transform, whose offset would take digits from coordinates of millions of metres.
+        determinant = a * e - b * d
+        with np.errstate(invalid="ignore"):
+            return (a * up - d * right) / determinant, (e * right - b * up) / determinant
+
+    def window(self, bounds: Bounds) -> Window:
+        """The window of whole pixels that covers a box, rounded outwards; it may reach outside the grid.
+
+        Args:
+            bounds: (left, bottom, right, top) in units of the grid's CRS.
+
+        Raises:
+            DataError: the grid has no transform, or these are no bounds.
+        """
+        left, bottom, right, top = bounds
+        if not (left < right and bottom < top) or not all(map(math.isfinite, bounds)):
+            raise DataError(
+                f"bounds {tuple(bounds)}: must be (left, bottom, right, top), left < right and bottom < top"
+            )
+        rows, cols = self.fractional_rowcol([left, right, left, right], [bottom, bottom, top, top])
+        row, col = (math.floor(float(axis.min()) + _DECIMALS_PX) for axis in (rows, cols))
+        row_stop, col_stop = (math.ceil(float(axis.max()) - _DECIMALS_PX) for axis in (rows, cols))
+        return Window(row, col, max(1, row_stop - row), max(1, col_stop - col))
+
+    def crop(self, window: Window) -> Grid:
+        """The grid of a window, which may reach outside: pixel (0, 0) is the window's first."""
+        transform = self.transform
+        if transform is not None:
+            transform = transform @ Affine.translation(window.col, window.row)
+        gcps = tuple(
+            dataclasses.replace(point, row=point.row - window.row, col=point.col - window.col) for point in self.gcps
+        )
+        return dataclasses.replace(self, height=window.height, width=window.width, transform=transform, gcps=gcps)
+
+    def _affine(self) -> Affine:
+        if self.transform is None:
+            raise DataError(
+                f"{self} has no transform: no pixel of it has coordinates"
+                + ("; warp the raster by its control points first (gdalwarp)" if self.gcps else "")
+            )
+        return self.transform
 
     @property
     def pixel_size(self) -> tuple[float, float]:
@@ -144,7 +293,7 @@ class Grid:
             return 1.0, 1.0
         if self.transform is None:
             raise ValueError(f"a grid in {self.length_unit!r} has a pixel size only with a transform")
-        a, b, _, d, e, _ = self.transform
+        a, b, _, d, e, _ = self.transform[:6]
         factor = metres_per_unit(self.crs) if self.length_unit == "m" and self.crs else 1.0
         return math.hypot(b, e) * factor, math.hypot(a, d) * factor
 
@@ -152,8 +301,7 @@ class Grid:
         """The grid with pixels `ratio` times larger and the same upper left corner; its border is rounded outwards."""
         transform = self.transform
         if transform is not None:
-            a, b, c, d, e, f = transform
-            transform = (a * ratio, b * ratio, c, d * ratio, e * ratio, f)
+            transform = transform @ Affine.scale(ratio)
         gcps = tuple(dataclasses.replace(point, row=point.row / ratio, col=point.col / ratio) for point in self.gcps)
         height, width = -(-self.height // ratio), -(-self.width // ratio)
         return dataclasses.replace(self, height=height, width=width, transform=transform, gcps=gcps)
@@ -179,13 +327,13 @@ class Grid:
             way = transformer(str(other.crs), str(self.crs)) if other_crs else None
         except DataError:
             return False  # of another body
-        pixel = math.sqrt(abs(self.transform[0] * self.transform[4] - self.transform[1] * self.transform[3]))
+        pixel = math.sqrt(abs(self.transform.determinant))
         for row in (0, self.height):
             for col in (0, self.width):
-                x, y = _position(other.transform, row, col)
+                x, y = other.transform @ (col, row)
                 if way is not None:
                     x, y = way.transform(x, y)
-                mine = _position(self.transform, row, col)
+                mine = self.transform @ (col, row)
                 # Not `> tolerance`: outside the area of a projection the distance may be nan.
                 if not math.dist(mine, (x, y)) <= tolerance_px * pixel:
                     return False
@@ -266,9 +414,9 @@ def transformer(source: str, target: str) -> pyproj.Transformer:
         raise DataError(f"no way leads from the CRS {names}: they must be of one body, and tied to it") from error
 
 
-def _position(transform: Transform, row: float, col: float) -> tuple[float, float]:
-    a, b, c, d, e, f = transform
-    return a * col + b * row + c, d * col + e * row + f
+def _plain(values: NDArray[Any]) -> Any:
+    """A number where there is one, else the array."""
+    return values if values.ndim else values.item()
 
 
 def _close(first: ControlPoint, second: ControlPoint, tolerance_px: float) -> bool:

@@ -366,7 +366,7 @@ def _pixels_m2(grid: Grid, rows: npt.NDArray[Any], cols: npt.NDArray[Any]) -> Fl
     """Area of the pixels whose upper left corners are given, shape (pixel,), m2."""
     assert grid.transform is not None
     assert grid.crs is not None
-    a, b, c, d, e, f = grid.transform
+    a, b, c, d, e, f = grid.transform[:6]
     col = (cols[:, None] + np.array([0, 1, 1, 0, 0])).ravel()
     row = (rows[:, None] + np.array([0, 0, 1, 1, 0])).ravel()
     each = np.arange(len(rows))

@@ -13,6 +13,7 @@ from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from affine import Affine
 from rasterio.crs import CRS
 
 from geocore.errors import SceneError
@@ -88,7 +89,7 @@ class _Map:
     @property
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, pixel width, pixel height."""
-        a, _, c, _, e, f = self.grid.transform or (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+        a, _, c, _, e, f = (self.grid.transform or Affine.scale(1.0, -1.0))[:6]
         return c, f, a, -e
 
 
@@ -102,7 +103,7 @@ def _read(path: Path) -> _Map | None:
         return None
     if grid.transform is None or grid.crs is None:
         return None
-    a, b, _, d, e, _ = grid.transform
+    a, b, _, d, e, _ = grid.transform[:6]
     return None if a <= 0 or e >= 0 or max(abs(b), abs(d)) > _TOLERANCE * a else found
 
 

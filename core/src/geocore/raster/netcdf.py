@@ -24,12 +24,13 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 from numpy.typing import NDArray
 
 from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.declarations import FILE, CfDeclaration, Decision, decide, stated_by_cf
-from geocore.raster.grid import Transform, Window
+from geocore.raster.grid import Window
 from geocore.raster.hdf5 import DecodedChunks, StoredArray, open_hdf5
 from geocore.raster.scene import Layer, Patch
 from geocore.storage.files import atomic_write_bytes
@@ -78,7 +79,7 @@ def netcdf_transform(
     *,
     stated: Sequence[float] | None = None,
     from_zero: bool = False,
-) -> Transform:
+) -> Affine:
     """The transform of the pixels of a variable: of their corners, whichever way its axes run.
 
     A transform that is stated counts where its steps are those of the coordinates, and their first pixel is its first,
@@ -99,14 +100,14 @@ def netcdf_transform(
     if min(len(x), len(y)) < 2:
         if given is None:
             raise DataError(f"{where}: an axis of one pixel says nothing of its size: write the attribute transform")
-        return _six(given)
+        return Affine(*(float(value) for value in given[:6]))
     steps = [_step(where, name, np.asarray(axis, np.float64)) for name, axis in (("x", x), ("y", y))]
     firsts = [float(x[0]), float(y[0])]
     if given is not None and _agrees(given, steps, firsts):
-        return _six(given)
+        return Affine(*(float(value) for value in given[:6]))
     corners = from_zero and all(_is_whole(first / step) for first, step in zip(firsts, steps, strict=True))
     left, top = (first if corners else first - step / 2 for first, step in zip(firsts, steps, strict=True))
-    return steps[0], 0.0, left, 0.0, steps[1], top
+    return Affine(steps[0], 0.0, left, 0.0, steps[1], top)
 
 
 def gdal_transform(mapping: Mapping[str, Any]) -> list[float] | None:
@@ -138,11 +139,6 @@ def _step(where: str, name: str, axis: npt.NDArray[np.float64]) -> float:
 
 def _is_whole(value: float) -> bool:
     return abs(value - round(value)) < _SAME
-
-
-def _six(values: Sequence[float]) -> Transform:
-    a, b, c, d, e, f = (float(value) for value in values[:6])
-    return a, b, c, d, e, f
 
 
 def _plain(value: Any) -> Any:

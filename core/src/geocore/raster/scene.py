@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
 from geocore.raster.declarations import Decision
-from geocore.raster.grid import Grid, Window
+from geocore.raster.grid import Bounds, Grid, Window
+
+if TYPE_CHECKING:
+    import rasterio.windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,14 @@ class Patch:
     keep the value that the file has there, NaN included; pixels outside the scene are 0."""
     valid: NDArray[np.bool_]
     """As `values`, but the band axis has length 1 where all bands share one mask. True is valid."""
+    grid: Grid | None = None
+    """Where the patch lies, as `Scene.read` tells it; None where nobody asked, as in batches."""
+
+    def __repr__(self) -> str:
+        """Shape, type and how much is valid, in one line."""
+        shape = " x ".join(str(length) for length in self.values.shape)
+        where = "" if self.grid is None else f", {self.grid!r}"
+        return f"Patch({shape} {self.values.dtype}, {self.valid.mean():.1%} valid{where})"
 
 
 class BandReader(Protocol):
@@ -211,7 +222,87 @@ class Scene:
         """Reference pixels that a window's position and size must be a multiple of, to suit every layer."""
         return math.lcm(*(source.layer.ratio for source in self._sources.values()))
 
-    def read(self, window: Window, layers: Iterable[str] | None = None) -> dict[str, Patch]:
+    def __repr__(self) -> str:
+        """Name, grid and layers, in one line."""
+        told = "; ".join(
+            f"{name}: {', '.join(layer.bands.names) if len(layer.bands) < 9 else f'{len(layer.bands)} bands'} "
+            f"{layer.dtype}" + (f" at {len(layer.times)} times" if layer.times else "")
+            + (f", 1/{layer.ratio}" if layer.ratio > 1 else "")
+            for name, layer in self.layers.items()
+        )  # fmt: skip
+        return f"Scene({self.name!r}, {self.grid!r}, {told})"
+
+    @property
+    def bands(self) -> Bands:
+        """Bands of the one layer.
+
+        Raises:
+            SceneError: there are several layers.
+        """
+        return self.layers[self._one_layer(None)].bands
+
+    @property
+    def dtype(self) -> str:
+        """Type of the one layer as numpy calls it, such as "uint16".
+
+        Raises:
+            SceneError: there are several layers.
+        """
+        return self.layers[self._one_layer(None)].dtype
+
+    def read(
+        self,
+        window: Window | rasterio.windows.Window | None = None,
+        *,
+        bounds: Bounds | None = None,
+        layer: str | None = None,
+    ) -> Patch:
+        """Read one layer: a window of it, what lies in a box on the map, or all; safe to call from several threads.
+
+        Args:
+            window: in reference pixels, also one of rasterio; what lies outside the scene is 0 and invalid. Position
+                and size must be multiples of the layer's ratio.
+            bounds: (left, bottom, right, top) in units of the scene's CRS instead; rounded outwards to whole pixels of
+                the layer.
+            layer: its name; None: the only one.
+
+        Returns:
+            Values, mask and grid, in pixels of the layer.
+
+        Raises:
+            SceneError: there are several layers and none is named, the layer does not exist, the box lies outside the
+                scene, or a file cannot be read.
+            DataError: bounds are given, and the scene has no transform or these are none.
+            ValueError: window and bounds are given, or the window is not aligned to the layer.
+        """
+        name = self._one_layer(layer)
+        if window is not None and bounds is not None:
+            raise ValueError("window and bounds are given: give one of them")
+        ratio = self._source(name).layer.ratio
+        if bounds is not None:
+            wanted = self.grid.window(bounds)
+            if wanted.intersection(self.grid.whole) is None:
+                raise SceneError(
+                    f"scene {self.name}: bounds {tuple(bounds)} lie outside it: it spans {self.grid.bounds} in "
+                    f"{self.grid.crs or 'units of no known CRS'}; give them in its CRS"
+                )
+            wanted = wanted.coarser(ratio).finer(ratio)
+        elif window is None:
+            wanted = self.grid.whole.coarser(ratio).finer(ratio)
+        else:
+            wanted = window if isinstance(window, Window) else Window.from_rasterio(window)
+        patch = self._read_layer(name, wanted)
+        grid = self.grid.coarser(ratio).crop(wanted.coarser(ratio))
+        return Patch(patch.values, patch.valid, grid)
+
+    def _one_layer(self, name: str | None) -> str:
+        if name is not None:
+            return name
+        if len(self._sources) > 1:
+            raise SceneError(f"scene {self.name} has the layers {', '.join(self._sources)}: name the one to read")
+        return next(iter(self._sources))
+
+    def read_layers(self, window: Window, layers: Iterable[str] | None = None) -> dict[str, Patch]:
         """Read a window of some layers; safe to call from several threads.
 
         Args:
@@ -228,10 +319,14 @@ class Scene:
         """
         return {name: self._read_layer(name, window) for name in (self._sources if layers is None else layers)}
 
-    def _read_layer(self, name: str, window: Window) -> Patch:
+    def _source(self, name: str) -> BandReader:
         source = self._sources.get(name)
         if source is None:
             raise SceneError(f"scene {self.name} has no layer {name!r}: its layers are {', '.join(self._sources)}")
+        return source
+
+    def _read_layer(self, name: str, window: Window) -> Patch:
+        source = self._source(name)
         ratio = source.layer.ratio
         if any(value % ratio for value in (window.row, window.col, window.height, window.width)):
             raise ValueError(f"{window} is not aligned to ratio {ratio} of layer {name!r}")

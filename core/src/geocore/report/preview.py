@@ -285,7 +285,7 @@ def read_reduced(
     Raises:
         SceneError: the file cannot be read.
     """
-    window = window or scene.grid.window
+    window = window or scene.grid.whole
     rows, cols = (_starts(length, max(window.shape), side_px) for length in window.shape)
     values = np.zeros((len(bands), len(rows), len(cols)), np.float32)
     valid = np.zeros((len(rows), len(cols)), np.bool_)
@@ -294,7 +294,7 @@ def read_reduced(
     for first in range(0, len(rows), step):
         taken = slice(first, first + step)
         start, stop = int(rows[first]), int(stops[taken][-1])
-        patch = scene.read(Window(window.row + start, window.col, stop - start, window.width), [layer])[layer]
+        patch = scene.read_layers(Window(window.row + start, window.col, stop - start, window.width), [layer])[layer]
         times = scene.layers[layer].times
         held, known = (patch.values[period], patch.valid[period]) if times else (patch.values, patch.valid)
         stored: npt.NDArray[np.float32] = held[list(bands)].astype(np.float32)

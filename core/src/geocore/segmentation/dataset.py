@@ -337,7 +337,7 @@ class SegmentationDataset(data.Dataset[Item]):
         grid = image.grid
         if sample.window is not None:
             sources = {name: _Part(source, sample.window) for name, source in sources.items()}
-            grid = _part_of(grid, sample.window)
+            grid = grid.crop(sample.window)
         return Scene(sample.name, grid, sources)
 
     def read(self, draw: PatchIndex) -> dict[str, Any]:
@@ -365,7 +365,7 @@ class SegmentationDataset(data.Dataset[Item]):
         Returns:
             Shape (row, col), uint8; 255 where nothing is known.
         """
-        patch = self.scene(index).read(window, [MASK])[MASK]
+        patch = self.scene(index).read_layers(window, [MASK])[MASK]
         return np.where(patch.valid[0], patch.values[0], np.uint8(IGNORED))
 
     def class_pixels(self) -> dict[str, int]:
@@ -464,9 +464,7 @@ class SegmentationDataset(data.Dataset[Item]):
     def _in_blocks(self, block_m: float | None, buffer_m: float | None) -> list[SegmentationSample]:
         if block_m is None:
             raise SettingsError("by = 'block': give the edge of a block on the map in metres, such as block_m=2000")
-        parts = [
-            sample.grid if sample.window is None else _part_of(sample.grid, sample.window) for sample in self.samples
-        ]
+        parts = [sample.grid if sample.window is None else sample.grid.crop(sample.window) for sample in self.samples]
         blocks = map_blocks([sample.name for sample in self.samples], parts, block_m=block_m, buffer_m=buffer_m or 0.0)
         found = []
         for block in blocks:
@@ -502,7 +500,7 @@ class SegmentationDataset(data.Dataset[Item]):
         return Scene(path.stem, source.grid, {IMAGE: match_scale(source, self.layer, source.grid, path.name)})
 
     def _read(self, scene: Scene, window: Window) -> tuple[Patch, np.ndarray[Any, np.dtype[np.uint8]]]:
-        patches = scene.read(window, [IMAGE, MASK])
+        patches = scene.read_layers(window, [IMAGE, MASK])
         image, mask = patches[IMAGE], patches[MASK]
         known = mask.valid[0] & image.valid.all(axis=0)
         return image, np.where(known, mask.values[0], np.uint8(IGNORED))
@@ -615,15 +613,3 @@ def _lines(path: Path) -> list[str]:
     except DocumentError as error:
         raise DataError(f"{path}: {error}: by = 'list' needs one name a line there") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _part_of(grid: Grid, window: Window) -> Grid:
-    """The grid of a window."""
-    transform = grid.transform
-    if transform is not None:
-        a, b, c, d, e, f = transform
-        transform = (a, b, c + a * window.col + b * window.row, d, e, f + d * window.col + e * window.row)
-    gcps = tuple(
-        dataclasses.replace(point, row=point.row - window.row, col=point.col - window.col) for point in grid.gcps
-    )
-    return dataclasses.replace(grid, height=window.height, width=window.width, transform=transform, gcps=gcps)

@@ -225,7 +225,7 @@ def compare(
             predicted, target = (
                 class_indices(patch.values[0], patch.valid[0], codes, scene.name)
                 for scene in (found, true)
-                for patch in scene.read(window).values()
+                for patch in scene.read_layers(window).values()
             )
             target[predicted == IGNORED] = IGNORED
             confusion.update(target, np.where(predicted == IGNORED, np.uint8(0), predicted))
@@ -281,7 +281,7 @@ def _count(
         confusion.update(target, found)
 
     def read(opened: Scene, window: Window) -> Patch:
-        return opened.read(window, [IMAGE])[IMAGE]
+        return opened.read_layers(window, [IMAGE])[IMAGE]
 
     blender = OverlapBlender(chunk, tiles, scene.grid.shape, {_HEAD: classes}, emit=emit)
     predict_tiles(forward, scene, chunk, tiles, blender, read=read, context=context, batch_size=batch_size)

@@ -33,7 +33,7 @@ from geocore.inference.tta import flip_average
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Grid, Window
 from geocore.raster.products import SceneLike, opened
-from geocore.raster.scene import Layer, Patch, Scene
+from geocore.raster.scene import Layer, Scene
 from geocore.raster.write import BLOCK_PX, RasterWriter
 from geocore.report.preview import class_keys
 from geocore.segmentation.evaluation import evaluating
@@ -88,7 +88,7 @@ class Prediction:
             have = ", ".join([*self.arrays, *self.paths])
             raise SettingsError(f"output {name!r}: was not asked for; there is {have}: name it in outputs=")
         with open_raster(self.paths[name], codes=name != "value") as scene:
-            values = _read(scene, Window(0, 0, *self.grid.shape))["image"].values
+            values = scene.read().values
         return values[0] if len(values) == 1 else values
 
     @property
@@ -174,7 +174,7 @@ def predict(
                 Chunk("all", Window(0, 0, *image.grid.shape)),
                 tiling,
                 products,
-                read=_read,
+                read=Scene.read_layers,
                 context=context,
                 batch_size=batch_size,
             )
@@ -370,10 +370,6 @@ def _described(output: Output, shares: Tensor, valid: Tensor, head: Head) -> Ten
     if output == "probability":
         return to_percent((shares[1] if len(shares) == 2 else shares.amax(0))[None], valid)
     return to_percent((margin(shares) if output == "margin" else normalized_entropy(shares))[None], valid)
-
-
-def _read(scene: Scene, window: Window) -> dict[str, Patch]:
-    return scene.read(window)
 
 
 def _wanted(outputs: Sequence[Output] | Output | None, head: Head) -> tuple[Output, ...] | None:

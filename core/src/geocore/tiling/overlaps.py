@@ -87,7 +87,7 @@ def signature_of(scene: Scene, layer: str, window: Window, *, samples: int = 1) 
     marks, cells = [], _Cells(window.shape)
     is_whole = window.height * window.width <= most
     for part in _parts(window, most):
-        patch = scene.read(part, [layer])[layer]
+        patch = scene.read_layers(part, [layer])[layer]
         values = patch.values.reshape(-1, *part.shape)[0]
         valid = patch.valid.reshape(-1, *part.shape)[0]
         plane = np.where(valid, values, 0).astype(np.float64)
@@ -310,7 +310,7 @@ class Footprint:
         if not chosen.any():
             return None
         assert grid.crs is not None
-        corners = directions(grid.crs, *_places(grid, rows[[0, 0, -1, -1]], cols[[0, -1, -1, 0]]))
+        corners = directions(grid.crs, *grid.xy(rows[[0, 0, -1, -1]], cols[[0, -1, -1, 0]]))
         return cls(grid, rows, cols, chosen, corners) if np.isfinite(corners).all() else None
 
     def meets(self, other: Footprint) -> bool:
@@ -320,7 +320,7 @@ class Footprint:
     def _shows(self, other: Footprint) -> bool:
         """Whether a pixel of the other's lattice lies in this sample."""
         down, across = np.nonzero(other.counts)
-        x, y = _places(other.grid, other.rows[down], other.cols[across])
+        x, y = other.grid.xy(other.rows[down], other.cols[across])
         assert other.grid.crs is not None
         assert self.grid.crs is not None
         if not same_crs(other.grid.crs, self.grid.crs):
@@ -328,7 +328,7 @@ class Footprint:
                 x, y = transformer(other.grid.crs, self.grid.crs).transform(x, y)
             except DataError:
                 return False  # of another body
-        row, col = pixels_at(self.grid, unwound(self.grid, np.asarray(x)), np.asarray(y))
+        row, col = self.grid.fractional_rowcol(unwound(self.grid, np.asarray(x)), np.asarray(y))
         inside = (row >= self.rows[0]) & (row < self.rows[-1] + 1) & (col >= self.cols[0]) & (col < self.cols[-1] + 1)
         line, column = _nearest(self.rows, row[inside]), _nearest(self.cols, col[inside])
         return bool(self.counts[line, column].any())
@@ -367,7 +367,7 @@ def view_of(
     Raises:
         SceneError: the scene cannot be read.
     """
-    window = window or scene.grid.window
+    window = window or scene.grid.whole
     footprint = Footprint.of(scene.grid, window, counts)
     return View(name, footprint, signature_of(scene, layer, window, samples=samples))
 
@@ -509,22 +509,6 @@ def _nearest(nodes: npt.NDArray[np.intp], wanted: Float64) -> npt.NDArray[np.int
     return np.searchsorted(middles, wanted)
 
 
-def _places(grid: Grid, rows: npt.NDArray[np.intp], cols: npt.NDArray[np.intp]) -> tuple[Float64, Float64]:
-    """Coordinates of the middle of pixels."""
-    assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform
-    return a * (cols + 0.5) + b * (rows + 0.5) + c, d * (cols + 0.5) + e * (rows + 0.5) + f
-
-
-def pixels_at(grid: Grid, x: Float64, y: Float64) -> tuple[Float64, Float64]:
-    """Rows and columns of places."""
-    assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform
-    scale = a * e - b * d
-    with np.errstate(invalid="ignore"):
-        return (a * (y - f) - d * (x - c)) / scale, (e * (x - c) - b * (y - f)) / scale
-
-
 def unwound(grid: Grid, x: Float64) -> Float64:
     """Longitudes as the grid counts them, which may go on beyond 180 degrees; other coordinates as they are."""
     assert grid.transform is not None
@@ -532,8 +516,8 @@ def unwound(grid: Grid, x: Float64) -> Float64:
     if length_unit_of(grid.crs) != "degree":
         return x
     turn = 2 * np.pi / parse_crs(grid.crs).axis_info[0].unit_conversion_factor
-    a, b, c, *_ = grid.transform
-    return x + turn * np.round((a * grid.width / 2 + b * grid.height / 2 + c - x) / turn)
+    middle, _ = grid.transform @ (grid.width / 2, grid.height / 2)
+    return x + turn * np.round((middle - x) / turn)
 
 
 def _listed(names: Sequence[str], limit: int = _EXAMPLES) -> str:

@@ -531,7 +531,7 @@ def _opened_at_once(
 ) -> int:
     """Chunks that are open at a time: two for each place of a batch, as far as they fit into memory."""
     scene = stored(0)
-    one = scene.read(Window(0, 0, scene.alignment, scene.alignment))
+    one = scene.read_layers(Window(0, 0, scene.alignment, scene.alignment))
     pixel = sum(patch.values.nbytes + patch.valid.nbytes for patch in one.values()) / scene.alignment**2
     extents = [
         math.prod(min(edge + size - 1, whole) for edge, whole in zip(cell, shape, strict=True))

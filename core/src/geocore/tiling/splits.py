@@ -20,7 +20,7 @@ import numpy.typing as npt
 from geocore.errors import DataError, SettingsError
 from geocore.raster.grid import Grid, Window, length_unit_of, metres_per_unit, same_crs, transformer
 from geocore.raster.ground import directions, has_ground, pixel_side_m
-from geocore.tiling.overlaps import pixels_at, unwound
+from geocore.tiling.overlaps import unwound
 
 _ATTEMPTS = 32
 _NARROWEST = 0.1
@@ -156,7 +156,8 @@ def map_blocks(names: Sequence[str], grids: Sequence[Grid], *, block_m: float, b
     last = [max(1, math.ceil((length - 1e-6 * edge) / edge)) - 1 for length in (top - low[1], high[0] - left)]
     found = []
     for scene, (grid, outline) in enumerate(zip(grids, outlines, strict=True)):
-        a, b, c, d, e, f = _transform(grid)
+        assert grid.transform is not None
+        a, b, c, d, e, f = grid.transform[:6]
         if same_crs(str(grid.crs), crs) and not b and not d:
             rows = _cut((top - f, -e), grid.height, edge, margin, last[0])
             cols = _cut((c - left, a), grid.width, edge, margin, last[1])
@@ -204,15 +205,13 @@ def _lattice_crs(grids: Sequence[Grid]) -> str:
 
 
 def _pixel_map_m(grid: Grid) -> float:
-    a, b, _, d, e, _ = _transform(grid)
-    return math.sqrt(abs(a * e - b * d)) * metres_per_unit(str(grid.crs))
+    assert grid.transform is not None
+    return math.sqrt(abs(grid.transform.determinant)) * metres_per_unit(str(grid.crs))
 
 
 def _middle(grid: Grid) -> Float64:
     """Unit vector towards the middle of a scene."""
-    a, b, c, d, e, f = _transform(grid)
-    row, col = grid.height / 2, grid.width / 2
-    towards: Float64 = directions(str(grid.crs), [a * col + b * row + c], [d * col + e * row + f])[0]
+    towards: Float64 = directions(str(grid.crs), *grid.xy([(grid.height - 1) / 2], [(grid.width - 1) / 2]))[0]
     return towards
 
 
@@ -234,9 +233,8 @@ def _around(row: float, col: float, row_stop: float, col_stop: float) -> Float64
 
 def _to_map(grid: Grid, crs: str, points: Float64) -> Float64:
     """Where pixels lie on the map, shape (point, 2), as x and y."""
-    a, b, c, d, e, f = _transform(grid)
-    row, col = points.T
-    x, y = a * col + b * row + c, d * col + e * row + f
+    row, col = points.T - 0.5  # of corners
+    x, y = grid.xy(row, col)
     if not same_crs(str(grid.crs), crs):
         x, y = transformer(str(grid.crs), crs).transform(x, y)
     return np.stack([x, y], 1)
@@ -257,7 +255,7 @@ def _inscribed(grid: Grid, crs: str, box: tuple[float, float, float, float], edg
     if not same_crs(str(grid.crs), crs):
         x, y = transformer(crs, str(grid.crs)).transform(x, y)
         x = unwound(grid, np.asarray(x))
-    row, col = pixels_at(grid, np.asarray(x), np.asarray(y))
+    row, col = grid.fractional_rowcol(x, y)
     if not (np.isfinite(row).all() and np.isfinite(col).all()):
         return None
     middle = np.array([row.min() + row.max(), col.min() + col.max()]) / 2
@@ -279,12 +277,6 @@ def _inscribed(grid: Grid, crs: str, box: tuple[float, float, float, float], edg
         return None
     pairs = zip(inside.shape, grid.shape, strict=True)
     return None if any(own < max(1.0, _NARROWEST * min(pixel, whole)) for own, whole in pairs) else inside
-
-
-def _transform(grid: Grid) -> tuple[float, float, float, float, float, float]:
-    assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform[:6]
-    return a, b, c, d, e, f
 
 
 def _cut(place: tuple[float, float], length: int, edge: float, margin: float, last: int) -> dict[int, tuple[int, int]]:

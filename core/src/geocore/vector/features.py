@@ -28,7 +28,7 @@ from affine import Affine
 
 from geocore.errors import DataError, DiskError, SettingsError
 from geocore.raster.formats import rasters_beside, what_else
-from geocore.raster.grid import NAMES_FILES, Grid, Transform, Window, length_unit_of, names_files
+from geocore.raster.grid import NAMES_FILES, Grid, Window, length_unit_of, names_files
 from geocore.raster.ground import Measures, measure_rings
 from geocore.storage.files import atomic_path
 from geocore.storage.memory import most_at_once
@@ -278,13 +278,13 @@ def rasterize(geometries: Sequence[Geometry], grid: Grid, dtype: str = "uint32")
     burnt = rasterio.features.rasterize(
         ((geometries[index], index + 1) for index in order),
         out_shape=grid.shape,
-        transform=Affine(*grid.transform),
+        transform=grid.transform,
         dtype=wide,
     )
     return np.asarray(burnt, dtype=dtype)
 
 
-def polygonize(mask: npt.NDArray[np.bool_], transform: Transform, window: Window | None = None) -> Geometry:
+def polygonize(mask: npt.NDArray[np.bool_], transform: Affine, window: Window | None = None) -> Geometry:
     """Outline of one object along the edges of its pixels.
 
     Args:
@@ -297,9 +297,7 @@ def polygonize(mask: npt.NDArray[np.bool_], transform: Transform, window: Window
         mask.
     """
     shapely = library("shapely")
-    a, b, c, d, e, f = transform
-    row, col = (0, 0) if window is None else (window.row, window.col)
-    moved = (a, b, a * col + b * row + c, d, e, d * col + e * row + f)
+    moved = transform if window is None else transform @ Affine.translation(window.col, window.row)
     # Parts that touch at corners stay apart, so that no ring crosses itself there.
     parts, _ = polygonize_labels(mask, moved)
     if not len(parts):

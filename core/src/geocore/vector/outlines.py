@@ -289,9 +289,8 @@ def _check_kinds(path: Path, states: Texts) -> None:
 def _area_of(grid: Grid) -> Geometry:
     """The ground of a raster as a polygon."""
     assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform
-    corners = [(0, 0), (0, grid.width), (grid.height, grid.width), (grid.height, 0)]
-    return library("shapely").Polygon([(a * col + b * row + c, d * col + e * row + f) for row, col in corners])
+    corners = [(0, 0), (grid.width, 0), (grid.width, grid.height), (0, grid.height)]
+    return library("shapely").Polygon([grid.transform @ corner for corner in corners])
 
 
 def _elsewhere(path: Path, given: npt.NDArray[Any], crs: str | None, grid: Grid, scene: str) -> str:

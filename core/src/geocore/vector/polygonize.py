@@ -23,10 +23,11 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 from scipy import ndimage
 
 from geocore.errors import SettingsError
-from geocore.raster.grid import Grid, Transform, Window
+from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import PixelAreas
 
 Connectivity = Literal[4, 8]
@@ -205,7 +206,7 @@ IntArray = npt.NDArray[np.intp]
 
 
 def polygonize_labels(
-    labels: Array | Iterable[Array], transform: Transform, background: Collection[int] = (0,)
+    labels: Array | Iterable[Array], transform: Affine, background: Collection[int] = (0,)
 ) -> tuple[npt.NDArray[Any], Array]:
     """Outline every object of a label raster: pixels of one value that share edges, not only corners.
 
@@ -216,7 +217,7 @@ def polygonize_labels(
         labels: shape (row, col), bool or any integer type; or the rows of one raster from top to bottom, in arrays of
             any height, none of which may change before all are read. Memory beyond them grows with the corners of the
             outlines alone, by about 150 bytes each.
-        transform: of the raster; (1, 0, 0, 0, 1, 0) leaves columns and rows.
+        transform: of the raster; the identity leaves columns and rows.
         background: values that get no polygons.
 
     Returns:
@@ -231,7 +232,7 @@ def polygonize_labels(
     corners = find_corners([labels] if isinstance(labels, np.ndarray) else labels, background)
     rings = _rings(corners, _edges(corners))
     col, row = corners.col[rings.corners], corners.row[rings.corners]
-    a, b, c, d, e, f = transform
+    a, b, c, d, e, f = transform[:6]
     points = np.column_stack([c + a * col + b * row, f + d * col + e * row])
     polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (rings.starts, rings.shells))
     return polygons, rings.values
@@ -514,7 +515,7 @@ class _Pieces:
             self._pieces.append(_Piece(int(labels[number]), *figures, offset + int(firsts[number]), []))
         ids[~kept[ids]] = 0
         # In whole pixels, so that seams fit exactly.
-        polygons, numbers = polygonize_labels(ids, (1.0, 0.0, 0.0, 0.0, 1.0, float(row)))
+        polygons, numbers = polygonize_labels(ids, Affine.translation(0.0, float(row)))
         for polygon, place in zip(polygons, places[numbers].tolist(), strict=True):
             self._pieces[place].polygons.append(polygon)
         self._link(classes[0], places[ids[0]])

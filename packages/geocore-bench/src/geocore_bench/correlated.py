@@ -128,7 +128,7 @@ def train(way: Way, scenes: list[Scene], held_out: list[Scene], *, seed: int, st
 
     def read(draw: PatchIndex) -> dict[str, Any]:
         assert draw.window is not None
-        patches = scenes[draw.sample].read(draw.window)
+        patches = scenes[draw.sample].read_layers(draw.window)
         return {"image": patches["image"].values, "mask": patches["mask"].values}
 
     sampler = way.sampler(scenes, steps * BATCH, seed)
@@ -151,7 +151,7 @@ def held_out_iou(network: nn.Module, scenes: list[Scene]) -> float:
     """Intersection over union of the blobs, counted over all scenes."""
     both = either = 0
     for scene in scenes:
-        patches = scene.read(Window(0, 0, *scene.grid.shape))
+        patches = scene.read_layers(Window(0, 0, *scene.grid.shape))
         found: NDArray[np.bool_] = (network(torch.from_numpy(patches["image"].values[np.newaxis]))[0] > 0).numpy()
         true = patches["mask"].values == 1
         both += int((found & true).sum())

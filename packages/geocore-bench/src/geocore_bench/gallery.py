@@ -121,7 +121,7 @@ def mapped(path: Path, shown: Shown, labels: Sequence[str], shape: tuple[int, ..
     """
     # A map of one band has colours of its own, which the reader of images would take for the image.
     with open_label(path, layer="image") if len(labels) == 1 else open_raster(path) as scene:
-        values: npt.NDArray[Any] = scene.read(scene.grid.window)["image"].values
+        values: npt.NDArray[Any] = scene.read_layers(scene.grid.whole)["image"].values
     band = values[labels.index(shown.label)]
     rows, cols = (
         (np.arange(count) * 2 + 1) * length // (2 * count) for count, length in zip(shape, band.shape, strict=True)

@@ -108,7 +108,7 @@ def training(model: Model, context: DeviceContext, source: Scene) -> Busy:
 
     def read(draw: PatchIndex) -> dict[str, Any]:
         assert draw.window is not None
-        values = source.read(draw.window)["image"].values
+        values = source.read_layers(draw.window)["image"].values
         return {"image": values, "label": (values[0] > 1500).astype(np.uint8)}
 
     def step(network: nn.Module, batch: Any) -> dict[str, tuple[Tensor, Tensor]]:
@@ -175,7 +175,7 @@ def mapping(model: Model, context: DeviceContext, source: Scene) -> Busy:
             chunk,
             tiling,
             OverlapBlender(chunk, tiling, source.grid.shape, {"classes": CLASSES}, emit=emit),
-            read=lambda scene, window: scene.read(window),
+            read=lambda scene, window: scene.read_layers(window),
             context=context,
         )
 

@@ -85,7 +85,7 @@ class GeocoreMap:
                 chunk,
                 tiling,
                 OverlapBlender(chunk, tiling, shape, {_OUTPUT: CLASSES}, emit=emit),
-                read=lambda scene, window: scene.read(window),
+                read=lambda scene, window: scene.read_layers(window),
                 context=context,
             )
             return len(tiling.windows(shape))

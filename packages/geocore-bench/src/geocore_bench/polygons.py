@@ -83,9 +83,11 @@ def geocore_polygons(setting: Setting, data: Path) -> Measured:
 
 def _traced(labels: Labels) -> NDArray[Any]:
     """The call of geocore that is measured."""
+    from rasterio.transform import from_origin
+
     from geocore.vector.polygonize import polygonize_labels
 
-    shapes, _ = polygonize_labels(labels, (_PIXEL_M, 0.0, _LEFT_M, 0.0, -_PIXEL_M, _TOP_M))
+    shapes, _ = polygonize_labels(labels, from_origin(_LEFT_M, _TOP_M, _PIXEL_M, _PIXEL_M))
     return shapes
 
 

@@ -117,7 +117,7 @@ class GeocoreWindows:
 
         def read(draw: PatchIndex) -> Any:
             assert draw.window is not None
-            return scenes.open(path, name, open_raster, chunk=draw.chunk).read(draw.window)["image"].values
+            return scenes.open(path, name, open_raster, chunk=draw.chunk).read_layers(draw.window)["image"].values
 
         with watch() as seen:
             shapes = [scenes.open(path, name, open_raster).grid.shape]

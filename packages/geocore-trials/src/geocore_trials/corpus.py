@@ -88,7 +88,7 @@ def _read_raster(path: Path) -> bytes:
         for row in _starts(rows, step):
             for col in _starts(cols, step):
                 window = Window(row, col, min(step, rows - row), min(step, cols - col))
-                for name, read in sorted(scene.read(window).items()):
+                for name, read in sorted(scene.read_layers(window).items()):
                     digest.update(name.encode() + read.values.tobytes() + read.valid.tobytes())
     return digest.digest()
 
@@ -197,7 +197,7 @@ def _read_list(path: Path) -> bytes:
     if granule is None:
         raise DataError("no list")
     with open_stack(granule.name, granule.files, reference=granule.reference) as scene:
-        read = scene.read(scene.grid.window)["image"]
+        read = scene.read_layers(scene.grid.whole)["image"]
         return hashlib.sha256(read.values.tobytes() + read.valid.tobytes()).digest()
 
 
@@ -233,7 +233,7 @@ def _read_ice(path: Path) -> bytes:
 
     with open_scene(path) as scene:
         digest = hashlib.sha256(str(scene.grid.transform).encode())
-        for name, read in sorted(scene.read(scene.grid.window).items()):
+        for name, read in sorted(scene.read_layers(scene.grid.whole).items()):
             digest.update(name.encode() + read.values.tobytes() + read.valid.tobytes())
         return digest.digest()
 
@@ -287,10 +287,12 @@ def _outlines_by(driver: str | None) -> Callable[[Path, int], None]:
 
 
 def _read_outlines(path: Path) -> bytes:
+    from rasterio.transform import from_origin
+
     from geocore.raster.grid import Grid
     from geocore.vector.outlines import read_outlines
 
-    grid = Grid(_PX, _PX, (10.0, 0.0, 5e5, 0.0, -10.0, 7e6), "EPSG:32633")
+    grid = Grid(_PX, _PX, from_origin(5e5, 7e6, 10, 10), "EPSG:32633")
     found = read_outlines(path, grid)
     return hashlib.sha256(repr(found).encode()).digest()
 

@@ -108,7 +108,7 @@ def _sampled(
     classes: list[npt.NDArray[np.uint8]] = []
     for index, sample in enumerate(patches.samples):
         scene, labels = patches.scene(index), patches.labels(index)
-        values, seen = _features(scene, scene.grid.window, periods)
+        values, seen = _features(scene, scene.grid.whole, periods)
         candidates = np.flatnonzero(seen & (labels != 0))
         # By the patch's name, so that it gives the same pixels whatever other patches there are.
         key = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()
@@ -128,7 +128,7 @@ def _features(
         (features, seen): shape (row, col, period * band), float32, twice the DN, NaN, which trees have a branch for,
         where there is none; shape (row, col), bool.
     """
-    patch, chosen = scene.read(window, [MEDIANS])[MEDIANS], [period - 1 for period in periods]
+    patch, chosen = scene.read_layers(window, [MEDIANS])[MEDIANS], [period - 1 for period in periods]
     values, valid = patch.values[chosen], patch.valid[chosen]
     known = np.where(valid, values, np.float32(np.nan)).astype(np.float32)
     seen: npt.NDArray[np.bool_] = np.logical_or.reduce(valid.all(axis=1), axis=0)

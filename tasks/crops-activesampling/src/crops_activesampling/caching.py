@@ -132,7 +132,7 @@ def _cache_patch(
                 # From 1; without data in one band at least.
                 "empty_periods": (1 + np.flatnonzero(~observed)).tolist(),
                 "added": sorted(set(patch.added.values())),
-                "transform": list(patch.grid.transform or ()),
+                "transform": list(patch.grid.transform[:6]) if patch.grid.transform else [],
                 "crs": patch.grid.crs,
             }
             parcels = patch.parcels() if "parcels" in patch.groups else np.zeros(patch.grid.shape, np.uint32)

@@ -178,7 +178,7 @@ def check_numbers(network: CropNet, scene: Scene) -> None:
     Raises:
         SceneError: they are in another unit.
     """
-    patch = scene.read(scene.grid.window)[MEDIANS]
+    patch = scene.read_layers(scene.grid.whole)[MEDIANS]
     periods = [period - 1 for period in network.periods]
     # A pixel is seen where all bands have data.
     seen: npt.NDArray[np.bool_] = np.logical_and.reduce(patch.valid[periods], axis=1, keepdims=True)

@@ -229,7 +229,7 @@ def read_window(scene: Scene, window: Window) -> dict[str, Patch]:
     Raises:
         SceneError: the scene cannot be read.
     """
-    stored = scene.read(window, [MEDIANS])[MEDIANS]
+    stored = scene.read_layers(window, [MEDIANS])[MEDIANS]
     scales = np.array([band.scale for band in scene.layers[MEDIANS].bands], np.float32)[:, None, None]
     return {MEDIANS: Patch(stored.values.astype(np.float32) * scales, stored.valid)}
 

@@ -107,7 +107,7 @@ def composite(scene: Scene, periods: Sequence[int]) -> tuple[npt.NDArray[Any], n
     Returns:
         (bands of `false_colour_bands`, shape (3, row, col), native dtype; valid, shape (row, col), bool; the period).
     """
-    patch, layer = scene.read(scene.grid.window, [MEDIANS])[MEDIANS], scene.layers[MEDIANS]
+    patch, layer = scene.read_layers(scene.grid.whole, [MEDIANS])[MEDIANS], scene.layers[MEDIANS]
     seen: npt.NDArray[np.bool_] = np.logical_and.reduce(patch.valid, axis=1)
     middle = (min(periods) + max(periods)) / 2
     best = max(periods, key=lambda period: (int(seen[period - 1].sum()), -abs(period - middle))) - 1

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 
 from crops_activesampling.mapping import UNSEEN, MappedPatch
 from crops_activesampling.parcels import parcel_table, write_table
@@ -196,8 +197,7 @@ def _placed(folder: Path, members: Sequence[str], ending: str) -> tuple[Grid, li
         _Member(name, Window(row - top, col - left, grids[name].height, grids[name].width))
         for name, (row, col) in corners.items()
     ]
-    a, b, c, d, e, f = first.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    moved = (a, b, a * left + b * top + c, d, e, d * left + e * top + f)
+    moved = (first.transform or Affine.identity()) @ Affine.translation(left, top)
     height, width = max(each.window.row_stop for each in placed), max(each.window.col_stop for each in placed)
     return Grid(height, width, moved, first.crs, length_unit=first.length_unit), placed
 
@@ -206,9 +206,9 @@ def _offset(first: Grid, other: Grid) -> tuple[int, int] | None:
     """Rows and columns from the corner of a grid to that of another; None where their pixels do not coincide."""
     if first.transform is None or other.transform is None or not same_crs(first.crs or "", other.crs or ""):
         return None
-    a, b, c, d, e, f = first.transform
-    steps, others = np.array([[a, b], [d, e]]), np.array(other.transform)[[0, 1, 3, 4]].reshape(2, 2)
-    col, row = np.linalg.solve(steps, np.array([other.transform[2] - c, other.transform[5] - f]))
+    steps, others = (np.array([[its.a, its.b], [its.d, its.e]]) for its in (first.transform, other.transform))
+    apart = np.array([other.transform.c - first.transform.c, other.transform.f - first.transform.f])
+    col, row = np.linalg.solve(steps, apart)
     # How far pixels have drifted apart at the opposite corner.
     drift = np.abs(np.linalg.solve(steps, others) - np.eye(2)).max() * max(other.shape)
     if max(abs(col - round(col)), abs(row - round(row)), drift) > _TOLERANCE_PX:
@@ -237,5 +237,5 @@ def _strips(
             owners[place] = number
             with open_raster(folder / f"{member.name}{ending}", layer=_LAYER, codes=True) as scene:
                 inside = part.shifted(-member.window.row, -member.window.col)
-                values[place] = scene.read(inside)[_LAYER].values[0]
+                values[place] = scene.read_layers(inside)[_LAYER].values[0]
         yield row, values

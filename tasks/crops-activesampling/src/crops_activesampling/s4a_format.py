@@ -20,12 +20,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from crops_activesampling.cf_times import decode_times
 from geocore.errors import DataError
 from geocore.raster.declarations import CfDeclaration, stated_by_cf, valid_codes
-from geocore.raster.grid import Grid, Transform, length_unit_of
+from geocore.raster.grid import Grid, length_unit_of
 from geocore.raster.hdf5 import open_hdf5, read_attributes, read_dataset
 from geocore.raster.netcdf import gdal_transform, netcdf_crs, netcdf_transform, open_netcdf
 from geocore.storage.memory import read_arrays
@@ -315,19 +316,20 @@ class Patch:
                 return dict(read_attributes(place[name]))
         return {}
 
-    def _transform(self, group: str, ratio: int, mapping: Mapping[str, Any]) -> Transform:
+    def _transform(self, group: str, ratio: int, mapping: Mapping[str, Any]) -> Affine:
         given = np.ravel(read_attributes(self._variable(group)).get("transform", ())).astype(float)
         stated = given.tolist() if given.size >= 6 else gdal_transform(mapping)
         places = self._file[group]
         if "x" not in places or "y" not in places:
             if stated is None or not np.isfinite(stated).all():
                 raise DataError(f"{self.path}: {group} has neither x and y nor a transform: write the file again")
-            a, b, c, d, e, f = stated[:6]
+            transform = Affine(*stated[:6])
         else:
             x, y = (read_dataset(places[axis]).astype(float) for axis in "xy")
             # Sen4AgriNet's coordinates are corners, others' the middle of pixels; which, Sentinel-2's grid tells.
-            a, b, c, d, e, f = netcdf_transform(str(self.path), x, y, stated=stated, from_zero=True)
-        return a / ratio, b / ratio, c, d / ratio, e / ratio, f
+            transform = netcdf_transform(str(self.path), x, y, stated=stated, from_zero=True)
+        a, b, c, d, e, f = transform[:6]
+        return Affine(a / ratio, b / ratio, c, d / ratio, e / ratio, f)
 
 
 def open_patch(path: Path) -> Patch:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 
 from crops_activesampling.composites import SCALE
 from geocore.datasets.cache import kept_array
@@ -181,8 +182,7 @@ def mapped(dataset: Dataset, sample: Sample, name: str) -> np.memmap[Any, Any]:
 
 def grid_of_entry(facts: Mapping[str, Any], rows: int, cols: int) -> Grid:
     """The grid of 10 m of a patch, by the facts of its entry in the cache."""
-    a, b, c, d, e, f = facts["transform"]
-    return Grid(rows, cols, (a, b, c, d, e, f), facts["crs"], length_unit=length_unit_of(facts["crs"]))
+    return Grid(rows, cols, Affine(*facts["transform"]), facts["crs"], length_unit=length_unit_of(facts["crs"]))
 
 
 def windows_of(sample: Sample, dataset: Dataset) -> list[Window]:

@@ -173,7 +173,7 @@ def connected_parcels(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
 def _corner(file: NetcdfFile) -> tuple[tuple[float, float], bool]:
     """X and y of the upper left corner, and whether rows run to the north; coordinates are the middle of pixels."""
     rows = file.read("y")
-    a, _, left, _, e, first = netcdf_transform(str(file.path), file.read("x"), rows)
+    a, _, left, _, e, first = netcdf_transform(str(file.path), file.read("x"), rows)[:6]
     if not np.allclose((a, abs(e)), PIXEL_M):
         raise DataError(f"{file.path}: pixels are of {a:g} x {abs(e):g} m: needs {PIXEL_M:g} m; get the site again")
     return (left, first + e * len(rows) if e > 0 else first), e > 0

@@ -134,7 +134,5 @@ def centre_of(grid: Grid) -> tuple[float, float] | None:
     """Latitude and longitude (-180 to 180) of the middle of a grid, degrees; None where it is not known."""
     if grid.transform is None or grid.crs is None:
         return None
-    a, b, c, d, e, f = grid.transform
-    col, row = grid.width / 2, grid.height / 2
-    longitude, latitude = to_degrees(grid.crs, a * col + b * row + c, d * col + e * row + f)
+    longitude, latitude = to_degrees(grid.crs, *(grid.transform @ (grid.width / 2, grid.height / 2)))
     return (float(latitude), float(longitude)) if np.isfinite([latitude, longitude]).all() else None

@@ -176,7 +176,7 @@ def _sample(
     with reader.open(chip.image) as scene:
         censuses[chip.label.name] = check_label(chip.label, chip.image, scene, reader.codes)
         grid = scene.grid
-        patch = scene.read(grid.window)[IMAGE]
+        patch = scene.read_layers(grid.whole)[IMAGE]
         decisions = decisions_of(scene.sources[IMAGE])
         readings.add(chip.image.name, decisions, scene.notes)
         quantities = QuantityCheck(reader.layer.bands, decisions)
@@ -240,7 +240,7 @@ class _Views:
         if chip.id not in self._views:
             with self._reader.open(chip.image) as scene:
                 grid = scene.grid
-                valid = np.asarray(scene.read(grid.window)[IMAGE].valid.reshape(-1, *grid.shape).all(axis=0))
+                valid = np.asarray(scene.read_layers(grid.whole)[IMAGE].valid.reshape(-1, *grid.shape).all(axis=0))
                 self._views[chip.id] = view_of(chip.id, scene, IMAGE, counts=valid, samples=self._chips)
         return self._views[chip.id]
 

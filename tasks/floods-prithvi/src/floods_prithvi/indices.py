@@ -196,7 +196,7 @@ def index_of(index: IndexName, scene: Scene) -> tuple[FloatArray, npt.NDArray[np
     valid = np.zeros(scene.grid.shape, np.bool_)
     for row in range(0, scene.grid.height, ROWS):
         window = Window(row, 0, min(ROWS, scene.grid.height - row), scene.grid.width)
-        patch = scene.read(window, [IMAGE])[IMAGE]
+        patch = scene.read_layers(window, [IMAGE])[IMAGE]
         values[window.slices] = function(patch.values[first], patch.values[second])
         valid[window.slices] = patch.valid.all(axis=0)
     return values, valid

@@ -175,7 +175,7 @@ def chip_counts(network: Network, chips: Chips, *, tiling: TilingSettings, conte
 
 
 def _read(scene: Scene, window: Window) -> dict[str, Patch]:
-    return scene.read(window, [IMAGE])
+    return scene.read_layers(window, [IMAGE])
 
 
 def _tensor(values: Any) -> Tensor | None:

@@ -33,7 +33,7 @@ def draw_comparison(scene: Scene, target: npt.NDArray[np.uint8], found: npt.NDAr
         Shape (row, col, 3), uint8; the two pictures stand side by side, each about 512 pixels long.
     """
     layer = scene.layers[IMAGE]
-    patch = scene.read(scene.grid.window)[IMAGE]
+    patch = scene.read_layers(scene.grid.whole)[IMAGE]
     values, valid = (patch.values[-1], patch.valid[-1]) if layer.times else (patch.values, patch.valid)
     mask: npt.NDArray[np.bool_] = np.logical_and.reduce(valid, axis=0)
     image = stretched(values[list(layer.bands.indices(SHOWN))], mask, percentiles=(1, 99))

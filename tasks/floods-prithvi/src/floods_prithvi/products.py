@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import shapely
+from affine import Affine
 
 from floods_prithvi.mapping import CLASS, CONFIDENCE, INVALID, PROBABILITY
 from geocore.errors import DataError
@@ -156,16 +157,16 @@ def _strips(pred: Path, prob: Path, grid: Grid, tally: Tally) -> Iterator[Strip]
     with open_raster(pred, layer=CLASS, codes=True) as classes, open_raster(prob, layer=PROBABILITY) as percent:
         for row in range(0, grid.height, BLOCK_PX):
             window = Window(row, 0, min(BLOCK_PX, grid.height - row), grid.width)
-            strip = classes.read(window)[CLASS].values[0]
+            strip = classes.read_layers(window)[CLASS].values[0]
             tally.add(row, strip)
-            yield row, strip, percent.read(window)[PROBABILITY].values[0]
+            yield row, strip, percent.read_layers(window)[PROBABILITY].values[0]
 
 
 def _write_outlines(
     gpkg: Path, parquet: Path, name: str, grid: Grid, found: Sequence[Region], class_names: Mapping[int, str]
 ) -> float | None:
     """Write the polygons and return their area, m2; None where it is not known."""
-    a, b, c, d, e, f = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    a, b, c, d, e, f = (grid.transform or Affine.identity())[:6]
     crs = None if grid.transform is None else grid.crs
 
     def placed(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -90,8 +90,8 @@ class Chips:
         They are 255 where not labelled, or invalid at a date.
         """
         scene = self.scene(index)
-        window = window or scene.grid.window
-        return self._labelled(index, window, scene.read(window)[IMAGE].valid)
+        window = window or scene.grid.whole
+        return self._labelled(index, window, scene.read_layers(window)[IMAGE].valid)
 
     def coordinates(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Dates and place of a chip, NaN where unknown.
@@ -180,7 +180,7 @@ class Windows(Chips):
             `keys`: shape (2,), int64: epoch and index of the draw.
         """
         assert draw.window is not None
-        patch = self.scene(draw.sample, chunk=draw.chunk).read(draw.window)[IMAGE]
+        patch = self.scene(draw.sample, chunk=draw.chunk).read_layers(draw.window)[IMAGE]
         dates, places = self.coordinates(draw.sample)
         return {
             "inputs": {IMAGE: {"values": patch.values, "valid": patch.valid}},

@@ -60,7 +60,7 @@ class PixelClassifier:
         charts = {name: np.full((height, width), INVALID, np.uint8) for name in self.outputs}
         for row in range(0, height, ROWS):
             window = Window(row, 0, min(ROWS, height - row), width)
-            patch = scene.read(window, [PLANES])[PLANES]
+            patch = scene.read_layers(window, [PLANES])[PLANES]
             seen = usable(patch.valid, scene.layers[PLANES].bands.names)
             if seen.any():
                 features = _features(patch)[seen]
@@ -126,7 +126,7 @@ def _sampled(
     classes: list[npt.NDArray[np.uint8]] = []
     for index in range(len(scenes.samples)):
         scene = scenes.scene(index)
-        patch = scene.read(scene.grid.window, [PLANES])[PLANES]
+        patch = scene.read_layers(scene.grid.whole, [PLANES])[PLANES]
         chart = reduce_chart(scenes.charts(index)[name], working)
         seen = usable(patch.valid, scene.layers[PLANES].bands.names)
         candidates = np.flatnonzero(seen & (chart != output.ignore))

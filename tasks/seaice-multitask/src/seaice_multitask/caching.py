@@ -104,7 +104,7 @@ def _cache_scene(arguments: dict[str, Any], part: Path, *, identity: Mapping[str
             step = max(1, _CHUNK_BYTES // (4 * len(channels) * cols))
             for row in range(0, rows, step):
                 window = Window(row, 0, min(step, rows - row), cols)
-                planes.write(scene.read(window, [PLANES])[PLANES].values)
+                planes.write(scene.read_layers(window, [PLANES])[PLANES].values)
             for name, chart in charts.items():
                 reduced = reduce_chart(chart, working)
                 entry.create(name, reduced.shape, "uint8").write(reduced)

@@ -104,7 +104,7 @@ def map_rows(
         chunk,
         tiles,
         OverlapBlender(chunk, tiles, scene.grid.shape, channels, emit=finished),
-        read=Scene.read,
+        read=Scene.read_layers,
         context=context,
     )
 

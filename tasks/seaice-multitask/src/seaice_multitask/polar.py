@@ -66,7 +66,7 @@ def write_polar_map(
         class_names=class_names(name, output),
     ) as writer:
         assert target.transform is not None
-        left, top = target.transform[2], target.transform[5]
+        left, top = target.transform.c, target.transform.f
         for row in range(0, target.height, BLOCK_PX):
             block = np.full((min(BLOCK_PX, target.height - row), target.width), _INVALID, np.uint8)
             reproject(
@@ -115,7 +115,7 @@ def polar_grid(grid: Grid, points: list[GroundControlPoint], resolution_m: float
     return Grid(
         height=max(1, math.ceil((top - ys.min()) / resolution_m - _ROUNDING_PX)),
         width=max(1, math.ceil((xs.max() - left) / resolution_m - _ROUNDING_PX)),
-        transform=(resolution_m, 0.0, left, 0.0, -resolution_m, top),
+        transform=Affine(resolution_m, 0.0, left, 0.0, -resolution_m, top),
         crs=POLAR,
         length_unit="m",
     )

@@ -269,7 +269,7 @@ def _write_rasters(
 
 def _radar(scene: Scene, window: Window) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[np.bool_]]]:
     """Values and masks of both polarisations, each of shape (line, sample)."""
-    patch = scene.read(window, [SAR])[SAR]
+    patch = scene.read_layers(window, [SAR])[SAR]
     masks = np.broadcast_to(patch.valid, patch.values.shape)
     positions = dict(zip(RADAR, scene.layers[SAR].bands.indices(RADAR), strict=True))
     return (

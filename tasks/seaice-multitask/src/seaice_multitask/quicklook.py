@@ -67,7 +67,7 @@ class Sheet:
 
 def radar_of(scene: Scene) -> dict[str, npt.NDArray[np.float32]]:
     """The radar planes among those of a scene on the working grid, shape (row, col), float32, NaN where invalid."""
-    patch = scene.read(scene.grid.window, [PLANES])[PLANES]
+    patch = scene.read_layers(scene.grid.whole, [PLANES])[PLANES]
     valid = np.broadcast_to(patch.valid, patch.values.shape)
     names = scene.layers[PLANES].bands.names
     return {

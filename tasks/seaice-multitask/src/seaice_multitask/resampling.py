@@ -124,9 +124,9 @@ class WorkingSource:
         rows = max(1, _FINE_PX // (window.width * downscale**2))
         for row in range(0, window.height, rows):
             part = Window(window.row + row, window.col, min(rows, window.height - row), window.width)
-            fine = part.finer(downscale).intersection(self._scene.grid.window)
+            fine = part.finer(downscale).intersection(self._scene.grid.whole)
             assert fine is not None
-            patch = self._scene.read(fine, [SAR])[SAR]
+            patch = self._scene.read_layers(fine, [SAR])[SAR]
             for place, index in enumerate(indices):
                 block = np.where(patch.valid[index], patch.values[index], np.float32(np.nan))
                 reduced[place, row : row + part.height] = reduce_plane(block, self._working)
@@ -140,7 +140,7 @@ class WorkingSource:
         )
         rows, cols = middles
         part = Window(int(rows[0]), int(cols[0]), int(rows[-1] - rows[0]) + 1, int(cols[-1] - cols[0]) + 1)
-        patch = self._scene.read(part.finer(COARSE_RATIO), [COARSE])[COARSE]
+        patch = self._scene.read_layers(part.finer(COARSE_RATIO), [COARSE])[COARSE]
         values = np.where(patch.valid, patch.values, np.float32(np.nan))[list(self._coarse.values())]
         nearest: Float32 = values[:, (rows - rows[0])[:, None], (cols - cols[0])[None, :]]
         return nearest

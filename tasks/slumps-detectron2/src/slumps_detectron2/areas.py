@@ -201,10 +201,10 @@ class Areas:
         window = window or area
         inside = window.intersection(area)
         if inside == window:
-            whole: npt.NDArray[Any] = scene.read(window)[label].values[0]
+            whole: npt.NDArray[Any] = scene.read_layers(window)[label].values[0]
             return whole
         values = np.full(window.shape, UNLABELLED if label == CLASSES else IGNORED, scene.layers[label].dtype)
         if inside is not None:
             place = inside.shifted(-window.row, -window.col)
-            values[place.slices] = scene.read(inside)[label].values[0]
+            values[place.slices] = scene.read_layers(inside)[label].values[0]
         return values

@@ -243,7 +243,7 @@ def class_probability(
     chunk = Chunk("all", type(area)(0, 0, *area.shape))
 
     def read(scene: Scene, window: Window) -> dict[str, Patch]:
-        return scene.read(window.shifted(area.row, area.col))
+        return scene.read_layers(window.shifted(area.row, area.col))
 
     def emit(row: int, rows: dict[str, Tensor]) -> None:
         finished = rows["classes"][1:].cpu().numpy()

@@ -34,21 +34,21 @@ def covered(path: Path, label: Grid, scene: Grid, name: str, *, like: bool) -> W
                 f"{path}: {_size(label)}, but {name} has {_size(scene)}: without a georeference in both, label and "
                 "scene must match pixel by pixel (--like needs one, too); crop one, or georeference both"
             )
-        return scene.window
+        return scene.whole
     if (label.crs is None) != (scene.crs is None) or (
         label.crs is not None and scene.crs is not None and not same_crs(label.crs, scene.crs)
     ):
         raise DataError(f"{path}: {_RULE}, and {misfit(label, scene, name)}")
     down, right = offset(label, scene)
     placed = Window(down, right, *label.shape)
-    common = placed.intersection(scene.window)
+    common = placed.intersection(scene.whole)
     coincide = all(
-        math.dist(_pixel(scene, *position(label, row, col)), (row + down, col + right)) <= _TOLERANCE_PX
+        math.dist(scene.fractional_rowcol(*(label.transform @ (col, row))), (row + down, col + right)) <= _TOLERANCE_PX
         for row, col in corners(label)
     )
     if common is None or not coincide:
         raise DataError(f"{path}: {_RULE}, and {misfit(label, scene, name)}")
-    if placed != scene.window and not like:
+    if placed != scene.whole and not like:
         what = "a part of the scene only" if common == placed else "other pixels than the scene"
         raise DataError(
             f"{path}: {_size(label)} that cover {what} ({_size(scene)}): give --like to clip the scene to its label"
@@ -60,23 +60,8 @@ def offset(label: Grid, scene: Grid) -> tuple[int, int]:
     """Row and column of the scene nearest to the label's first pixel."""
     if label.transform is None or scene.transform is None:
         return 0, 0
-    row, col = _pixel(scene, *position(label, 0, 0))
-    return round(row), round(col)
-
-
-def position(grid: Grid, row: float, col: float) -> tuple[float, float]:
-    """(x, y) of a pixel's upper left corner, in units of the CRS; the grid has a transform."""
-    assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform
-    return a * col + b * row + c, d * col + e * row + f
-
-
-def _pixel(grid: Grid, x: float, y: float) -> tuple[float, float]:
-    """(row, col) of a place: the inverse of `position`."""
-    assert grid.transform is not None
-    a, b, c, d, e, f = grid.transform
-    determinant = a * e - b * d
-    return (a * (y - f) - d * (x - c)) / determinant, (e * (x - c) - b * (y - f)) / determinant
+    row, col = scene.fractional_rowcol(label.transform.c, label.transform.f)
+    return round(float(row)), round(float(col))
 
 
 def corners(grid: Grid) -> list[tuple[int, int]]:

@@ -195,7 +195,7 @@ def _statistics(areas: Areas) -> Statistics:
     counts = RunningStatistics(areas.layer)
     for index in progress(len(areas.samples), "measuring bands"):
         for part in parts_of(areas.window(index)):
-            patch = areas.scene(index).read(part)[IMAGE]
+            patch = areas.scene(index).read_layers(part)[IMAGE]
             counts.update(patch.values, patch.valid)
     return Statistics({IMAGE: counts.finish()})
 

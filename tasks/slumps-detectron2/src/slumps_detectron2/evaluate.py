@@ -208,7 +208,7 @@ def _panels(areas: Areas, mapped: Sequence[MappedArea], threshold: float) -> lis
     panels = []
     for rank in sorted({0, last // 2, last // 2 + 1, last} & set(range(last + 1))):
         score, index = ranked[rank]
-        patch = areas.scene(index).read(areas.window(index))[IMAGE]
+        patch = areas.scene(index).read_layers(areas.window(index))[IMAGE]
         found = [instance for instance in mapped[index].found if instance.score >= threshold]
         bands = visible_bands(areas.layer.bands.names)
         image = draw_comparison(patch.values[bands], np.asarray(patch.valid.all(axis=0)), mapped[index].ids, found)

@@ -98,7 +98,7 @@ def _hide_invalid(labels: Labels, scene: Scene) -> int:
     """
     for part in parts_of(labels.window):
         place = part.shifted(-labels.window.row, -labels.window.col).slices
-        invalid = ~scene.read(part)[IMAGE].valid.all(axis=0)
+        invalid = ~scene.read_layers(part)[IMAGE].valid.all(axis=0)
         labels.ids[place][invalid] = IGNORED
         if labels.classes is not None:
             labels.classes[place][invalid] = UNLABELLED

@@ -152,7 +152,7 @@ class _Source:
         """Rows of the window, their values, and which of them count; both of shape (row, col)."""
         for rows in strips_of(self.window.height):
             part = Window(self.place.row + rows.start, self.place.col, rows.stop - rows.start, self.place.width)
-            patch = self.label.read(part)[_LABEL]
+            patch = self.label.read_layers(part)[_LABEL]
             values, known = patch.values[0], patch.valid[0]
             yield rows, values, known if self.ignore is None else known & (values != self.ignore)
 
@@ -276,7 +276,7 @@ def _read_outlines(path: Path, grid: Grid, settings: PrepareSettings, scene: str
             f"{path.name}: {lost} of {len(drawn.geometries)} outlines on {scene} are lost: they cover no pixel's "
             "centre that smaller ones leave free"
         )
-    return Labels(ids, grid.window, count, "outlines", classes, tuple(notes))
+    return Labels(ids, grid.whole, count, "outlines", classes, tuple(notes))
 
 
 def _class_of(path: Path, text: str, settings: PrepareSettings) -> int:

@@ -46,7 +46,7 @@ def map_area(
     probability = np.zeros(area.shape, np.uint8)
 
     def read(scene: Scene, window: Window) -> dict[str, Patch]:
-        return scene.read(window.shifted(area.row, area.col))
+        return scene.read_layers(window.shifted(area.row, area.col))
 
     def emit(row: int, rows: np.ndarray) -> None:
         probability[row : row + len(rows)] = rows

@@ -193,7 +193,7 @@ class MapChunk:
                 chunk,
                 tiles,
                 collector,
-                read=Scene.read,
+                read=Scene.read_layers,
                 context=context,
             )
             save_detections(part / "detections.npz", detections)

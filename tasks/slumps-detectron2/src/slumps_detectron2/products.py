@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 
 from geocore.errors import DataError
 from geocore.inference.outputs import added, km2
@@ -105,7 +106,7 @@ def write_products(
     with open_raster(prob) as scene:
         _write_rasters(ids, pred, scene, grid, instances, class_names)
         attributes = _attributes(scene, grid, instances, class_names)
-    transform = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    transform = grid.transform or Affine.identity()
     shapes = [polygonize(instance.mask, transform, instance.window) for instance in instances]
     # Control points alone place no outline: it stays in pixels.
     crs = None if grid.transform is None else grid.crs
@@ -172,7 +173,7 @@ def _write_rasters(
         for row in range(0, grid.height, BLOCK_PX):
             window = Window(row, 0, min(BLOCK_PX, grid.height - row), grid.width)
             painted = paint(instances, window)
-            valid = next(iter(probability.read(window).values())).valid[0]
+            valid = next(iter(probability.read_layers(window).values())).valid[0]
             of_ids.write(np.where(valid, painted, np.uint32(INSTANCE_NODATA))[np.newaxis], row)
             of_classes.write(np.where(valid, labels[painted], np.uint8(CLASS_NODATA))[np.newaxis], row)
 
@@ -188,7 +189,7 @@ def _attributes(
         window = instance.window
         # One pixel more on each side; what lies outside the scene is invalid.
         wide = Window(window.row - 1, window.col - 1, window.height + 2, window.width + 2)
-        patch = next(iter(probability.read(wide).values()))
+        patch = next(iter(probability.read_layers(wide).values()))
         under = patch.values[0, 1:-1, 1:-1][instance.mask].astype(np.float64) / 100
         mean[index], highest[index] = under.mean(), under.max()
         touches[index] = bool((_grown(instance.mask) & ~patch.valid[0]).any())

@@ -29,6 +29,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from affine import Affine
 from scipy import ndimage
 
 from geocore.raster.grid import Grid
@@ -162,7 +163,7 @@ def sample_scenes(
         values, ids = _draw_scene(region, shape, rng, bare=index % 7 == 5)
         crs, pixel, left, top = _SITES[number % len(_SITES)]
         left += 25_000.0 * (number // len(_SITES)) + index % 2 * shape[1] * pixel
-        grid = Grid(height=shape[0], width=shape[1], crs=crs, transform=(pixel, 0.0, left, 0.0, -pixel, top))
+        grid = Grid(height=shape[0], width=shape[1], crs=crs, transform=Affine(pixel, 0.0, left, 0.0, -pixel, top))
         yield SampleScene(f"region{number:02d}_{index % 2}", f"region{number:02d}", grid, values, ids)
 
 

@@ -173,7 +173,7 @@ class Tiles:
             `keys`: shape (2,), int64: epoch and index of the draw.
         """
         assert draw.window is not None
-        patch = self.areas.scene(draw.sample).read(draw.window)[IMAGE]
+        patch = self.areas.scene(draw.sample).read_layers(draw.window)[IMAGE]
         truth = self.areas.truth(draw.sample, draw.window)
         inside = np.zeros(draw.window.shape, bool)
         shared = draw.window.intersection(self.areas.window(draw.sample))

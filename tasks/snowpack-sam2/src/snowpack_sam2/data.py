@@ -198,7 +198,7 @@ def describe(settings: PrepareSettings) -> Dataset:
             boundaries = boundaries_of(ids.values[0], ignore=settings.ignore, valid=ids.valid[0]) & labelled[0]
             if split == "train":
                 counts = counts or RunningStatistics(layer)
-                patch = scene.read(scene.grid.window)[PHOTO]
+                patch = scene.read_layers(scene.grid.whole)[PHOTO]
                 counts.update(patch.values, patch.valid & labelled)
         relative = {path: path.relative_to(settings.data).as_posix() for path in (pair.image, pair.label)}
         sample = Sample(
@@ -240,7 +240,7 @@ def _checked_mask(pair: Pair, photo: Scene, ignore: int | None) -> tuple[Census,
         census = check_mask(pair.label, mask, str(pair.image), photo)
         if not set(census.pixels) - {ignore}:
             raise DataError(f"{pair.label}: every pixel is {ignore} (ignore) or nodata: remove the pair or label it")
-        return census, mask.read(mask.grid.window)[MASK]
+        return census, mask.read_layers(mask.grid.whole)[MASK]
 
 
 def _pit_of(stem: str, pattern: str | None) -> str:
@@ -341,7 +341,7 @@ class Photos:
         file, hashes = self.samples[index].labels[MASK], self.samples[index].hashes
         opened = functools.partial(open_label, layer=MASK)
         scene = self._scenes.open(self.dataset.path(file), hashes.get(file), opened, rules=MASK, chunk=chunk)
-        patch = scene.read(window or scene.grid.window)[MASK]
+        patch = scene.read_layers(window or scene.grid.whole)[MASK]
         ids = patch.values[0]
         labelled = patch.valid[0] if self.ignore is None else patch.valid[0] & (ids != self.ignore)
         lines = boundaries_of(ids, ignore=self.ignore, valid=patch.valid[0])
@@ -356,7 +356,7 @@ class Photos:
             `keys`: shape (2,), int64: epoch and index of the draw.
         """
         assert draw.window is not None
-        patch = self.scene(draw.sample, chunk=draw.chunk).read(draw.window)[PHOTO]
+        patch = self.scene(draw.sample, chunk=draw.chunk).read_layers(draw.window)[PHOTO]
         lines, labelled = self.truth(draw.sample, draw.window, chunk=draw.chunk)
         target = np.where(labelled, lines.astype(np.uint8), np.uint8(IGNORED))
         return {
@@ -375,7 +375,7 @@ class Photos:
         values, lines, labelled = [], [], []
         for index in range(len(self.samples)):
             scene = self.scene(index)
-            patch = scene.read(scene.grid.window)[PHOTO]
+            patch = scene.read_layers(scene.grid.whole)[PHOTO]
             true, known = self.truth(index)
             known = known & patch.valid.all(axis=0)
             values.append(patch.values[0])

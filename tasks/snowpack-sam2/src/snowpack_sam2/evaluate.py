@@ -165,7 +165,7 @@ def _panels(
         scene = photos.scene(index)
         probability, valid = boundary_probability(network, scene, tiling=tiling, context=context)
         lines, labelled = photos.truth(index)
-        photo, valid = scene.read(scene.grid.window)[PHOTO].values[0], valid & labelled
+        photo, valid = scene.read_layers(scene.grid.whole)[PHOTO].values[0], valid & labelled
         image = draw_comparison(photo, valid, lines, boundary_mask(probability, valid, threshold))
         sample = photos.samples[index]
         caption = f"{sample.split}: F1 {score:.3f}, rank {rank + 1} of {last + 1} from below; {COLOURS}"

@@ -93,6 +93,6 @@ def _keys() -> dict[int, ClassKey]:
 def _ids_of(dataset: Dataset, sample: Sample) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.bool_]]:
     """Layer ids and which pixels have one, both of shape (row, col)."""
     with open_label(dataset.path(sample.labels[MASK]), layer=MASK) as scene:
-        patch = scene.read(scene.grid.window)[MASK]
+        patch = scene.read_layers(scene.grid.whole)[MASK]
     ids, ignore = patch.values[0], dataset.labels[MASK].ignore
     return ids, patch.valid[0] if ignore is None else patch.valid[0] & (ids != ignore)

@@ -131,7 +131,7 @@ class TracePhoto:
             context.prepare(network)
             check_brightness(network, scene)
             probability, valid = boundary_probability(network, scene, tiling=trained.tiling, context=context)
-            photo = scene.read(scene.grid.window)[PHOTO].values[0]
+            photo = scene.read_layers(scene.grid.whole)[PHOTO].values[0]
             rows = self._write(scene, probability, valid, photo)
         part.write_text(json.dumps({"layers": len(rows), "boundaries": max(len(rows) - 1, 0)}))
 
@@ -201,7 +201,7 @@ def boundary_probability(
         probability[row:stop] = rows["boundary"][0].cpu().numpy()
         valid[row:stop] = rows[VALID][0].cpu().numpy()
 
-    chunk = Chunk("all", scene.grid.window)
+    chunk = Chunk("all", scene.grid.whole)
     tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
     reducer = OverlapBlender(chunk, tiles, shape, {"boundary": 1}, emit=emit)
     predict_tiles(
@@ -210,7 +210,7 @@ def boundary_probability(
         chunk,
         tiles,
         reducer,
-        read=Scene.read,
+        read=Scene.read_layers,
         context=context,
     )
     return probability, valid
@@ -241,7 +241,7 @@ def check_brightness(network: BoundaryNet, scene: Scene) -> None:
 
     for note in scene.notes:
         logger.info("%s", note)
-    patch = scene.read(scene.grid.window)[PHOTO]
+    patch = scene.read_layers(scene.grid.whole)[PHOTO]
     valid = np.broadcast_to(patch.valid, patch.values.shape)
     # Bands of a photograph differ by its colour; together they are its brightness.
     together = [(patch.values.reshape(1, 1, -1), valid.reshape(1, 1, -1))]
