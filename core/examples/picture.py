@@ -57,29 +57,23 @@ def main() -> None:
 
 def shown(scene: geo.Scene) -> Any:
     """Every second pixel as colours, white where missing, shape (row, col, 3), 0-1."""
-    patch = scene.read_layers(geo.Window(0, 0, *scene.grid.shape))["image"]
+    patch = scene.read()
     values = patch.values[:, ::2, ::2].transpose(1, 2, 0) / 3000
     return np.where(patch.valid.all(0)[::2, ::2, None], values.clip(0, 1), 1.0)
 
 
 def extent_of(scene: geo.Scene) -> tuple[float, float, float, float]:
     """Left, right, bottom, top, as matplotlib takes them, m."""
-    left, bottom, right, top = bounds_of(scene.grid, geo.Window(0, 0, *scene.grid.shape))
+    left, bottom, right, top = scene.grid.bounds
     return left, right, bottom, top
-
-
-def bounds_of(grid: geo.Grid, window: geo.Window) -> tuple[float, float, float, float]:
-    """Left, bottom, right, top of a window, m."""
-    a, _, c, _, e, f = (grid.transform or ())[:6]
-    return c + a * window.col, f + e * window.row_stop, c + a * window.col_stop, f + e * window.row
 
 
 def draw_blocks(axis: Any, blocks: list[geo.Block]) -> None:
     """Draw blocks in the colours of their splits, over the outlines of their scenes."""
     for block in blocks:
         with geo.open(block.scene) as scene:
-            left, bottom, right, top = bounds_of(scene.grid, block.window)
-            outline = bounds_of(scene.grid, geo.Window(0, 0, *scene.grid.shape))
+            left, bottom, right, top = scene.grid.crop(block.window).bounds
+            outline = scene.grid.bounds
         axis.add_patch(
             Rectangle((left, bottom), right - left, top - bottom, color=SPLITS[block.split], alpha=0.6, lw=0)
         )
