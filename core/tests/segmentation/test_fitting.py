@@ -127,15 +127,29 @@ def sum_and_count(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_losses_by_name_and_by_function(splits: Splits, toys: SimpleNamespace) -> None:
-    trained = {
-        name: weights(fit(toys.net(), splits[0], **SHORT, loss=loss).model)
+    found = {
+        name: fit(toys.net(), splits[0], **SHORT, loss=loss)
         for name, loss in (("own", sum_and_count), ("mean", mean_loss), ("named", "cross_entropy"), ("dice", "dice"))
     }
+    trained = {name: weights(result.model) for name, result in found.items()}
     for own, mean, named in zip(trained["own"], trained["mean"], trained["named"], strict=True):
         assert torch.equal(own, named)
         # AdamW divides by the root of a square: gradients of 1e-8 differ in their last digits.
         torch.testing.assert_close(mean, named, rtol=0, atol=2e-5)
     assert not torch.equal(trained["dice"][0], trained["named"][0])
+    # A mean is what is logged, however it came.
+    assert found["mean"].history[0]["loss"] == pytest.approx(found["named"].history[0]["loss"], rel=1e-5)
+
+
+def test_noise_leaves_missing_pixels_as_they_are(splits: Splits, toys: SimpleNamespace) -> None:
+    seen: list[Tensor] = []
+    net = nn.Sequential(nn.Identity(), toys.net())
+    net[0].register_forward_hook(lambda module, given, output: seen.append(output))
+    fit(net, splits[0], **(SHORT | {"patch": 128}), augment=[Noise(0.5)])
+    missing = torch.cat(seen) == 0
+    # Chips of 96 pixels, three columns of which are missing.
+    assert (missing.all(dim=1).sum(dim=(1, 2)) >= 128**2 - 96 * 93).all()
+    assert missing.float().mean() < 0.6
 
 
 def test_options_reach_the_training(splits: Splits, toys: SimpleNamespace) -> None:
@@ -202,6 +216,19 @@ def test_water_of_a_published_chip(tmp_path: Path, toys: SimpleNamespace) -> Non
     for name in ("S2Hand", "LabelHand"):
         (tmp_path / f"Spain_7370579_{name}.tif").symlink_to(folder / f"Spain_7370579_{name}.tif")
     data = SegmentationDataset.from_folder(
-        tmp_path, image_suffix="_S2Hand", mask_suffix="_LabelHand", classes=["land", "water"], ignore=-1
+        tmp_path,
+        image_suffix="_S2Hand",
+        mask_suffix="_LabelHand",
+        classes=["land", "water"],
+        ignore=-1,
+        bands=[2, 3, 4, 8, 12],
     )
-    assert len(data) == 1
+    assert data.class_pixels() == {"land": 192_010, "water": 70_035}
+    train, val, test = data.split(train=0.6, val=0.2, by="block", block_m=1000, buffer_m=100)
+    net = toys.net(bands=5, classes=2)
+    assert evaluate(net, test, progress=False)["iou_water"] < 0.5
+    found = fit(net, train, val, steps=40, patch=32, lr=3e-3, primary="iou_water", device="cpu", progress=False)
+    scores = evaluate(found.model, test, progress=False)
+    assert scores["iou_water"] > 0.6
+    low, high = scores.interval("iou_water")
+    assert low < scores["iou_water"] < high

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -423,7 +424,7 @@ class SegmentationDataset(data.Dataset[Item]):
         """Divide the samples into three data sets, for training, validation and test.
 
         Args:
-            train: share of the samples to train on, 0-1.
+            train: share of the samples, or of the pixels of blocks, to train on, 0-1.
             val: share to validate on; what is left is for the test.
             by: `group` keeps groups together, and joins those that show the same ground or the same pixels. `block`
                 cuts images into blocks of one lattice on the map over all of them. `list` takes the splits of the
@@ -436,8 +437,8 @@ class SegmentationDataset(data.Dataset[Item]):
             Data sets of at least one sample each.
 
         Raises:
-            DataError: there are too few groups or blocks; images lie on no common map; a list leaves a split empty or
-                names what is not there.
+            DataError: there are too few groups or blocks; an image lies on no map; a list leaves a split empty or names
+                what is not there.
             SettingsError: the shares cannot be used, or a block's size is missing.
         """
         if by == "list":
@@ -454,7 +455,8 @@ class SegmentationDataset(data.Dataset[Item]):
                     logger.info("%s", note)
             else:
                 raise SettingsError(f"by = {by!r}: must be group, block or list")
-            splits = split_by_group(groups, shares, seed, remedy=remedy)
+            sizes = [math.prod(sample.shape) for sample in samples] if by == "block" else None
+            splits = split_by_group(groups, shares, seed, sizes=sizes, remedy=remedy)
         first, second, third = (
             self.subset([sample for sample, given in zip(samples, splits, strict=True) if given == split])
             for split in SPLITS
