@@ -12,6 +12,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.windows
 import torch
 from torch import Tensor, nn
 
@@ -106,11 +107,10 @@ def test_open_takes_what_people_write(image: Path) -> None:
         (stored[0], "red", stored[[0]]),
     ):
         with geo.open(source, bands=bands) as scene:
-            (name,) = scene.layers
-            np.testing.assert_array_equal(scene.read_layers(Window(0, 0, 300, 400))[name].values, expected)
+            np.testing.assert_array_equal(scene.read().values, expected)
     with geo.open(stored, nodata=0, grid=grid_at(300, 400)) as scene:
         assert scene.grid.crs == UTM
-        assert not scene.read_layers(Window(0, 0, 300, 400))["image"].valid[:, :40, :60].any()
+        assert not scene.read().valid[:, :40, :60].any()
     assert "B99" in message(SceneError, lambda: geo.open(image, bands=["B99"]))
     assert "must be numbers" in message(SceneError, lambda: geo.open(np.zeros(3)))
 
@@ -120,7 +120,7 @@ def test_class_maps_with_a_legend_are_read_as_classes(tmp_path: Path) -> None:
     names, colors = ["land", "water", "ice"], {0: (9, 9, 9), 1: (0, 0, 255), 2: (255, 255, 255)}
     geo.write(tmp_path / "map.tif", labels, like=grid_at(40, 50), nodata=255, classes=names, colors=colors)
     with geo.open(tmp_path / "map.tif") as scene:
-        patch = scene.read_layers(Window(0, 0, 40, 50))["image"]
+        patch = scene.read()
     np.testing.assert_array_equal(patch.values, labels[None])
     with rasterio.open(tmp_path / "map.tif") as file:
         assert file.colormap(1)[1] == (0, 0, 255, 255)
@@ -138,7 +138,16 @@ def test_write_keeps_values_or_refuses(tmp_path: Path, image: Path) -> None:
             assert file.bounds == (5e5, 5e6 - 300, 5e5 + 200, 5e6)
     with geo.open(image) as scene:
         geo.write(tmp_path / "b.tif", np.zeros((300, 400), "uint8"), like=scene, nodata=7)
+        patch = scene.read(rasterio.windows.Window(30, 50, 80, 60))
+        geo.write(tmp_path / "d.tif", patch.values, like=patch, nodata=0)
     assert rasterio.open(tmp_path / "b.tif").nodata == 7
+    with rasterio.open(tmp_path / "d.tif") as file, rasterio.open(image) as whole:
+        assert file.bounds == (500_300, 5e6 - 1100, 501_100, 5e6 - 500)
+        np.testing.assert_array_equal(file.read(), whole.read()[:, 50:110, 30:110])
+    bare = Patch(patch.values, patch.valid)
+    assert "does not know where it lies" in message(
+        DataError, lambda: geo.write(tmp_path / "c.tif", bare.values, like=bare)
+    )
     zeros = np.zeros((30, 20), np.uint8)
     for values, keywords, kind, part in (
         (zeros[1:], {}, DataError, "must be (row, col)"),

@@ -45,10 +45,14 @@ def test_readme_shows_these_programs() -> None:
 def test_open(run: Any, tmp_path: Path) -> None:
     patch = run(1)["patch"]
     assert patch.values.shape == (3, 500, 500) and patch.values.dtype == np.uint16 and patch.valid.all()
-    picture = matplotlib.image.imread(tmp_path / "scene.png")
+    assert patch.grid.bounds == (501_000, 4_994_000, 506_000, 4_999_000)
+    with geo.open(tmp_path / "place.tif") as written:
+        assert written.grid.bounds == patch.grid.bounds
+        np.testing.assert_array_equal(written.read().values, patch.values)
+    picture = matplotlib.image.imread(tmp_path / "place.png")
     # Water takes up infrared, which is red here.
     with geo.open(geo.sample() / "truth.tif") as truth:
-        water = truth.read_layers(geo.Window(100, 100, 500, 500))["image"].values[0] == 1
+        water = truth.read(bounds=patch.grid.bounds).values[0] == 1
     assert picture.shape == (500, 500, 4)
     assert picture[..., 0][water].mean() < 0.2 < 0.7 < picture[..., 0][~water].mean()
 

@@ -24,7 +24,7 @@ from geocore.raster.ground import has_ground
 from geocore.raster.masks import MaskRule
 from geocore.raster.paths import as_path_or_url, redacted
 from geocore.raster.products import SceneLike, open_any, opened
-from geocore.raster.scene import Scene
+from geocore.raster.scene import Patch, Scene
 from geocore.raster.write import Colour, read_legend, write_raster
 from geocore.segmentation.prediction import Prediction
 from geocore.tiling.overlaps import View, shared_by_splits, view_of
@@ -89,7 +89,7 @@ def write(
     path: Path | str,
     values: npt.ArrayLike,
     *,
-    like: Scene | Grid,
+    like: Scene | Patch | Grid,
     nodata: float | None = None,
     colors: Mapping[int, Colour] | None = None,
     classes: Sequence[str] | Mapping[int, str] | None = None,
@@ -111,6 +111,8 @@ def write(
     """
     path, array = Path(path), np.asarray(values)
     grid = like if isinstance(like, Grid) else like.grid
+    if grid is None:
+        raise DataError(f"{path}: the patch does not know where it lies; take one of Scene.read, or give a grid")
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise SettingsError(f"{path}: rasters are written as GeoTIFF; give a name that ends in .tif")
     if array.ndim not in (2, 3) or array.shape[-2:] != grid.shape:
