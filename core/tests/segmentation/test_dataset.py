@@ -336,7 +336,11 @@ def test_a_manifest_of_one_image_and_one_mask(toys: SimpleNamespace, tmp_path: P
 
 def test_another_manifest_is_one_clear_line(toys: SimpleNamespace, tmp_path: Path) -> None:
     times = {"photo": Layer("photo", Bands.named("1", "2", "3"), "uint16", times=("2020", "2021"))}
-    for changes in ({"labels": {"ice": LabelSpec("ice")}}, {"layers": times}):
+    for changes in (
+        {"labels": {"ice": LabelSpec("ice")}},
+        {"labels": {"ice": LabelSpec("ice", {1: "floe"})}},
+        {"layers": times},
+    ):
         with pytest.raises(DataError, match="of ice: only one image of one date and one mask of classes") as caught:
             SegmentationDataset.from_manifest(manifest(toys, tmp_path, **changes))
         assert "\n" not in str(caught.value)

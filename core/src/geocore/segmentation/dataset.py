@@ -186,7 +186,7 @@ class SegmentationDataset(data.Dataset[Item]):
         """
         dataset = Dataset.load(path)
         layers, labels = list(dataset.layers.values()), list(dataset.labels.values())
-        dense = len(layers) == len(labels) == 1 and not layers[0].times and labels[0].classes
+        dense = len(layers) == len(labels) == 1 and not layers[0].times and len(labels[0].classes) > 1
         if not dense or any(len(sample.inputs) != 1 or len(sample.labels) != 1 for sample in dataset.samples):
             raise DataError(
                 f"{path}: describes {len(layers)} layers and {len(labels)} labels of {dataset.task}: only one image of "
