@@ -22,6 +22,7 @@ from geocore.raster.grid import Bounds, Grid, Window
 
 if TYPE_CHECKING:
     import rasterio.windows
+    import xarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,24 @@ class Scene:
         patch = self._read_layer(name, wanted)
         grid = self.grid.coarser(ratio).crop(wanted.coarser(ratio))
         return Patch(patch.values, patch.valid, grid)
+
+    def to_xarray(
+        self,
+        window: Window | rasterio.windows.Window | None = None,
+        *,
+        bounds: Bounds | None = None,
+        layer: str | None = None,
+    ) -> xarray.DataArray:
+        """Read one layer as a DataArray; see `geocore.raster.data_array` for what it holds. Arguments as of `read`.
+
+        Raises:
+            SettingsError: the extra `geocore[xarray]` is not installed.
+            SceneError: as of `read`.
+        """
+        from geocore.raster.data_array import to_data_array  # It knows scenes.
+
+        name = self._one_layer(layer)
+        return to_data_array(self.read(window, bounds=bounds, layer=name), self._source(name).layer, self.name)
 
     def _one_layer(self, name: str | None) -> str:
         if name is not None:
