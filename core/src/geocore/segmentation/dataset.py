@@ -312,7 +312,7 @@ class SegmentationDataset(data.Dataset[Item]):
             SceneError: a file cannot be read.
         """
         scene = self.scene(index)
-        window = Window(0, 0, *scene.grid.shape)
+        window = scene.grid.whole
         image, target = self._read(scene, window)
         values = image.values.astype(np.float32)
         values[~np.broadcast_to(image.valid, values.shape)] = np.nan
@@ -353,7 +353,7 @@ class SegmentationDataset(data.Dataset[Item]):
             (2,), int64: epoch and index of the draw.
         """
         scene = self.scene(draw.sample)
-        image, target = self._read(scene, draw.window or Window(0, 0, *scene.grid.shape))
+        image, target = self._read(scene, draw.window or scene.grid.whole)
         return {
             "inputs": {IMAGE: image},
             "targets": {MASK: target},
