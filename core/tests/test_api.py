@@ -115,6 +115,25 @@ def test_open_takes_what_people_write(image: Path) -> None:
     assert "must be numbers" in message(SceneError, lambda: geo.open(np.zeros(3)))
 
 
+def test_several_files_are_bands_of_one_scene(tmp_path: Path) -> None:
+    red, both = RNG.integers(1, 99, (40, 60)).astype("uint8"), RNG.integers(1, 99, (2, 20, 30)).astype("uint8")
+    geo.write(tmp_path / "red.tif", red, like=grid_at(40, 60))
+    geo.write(tmp_path / "both.tif", both, like=grid_at(20, 30, pixel=20.0))
+    files = [tmp_path / "red.tif", str(tmp_path / "both.tif")]
+    with geo.open(files) as scene:
+        assert scene.bands.names == ("red", "both_1", "both_2") and scene.grid.bounds == (
+            5e5,
+            5e6 - 400,
+            5e5 + 600,
+            5e6,
+        )
+        np.testing.assert_array_equal(scene.read().values[0], red)
+    with geo.open(files, bands=["both_2", "red"]) as scene:
+        np.testing.assert_array_equal(scene.read().values[1], red)
+    assert "a second band is called 'red'" in message(SceneError, lambda: geo.open([files[0], files[0]]))
+    assert "no file is given" in message(SceneError, lambda: geo.open([]))
+
+
 def test_class_maps_with_a_legend_are_read_as_classes(tmp_path: Path) -> None:
     labels = RNG.integers(0, 3, (40, 50)).astype(np.uint8)
     names, colors = ["land", "water", "ice"], {0: (9, 9, 9), 1: (0, 0, 255), 2: (255, 255, 255)}

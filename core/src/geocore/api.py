@@ -23,7 +23,7 @@ from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import has_ground
 from geocore.raster.masks import MaskRule
 from geocore.raster.paths import as_path_or_url, redacted
-from geocore.raster.products import SceneLike, open_any, opened
+from geocore.raster.products import SceneLike, Source, open_any, opened
 from geocore.raster.scene import Patch, Scene
 from geocore.raster.write import Colour, read_legend, write_raster
 from geocore.segmentation.prediction import Prediction
@@ -43,7 +43,7 @@ _NOTHING: Final = -(2**31)
 
 
 def open(
-    source: Path | str | npt.NDArray[Any],
+    source: Source,
     *,
     bands: Sequence[str | int] | str | int | None = None,
     nodata: float | None = None,
@@ -54,8 +54,9 @@ def open(
 
     Args:
         source: a raster file or its http(s):// or s3:// address; a Sentinel-2 SAFE folder; a granule of HLS; a YAML
-            list of bands; or an array of shape (row, col) or (band, row, col). A class map to which `predict` or
-            `write` gave a legend is read as classes, whatever its colours.
+            list of bands; several files, whose bands are brought to the finest grid among them; or an array of shape
+            (row, col) or (band, row, col). A class map to which `predict` or `write` gave a legend is read as classes,
+            whatever its colours.
         bands: names of the bands to read, or numbers from 1, in this order; one may stand alone. Of an array, the names
             of its bands. None: all, of a product all that are no mask.
         nodata: value that marks missing pixels, before what the file says.

@@ -420,10 +420,12 @@ def open_scene(
 
 SceneLike = Scene | Path | str | npt.NDArray[Any]
 """What names or is a scene: as `open_scene` takes it, an array of shape (row, col) or (band, row, col), or one open."""
+Source = Location | npt.NDArray[Any] | Sequence[Location]
+"""What can be opened: as `SceneLike`, or several files, whose bands are brought to the finest grid among them."""
 
 
 def open_any(
-    source: Location | npt.NDArray[Any],
+    source: Source,
     *,
     bands: Sequence[str | int] | str | int | None = None,
     nodata: float | None = None,
@@ -434,9 +436,15 @@ def open_any(
     names = None if bands is None else [str(band) for band in ([bands] if isinstance(bands, str | int) else bands)]
     if isinstance(source, np.ndarray):
         return _array_scene(source, names, nodata, grid)
+    given = NOTHING if nodata is None else Declaration(nodata, by=COMMAND_LINE)
+    if not isinstance(source, Path | str):
+        if mask is not None:
+            raise SceneError(
+                f"mask {mask!r}: several files have none; give a product, a YAML list of bands, or one file"
+            )
+        return _files_scene(source, names, given, grid)
     place = as_path_or_url(source)
     rule = MaskRule.parse(mask) if isinstance(mask, str) else mask
-    given = NOTHING if nodata is None else Declaration(nodata, by=COMMAND_LINE)
     reader: ProductReader
     if rule is None and isinstance(place, Path) and place.is_file() and read_legend(place) is not None:
         reader = RasterReader(place, bands=names, given=given, codes=True)
@@ -453,6 +461,26 @@ def opened(scene: SceneLike) -> Iterator[Scene]:
     else:
         with open_any(scene) as image:
             yield image
+
+
+def _files_scene(
+    locations: Sequence[Location], bands: Sequence[str] | None, given: Declaration, grid: Grid | None
+) -> Scene:
+    """Files as one layer: a band is called by its file where that has no other, else `<file>_<band>`."""
+    files: dict[str, BandRef] = {}
+    for place in map(as_path_or_url, locations):
+        held = scene_bands(place)
+        for band in held:
+            name = stem_of(place) if len(held) == 1 else f"{stem_of(place)}_{band}"
+            if name in files:
+                raise SceneError(f"{redacted(place)}: a second band is called {name!r}: rename one of the files")
+            files[name] = BandRef(place, band, given)
+    if not files:
+        raise SceneError("no file is given: name at least one")
+    granule = Granule(stem_of(as_path_or_url(locations[0])), files)
+    chosen = list(files) if bands is None else [_chosen(granule, band) for band in bands]
+    stack = BandStack({name: files[name] for name in chosen}, layer="image")
+    return Scene(granule.name, grid or stack.grid, {"image": stack})
 
 
 def _array_scene(
