@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from geocore.errors import DataError
+from geocore.errors import DataError, SettingsError
 from geocore.raster.declarations import NOTHING, Declaration
 from geocore.raster.extents import misfit
 from geocore.raster.gdal import lossy_compression, open_dataset
@@ -221,6 +221,29 @@ class LabelCodes:
     """Value of each class; its place is the class index."""
     ignored: tuple[int, ...] = ()
     """Values of pixels that neither train nor score."""
+
+
+def class_codes(classes: Sequence[str] | Mapping[int, str], ignore: int | None) -> tuple[LabelCodes, list[str]]:
+    """What numbers in masks mean, and the names of the classes in the order of their indices.
+
+    Args:
+        classes: names of 0, 1, 2, ...; or value -> name.
+        ignore: value that counts for nothing; None: none does.
+
+    Raises:
+        SettingsError: they cannot be used.
+    """
+    if isinstance(classes, str):
+        raise SettingsError(f"classes = {classes!r}: must be several names, such as ['land', 'water']")
+    held = dict(classes) if isinstance(classes, Mapping) else dict(enumerate(classes))
+    names = [str(name) for name in held.values()]
+    if not 2 <= len(held) < IGNORED:
+        raise SettingsError(f"classes = {names}: must be 2 to {IGNORED - 1} names, such as ['land', 'water']")
+    if ignore in held:
+        raise SettingsError(
+            f"ignore = {ignore}: is the value of class {held[ignore]!r} as well: give another, or None where all count"
+        )
+    return LabelCodes(tuple(int(value) for value in held), () if ignore is None else (ignore,)), names
 
 
 def read_target(path: Path, codes: LabelCodes, window: Window | None = None) -> npt.NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from geocore.datasets.labels import (
     LabelCodes,
     check_label,
     check_varied,
+    class_codes,
     class_indices,
     open_label,
     target_of,
@@ -550,29 +551,6 @@ class _Part:
 
     def close(self) -> None:
         """The layer is kept by others too."""
-
-
-def class_codes(classes: Sequence[str] | Mapping[int, str], ignore: int | None) -> tuple[LabelCodes, list[str]]:
-    """What numbers in masks mean, and the names of the classes in the order of their indices.
-
-    Args:
-        classes: names of 0, 1, 2, ...; or value -> name.
-        ignore: value that counts for nothing; None: none does.
-
-    Raises:
-        SettingsError: they cannot be used.
-    """
-    if isinstance(classes, str):
-        raise SettingsError(f"classes = {classes!r}: must be several names, such as ['land', 'water']")
-    held = dict(classes) if isinstance(classes, Mapping) else dict(enumerate(classes))
-    names = [str(name) for name in held.values()]
-    if not 2 <= len(held) < IGNORED:
-        raise SettingsError(f"classes = {names}: must be 2 to {IGNORED - 1} names, such as ['land', 'water']")
-    if ignore in held:
-        raise SettingsError(
-            f"ignore = {ignore}: is the value of class {held[ignore]!r} as well: give another, or None where all count"
-        )
-    return LabelCodes(tuple(int(value) for value in held), () if ignore is None else (ignore,)), names
 
 
 def _band_names(bands: Sequence[str | int] | str | None) -> list[str] | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
-from geocore.datasets.labels import IGNORED, check_same_grid, class_indices, open_label
+from geocore.datasets.labels import IGNORED, check_same_grid, class_codes, class_indices, open_label
 from geocore.device import DeviceContext
 from geocore.errors import DataError
 from geocore.inference.blend import OutputHead, OverlapBlender
@@ -29,7 +29,7 @@ from geocore.metrics.evaluation import aligned, bootstrap_interval, shown_parts,
 from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
-from geocore.segmentation.dataset import IMAGE, MASK, SegmentationDataset, class_codes
+from geocore.segmentation.dataset import IMAGE, MASK, SegmentationDataset
 from geocore.segmentation.model import AnyModel, logits_of
 from geocore.terminal import progress as shown
 from geocore.terminal import quiet
