@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import rasterio
 from affine import Affine
-from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.env import ensure_env_with_credentials
@@ -123,9 +122,6 @@ FORMATS: Final = (
 )  # fmt: skip
 """GDAL's drivers of formats whose pixels lie in the file itself, or in the one that its header lies beside: all others,
 such as WMS, GTI, STACIT, MRF, ERS, PCIDSK, netCDF or Zarr, may lead to other files or to an address."""
-
-_UNTOLD: Final = (UnicodeError, CRSError, CPLE_BaseError)
-"""What rasterio raises of a header that GDAL has read, beside its own errors."""
 
 _MOST_BANDS: Final = 10_000
 """Each is asked for its type, its mask, its unit and more, in a tenth of a millisecond; some callers ask repeatedly."""
@@ -290,7 +286,12 @@ def _opened(location: Location, drivers: Sequence[str]) -> Any:
                 with plain_path(location) as plain:  # all that lies beside it is found while it is opened
                     return _described(str(plain), drivers, location)
             return _described(name, drivers, location)
-        except _UNTOLD as error:
+        except RasterioError:
+            raise
+        except Exception as error:
+            # What rasterio raises of a header that GDAL has read, beside its own errors.
+            if not isinstance(error, UnicodeError | CRSError) and not is_gdals(error):
+                raise
             raise SceneError(
                 f"{redacted(location)}: its header cannot be understood ({reason_of(error)}); write the pixels anew: "
                 "gdal_translate IN OUT.tif"
@@ -377,6 +378,12 @@ def read_hint(path: Location) -> str:
 def threads() -> str:
     """How many threads compress and decompress blocks, as GDAL takes it; they are GDAL's and shared by all files."""
     return "ALL_CPUS" if os.getpid() == _PROCESS else "1"
+
+
+def is_gdals(error: BaseException) -> bool:
+    """Whether an error is GDAL's, handed on as it came: rasterio's classes for them are no part of its API."""
+    module = type(error).__module__
+    return module.startswith("rasterio.") and module != RasterioError.__module__
 
 
 def reason_of(error: BaseException) -> str:

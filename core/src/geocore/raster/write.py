@@ -23,11 +23,10 @@ import rasterio
 import rasterio.shutil
 import rasterio.windows
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from geocore.errors import DiskError
-from geocore.raster.gdal import creation_options, threads, unreferenced_allowed
+from geocore.raster.gdal import creation_options, is_gdals, threads, unreferenced_allowed
 from geocore.raster.grid import Grid
 from geocore.storage.files import atomic_path, atomic_write_text, storage_errors
 from geocore.storage.names import is_text, plain_path
@@ -335,7 +334,9 @@ def _gdal_errors(path: Path) -> Iterator[None]:
     """GDAL reports a full disk as a failed write without an error number; say what is likely."""
     try:
         yield
-    except (RasterioError, CPLE_BaseError) as error:
+    except Exception as error:
+        if not isinstance(error, RasterioError) and not is_gdals(error):
+            raise
         reason = str(error).splitlines()[0]
         raise DiskError(
             f"{path}: cannot be written ({reason}); is the disk full? free some space or write elsewhere"
