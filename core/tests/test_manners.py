@@ -4,18 +4,32 @@ import logging
 import os
 import random
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
 import torch
+from rasterio.env import get_gdal_config
+from rasterio.transform import from_origin
 from torch import nn
 
 from geocore.datasets.loader import Batches, stack
-from geocore.device import DeviceContext, device_context, seeded
+from geocore.device import DeviceContext, device_context, keep_freed_memory, seeded
+from geocore.errors import DeviceError
+from geocore.inference.tiled import predict_tiles
 from geocore.interruptions import Stopped
+from geocore.raster.block_cache import CACHE_BYTES
+from geocore.raster.geotiff import open_raster
+from geocore.raster.grid import Window
 from geocore.settings import DeviceSettings, Settings, TrainingSettings
 from geocore.terminal import progress, quiet
 from geocore.tiling.samplers import GridSampler
+from geocore.tiling.tiles import Chunk, TileGrid
 from geocore.training.checkpoint import load_checkpoint
 from geocore.training.fit import fit
 from geocore.training.run import Run
@@ -37,8 +51,10 @@ def process():
     """What of the process belongs to all that runs in it."""
     return {
         "threads": torch.get_num_threads(),
+        "threads of new threads": ThreadPoolExecutor(1).submit(torch.get_num_threads).result(),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "environment": dict(os.environ),
+        "cache": get_gdal_config("GDAL_CACHEMAX"),
     }
 
 
@@ -182,6 +198,153 @@ def test_fit_is_silent_where_no_progress_is_wanted(model, capfd, caplog, monkeyp
         fit(model, batches(), loss, validate, training=SHORT)
         assert "training: 6/6" in (told := capfd.readouterr().err) and "looking: 2/2" in told
         assert ["score was no number" in record.getMessage() for record in caplog.records] == [True]
+
+
+# --- mapping
+
+
+class Counted:
+    """A reducer that only counts its tiles."""
+
+    def __init__(self):
+        self.tiles = 0
+
+    def add(self, row_index, col_index, window, output):
+        self.tiles += 1
+
+    def finish(self):
+        return self.tiles
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """12 x 16 tiles of 32 pixels."""
+    options = {"count": 2, "height": 384, "width": 512, "dtype": "uint16", "tiled": True, "blockxsize": 64}
+    with rasterio.open(
+        tmp_path / "scene.tif", "w", driver="GTiff", blockysize=64, crs="EPSG:32633", **options,
+        transform=from_origin(5e5, 6e6, 10, 10),
+    ) as target:  # fmt: skip
+        target.write(np.ones((2, 384, 512), np.uint16))
+    with open_raster(tmp_path / "scene.tif") as opened:
+        yield opened
+
+
+def predict(scene, forward, context):
+    return predict_tiles(
+        forward, scene, Chunk("all", Window(0, 0, *scene.grid.shape)), TileGrid(32), Counted(),
+        read=lambda scene, window: scene.read(window).values, context=context,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Calls of the C library's mallopt."""
+    calls = []
+    keep_freed_memory.cache_clear()
+    monkeypatch.setattr(
+        "geocore.device.ctypes.CDLL",
+        lambda name: SimpleNamespace(mallopt=lambda parameter, value: calls.append((parameter, value))),
+    )
+    yield calls
+    keep_freed_memory.cache_clear()
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_map_by_hand_changes_nothing_of_the_process(scene, told, three_threads, capfd):
+    before, numbers, within, threads = process(), draws(), [], set()
+
+    def forward(batch):
+        within.append(process())
+        threads.add(threading.get_ident())
+        return [None] * len(batch)
+
+    assert predict(scene, forward, DeviceContext.on("cpu")) == len(within) == 192
+    assert all(seen == before for seen in within) and threads == {threading.get_ident()}
+    assert process() == before and draws() == numbers and told == []
+    with pytest.raises(ZeroDivisionError):
+        predict(scene, lambda batch: 1 / 0, DeviceContext.on("cpu"))
+    assert process() == before
+
+
+@pytest.mark.parametrize("outer", [{}, {"GDAL_CACHEMAX": 99_000_000}, {"GDAL_NUM_THREADS": 1}])
+def test_a_map_in_a_context_of_a_command_takes_the_process_and_gives_it_back(scene, told, three_threads, outer):
+    within, threads = [], set()
+
+    def forward(batch):
+        within.append((torch.get_num_threads(), get_gdal_config("GDAL_CACHEMAX")))
+        threads.add(threading.get_ident())
+        time.sleep(0.001)
+        return [None] * len(batch)
+
+    with rasterio.Env(**outer):
+        before = process()
+        with device_context(CPU) as context:
+            assert process() == before, "only mapping takes it"
+            assert predict(scene, forward, context) == 192
+            assert process() == before
+            with pytest.raises(ZeroDivisionError):
+                predict(scene, lambda batch: 1 / 0, context)
+        assert process() == before
+    assert set(within) == {(1, CACHE_BYTES)} and len(threads) == 3
+    assert sorted(told) == [(-8, 1), (-4, 0), (-1, 2**30)]
+
+
+@pytest.mark.parametrize("first_ends_first", [True, False])
+def test_two_maps_at_once_do_not_restore_each_others_values(scene, told, three_threads, first_ends_first):
+    before, begun, ends = process(), [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
+    seen = [set(), set()]
+
+    def forward(number, batch):
+        begun[number].set()
+        assert ends[number].wait(30)
+        seen[number].add(get_gdal_config("GDAL_CACHEMAX"))
+        return [None] * len(batch)
+
+    with device_context(CPU) as context, ThreadPoolExecutor(2) as pool:
+        maps = []
+        for number in range(2):
+            maps.append(pool.submit(predict, scene, partial(forward, number), context))
+            assert begun[number].wait(30)
+        for number in (0, 1) if first_ends_first else (1, 0):
+            ends[number].set()
+            assert maps[number].result(30) == 192
+        assert process() == before
+    assert process() == before and seen[0] == {CACHE_BYTES}
+
+
+def test_a_map_is_the_same_in_both_but_for_the_rounding_of_kernels(scene, three_threads):
+    torch.manual_seed(0)
+    network, maps = nn.Conv2d(2, 3, 3), []
+    for context in (DeviceContext.on("cpu"), DeviceContext(torch.device("cpu"), dedicated=True)):
+        outputs = []
+        predict(scene, lambda batch, kept=outputs: kept.append(network(batch.float()).sum()) or [None], context)
+        maps.append(sorted(float(output) for output in outputs))
+    assert maps[0] == pytest.approx(maps[1], rel=1e-6)
+
+
+def test_what_makes_its_own_context_has_the_process_where_it_is_dedicated():
+    with device_context(CPU):
+        with device_context(CPU):
+            assert DeviceContext.on("cpu").dedicated
+        assert DeviceContext.on("cpu").dedicated
+    assert not DeviceContext.on("cpu").dedicated
+
+
+def test_a_context_by_hand_is_refused_what_is_not_there():
+    assert DeviceContext.on(torch.device("meta"), batch_size=7) == DeviceContext(torch.device("meta"), batch_size=7)
+    for device, precision in (("tpu", "float32"), ("cpu", "float16")):
+        with pytest.raises(DeviceError, match="must be"):
+            DeviceContext.on(device, precision=precision)
+
+
+# --- telling
 
 
 def test_a_quiet_block_within_a_loud_one_is_quiet_and_the_reverse_too(capfd, monkeypatch):

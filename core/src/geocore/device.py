@@ -14,7 +14,9 @@ import logging
 import os
 import random
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -26,11 +28,15 @@ from torch import nn
 
 from geocore.datasets.batch import Batch, map_tensors
 from geocore.errors import DeviceError
+from geocore.raster.block_cache import CACHE_BYTES
 from geocore.settings import TILES_PER_FORWARD, DeviceSettings
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
+
+_mapping = threading.Lock()
+"""Held by who maps with all cores of the process."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 """Parameters of mallopt(3)."""
@@ -56,7 +62,7 @@ class DeviceContext:
     """Tiles per forward where an accelerator maps; a CPU takes them one by one."""
     dedicated: bool = False
     """Whether the process is there for this work alone, as `device_context` has it. Where it is not, nothing of it is
-    changed: threads, allocator, generators of random numbers and signal handlers stay the caller's."""
+    changed: threads, allocator, GDAL's cache, generators of random numbers and signal handlers stay the caller's."""
 
     @classmethod
     def on(
@@ -67,7 +73,9 @@ class DeviceContext:
         channels_last: bool = False,
         batch_size: int = TILES_PER_FORWARD,
     ) -> Self:
-        """A context for calls from a program or a notebook; the process stays as it is.
+        """A context for calls from a program or a notebook, which leave the process as it is.
+
+        Within a block of `device_context` the process is dedicated already, and so is this context.
 
         Args:
             device: `auto`, which takes cuda, then mps, then cpu; one of these; or a device of torch.
@@ -80,7 +88,13 @@ class DeviceContext:
         """
         picked = _pick_device(device, 0, 1) if isinstance(device, str) else device
         _check_precision(precision, picked)
-        return cls(picked, precision=precision, channels_last=channels_last, batch_size=batch_size)
+        return cls(
+            picked,
+            precision=precision,
+            channels_last=channels_last,
+            batch_size=batch_size,
+            dedicated=bool(_open_contexts),
+        )
 
     @property
     def is_main(self) -> bool:
@@ -112,6 +126,33 @@ class DeviceContext:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    @contextmanager
+    def mapping(self) -> Iterator[int]:
+        """Have the cores of a dedicated process work beside each other for the length of a block, one tile in each.
+
+        On a CPU torch then computes in one thread wherever it is called; on any device GDAL's cache is small, since
+        mapping reads each block once. Both are put back at the end. One block at a time has the process: in one that
+        begins meanwhile, in whatever thread, nothing changes, nor does it in a context that is not dedicated.
+
+        Yields:
+            Threads to work in.
+        """
+        if not self.dedicated or not _mapping.acquire(blocking=False):
+            yield 1
+            return
+        try:
+            cores = torch.get_num_threads() if self.device.type == "cpu" else 1
+            with _small_block_cache():
+                if cores > 1:
+                    torch.set_num_threads(1)
+                try:
+                    yield cores
+                finally:
+                    if cores > 1:
+                        torch.set_num_threads(cores)
+        finally:
+            _mapping.release()
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.world_size == 1:
@@ -140,12 +181,28 @@ class DeviceContext:
         return tensor
 
 
+_open_contexts: list[DeviceContext] = []
+"""Those of `device_context` in this process."""
+
+
 @contextmanager
 def device_context(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORWARD) -> Iterator[DeviceContext]:
-    """Open this process's device context and close it at the end of the `with` block.
+    """Take the process for one piece of work, as every command and each of its workers does.
 
-    Starts torch.distributed (gloo on CPU, NCCL on CUDA) when the environment holds WORLD_SIZE, as `torchrun` sets it,
-    unless it already runs; only what was started here is shut down. The number of threads is put back at the end.
+    A program or a notebook that is there for the work as well may enter it, and gains the speed of a command:
+
+        with device_context(DeviceSettings()) as context:
+            predict_tiles(..., context=context)
+
+    What takes no context, but a device, makes its own by `DeviceContext.on`, which is then a dedicated one as well.
+
+    Within the block torch has `settings.threads` threads, maps are made with one tile in each
+    (`DeviceContext.mapping`), training heeds SIGINT and SIGTERM, the GPU that was picked is the current one, and
+    torch.distributed runs (gloo on CPU, NCCL on CUDA) where the environment holds WORLD_SIZE, as `torchrun` sets it.
+    All that is put back at the end, but a process group that ran before goes on.
+
+    Two things are for good: the C library keeps freed memory where several threads of a CPU work, which it cannot be
+    talked out of, and training leaves the global generators as it used them.
 
     Args:
         settings: which device, and how it computes.
@@ -165,30 +222,34 @@ def device_context(settings: DeviceSettings, *, batch_size: int = TILES_PER_FORW
     threads_before = torch.get_num_threads()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.type == "cpu" and torch.get_num_threads() > 1:
+        keep_freed_memory()
+    context = DeviceContext(
+        device,
+        rank,
+        world_size,
+        local_rank,
+        settings.precision,
+        settings.channels_last,
+        batch_size,
+        dedicated=True,
+    )
     started = False
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        _start(device, rank, world_size)
-        started = True
-    try:
-        yield DeviceContext(
-            device,
-            rank,
-            world_size,
-            local_rank,
-            settings.precision,
-            settings.channels_last,
-            batch_size,
-            dedicated=True,
-        )
-    finally:
-        if started and dist.is_initialized():
-            dist.destroy_process_group()
-            # The group's threads end with its last reference, and models wrapped for it lie in cycles. A thread that
-            # lets go of a tensor while Python shuts down aborts a process that did all its work.
-            gc.collect()
-        torch.set_num_threads(threads_before)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        _open_contexts.append(context)
+        try:
+            if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+                _start(device, rank, world_size)
+                started = True
+            yield context
+        finally:
+            _open_contexts.remove(context)
+            if started and dist.is_initialized():
+                dist.destroy_process_group()
+                # The group's threads end with its last reference, and models wrapped for it lie in cycles. A thread
+                # that lets go of a tensor while Python shuts down aborts a process that did all its work.
+                gc.collect()
+            torch.set_num_threads(threads_before)
 
 
 def _launched() -> tuple[int, int, int]:
@@ -301,6 +362,23 @@ def keep_freed_memory() -> None:
         return
     for parameter, value in ((_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1), (_M_TRIM_THRESHOLD, 2**30)):
         mallopt(parameter, value)
+
+
+@contextmanager
+def _small_block_cache() -> Iterator[None]:
+    """Keep GDAL from holding up to 5 % of the memory in blocks that will not be asked for again."""
+    import rasterio
+    from rasterio.session import DummySession
+
+    # The size is the process's, but rasterio puts it back only at the end of a thread's outermost environment. So this
+    # one has a thread of its own, in which it is that, wherever the caller is.
+    environment = rasterio.Env(session=DummySession(), GDAL_CACHEMAX=CACHE_BYTES)
+    with ThreadPoolExecutor(1, "gdal-cache") as its_own:
+        its_own.submit(environment.__enter__).result()
+        try:
+            yield
+        finally:
+            its_own.submit(environment.__exit__, None, None, None).result()
 
 
 def seed_everything(seed: int) -> None:

@@ -121,14 +121,14 @@ import sys, resource
 import torch
 from geocore.inference.blend import VALID, OverlapBlender
 from geocore.inference.outputs import argmax_labels
-from geocore.device import DeviceContext
+from geocore.device import device_context
 from geocore.raster.grid import Window
 from geocore.inference.tiled import predict_tiles
 from geocore.raster.geotiff import open_raster
 from geocore.raster.scene import Scene
+from geocore.settings import DeviceSettings
 from geocore.tiling.tiles import TileGrid, chunks
 
-torch.set_num_threads(1)
 rows = []
 
 def read(scene, window):
@@ -138,7 +138,7 @@ def read(scene, window):
 def forward(batch):
     return {"out": batch["values"][:, :2].float(), VALID: batch[VALID]}
 
-with open_raster(sys.argv[1]) as scene:
+with open_raster(sys.argv[1]) as scene, device_context(DeviceSettings(device="cpu", threads=1)) as context:
     tiling = TileGrid(512, 64)
     chunk = chunks(scene.grid.shape, 16384, 512)[24]
     assert chunk.window.width > 14000
@@ -147,7 +147,7 @@ with open_raster(sys.argv[1]) as scene:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2},
                        emit=lambda row, out: rows.append(len(argmax_labels(out["out"]))))
-    predict_tiles(forward, scene, chunk, tiling, blend, read=read, context=DeviceContext(torch.device("cpu")))
+    predict_tiles(forward, scene, chunk, tiling, blend, read=read, context=context)
     assert sum(rows) == 900
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """

@@ -206,7 +206,7 @@ def test_every_batch_is_full_and_every_tile_comes_once() -> None:
 def test_bit_equal_for_any_number_of_cores(precision: str) -> None:
     """On the CPU, batches of one tile, one chunk."""
     image = np.random.default_rng(4).standard_normal((3, 90, 70), np.float32)
-    context = DeviceContext(torch.device("cpu"), precision=precision)
+    context = DeviceContext(torch.device("cpu"), precision=precision, dedicated=True)
     results = []
     for count in (1, 2, 3, 8):
         with cores(count):

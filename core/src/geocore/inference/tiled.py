@@ -12,7 +12,7 @@ is padded to full size, because kernels may round differently at another batch s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from geocore.datasets.batch import pin
 from geocore.datasets.loader import stack
-from geocore.device import DeviceContext, keep_freed_memory, out_of_memory, to_device
+from geocore.device import DeviceContext, out_of_memory, to_device
 from geocore.errors import DeviceError, SceneError
 from geocore.jobs.job import Job, part_path
 from geocore.jobs.prefetch import in_order, read_ahead
@@ -77,15 +77,19 @@ def predict_tiles(
 ) -> P:
     """Run a model over the tiles that touch a chunk.
 
-    A thread reads and collates ahead while the model runs. A CPU takes the batches in as many threads as torch has,
-    one core each: a tile's values stay in the core's cache, and no core waits for another. Each block of a file is
-    decoded once (`geocore.raster.block_cache`). When the device runs out of memory the batch is halved and the chunk
-    goes on; bit-equality with an undisturbed run ends there.
+    A thread reads and collates ahead while the model runs. Each block of a file is decoded once
+    (`geocore.raster.block_cache`). When the device runs out of memory the batch is halved and the chunk goes on;
+    bit-equality with an undisturbed run ends there.
+
+    In a context of `device_context` a CPU takes the batches in as many threads as torch has, one core each: a tile's
+    values stay in the core's cache, and no core waits for another. In a context made by hand, where threads are the
+    caller's, it takes one batch after the other, which is slower, and GDAL may keep up to 5 % of the memory in blocks.
+    What is mapped differs by no more than the rounding of kernels for another number of threads.
 
     Args:
         forward: called with a batch on the device, under `torch.inference_mode` and the context's autocast; on a CPU
-            from several threads at once. Returns a mapping of tensors with the batch as first axis, or a sequence with
-            one object per tile.
+            from several threads at once where the context is dedicated. Returns a mapping of tensors with the batch as
+            first axis, or a sequence with one object per tile.
         scene: where tiles are read.
         chunk: the owned part, in working pixels.
         tiling: the tiles, in working pixels, anchored at the scene.
@@ -121,7 +125,7 @@ def predict_tiles(
     first = min(window.col for _, _, window in tiles) if shape is None else 0
     stop = max(window.col_stop for _, _, window in tiles) if shape is None else scene.grid.width
     ahead = -(-TILES_AHEAD // size) if on_cpu else BATCHES_AHEAD
-    with torch.inference_mode(), cached_blocks(scene, (first, stop)) as fed, _cores(on_cpu) as cores:
+    with torch.inference_mode(), cached_blocks(scene, (first, stop)) as fed, context.mapping() as cores:
         # Closed by name: an exception's traceback would keep the generators, and with them their threads, alive.
         with (
             closing(read_ahead(batches(fed), ahead)) as ready,
@@ -181,21 +185,6 @@ class _Forward:
         if self._context.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
-
-
-@contextmanager
-def _cores(on_cpu: bool) -> Iterator[int]:
-    """Threads for the model: on a CPU as many as torch may use, each of which then computes alone."""
-    before = torch.get_num_threads()
-    if not on_cpu or before == 1:
-        yield 1
-        return
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)

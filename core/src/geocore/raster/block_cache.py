@@ -30,7 +30,8 @@ PIECE_BYTES = 16 * 2**20
 it passes them on from there."""
 
 CACHE_BYTES = 32 * 2**20
-"""GDAL's own cache while those here are in use; as each block is decoded once, it only has to hold a piece."""
+"""Enough for GDAL's own cache while those here are in use: as each block is decoded once, it has to hold a piece. It is
+the process's, so that only one dedicated to the work makes it so small (`device.DeviceContext.mapping`)."""
 
 _TALLEST_STRIP = 1024
 """Rows; of taller strips, such as files of one, GDAL decodes the rows that are asked for, one after the other."""
@@ -174,8 +175,7 @@ def cached_blocks(scene: Scene, columns: tuple[int, int]) -> Iterator[Scene]:
         yield scene
         return
     try:
-        with _small_block_cache():
-            yield Scene(scene.name, scene.grid, sources)
+        yield Scene(scene.name, scene.grid, sources)
     finally:
         _close(caches)
 
@@ -183,19 +183,6 @@ def cached_blocks(scene: Scene, columns: tuple[int, int]) -> Iterator[Scene]:
 def _close(caches: Iterable[BlockCacheReader]) -> None:
     for cache in caches:
         cache.close()
-
-
-@contextmanager
-def _small_block_cache() -> Iterator[None]:
-    """Keep GDAL from holding up to 5 % of the memory in blocks that will not be asked for again."""
-    from rasterio._env import get_gdal_config, set_gdal_config
-
-    before = get_gdal_config("GDAL_CACHEMAX")
-    set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
-    try:
-        yield
-    finally:
-        set_gdal_config("GDAL_CACHEMAX", before)
 
 
 POOL_BYTES = 3 << 29

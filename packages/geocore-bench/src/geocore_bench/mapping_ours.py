@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,27 +27,32 @@ _FORWARDS = 12
 
 @dataclass(frozen=True, slots=True)
 class GeocoreMap:
-    """Map with `geocore.inference.tiled.predict_tiles` and `OverlapBlender`."""
+    """Map with `geocore.inference.tiled.predict_tiles` and `OverlapBlender`, in a process that is there for it."""
 
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     cog: bool = False
     """Whether the product gets its overviews, which no peer makes."""
 
     def __call__(self, setting: Setting, data: Path) -> Measured:
         """Measure it."""
-        import torch
+        from geocore.device import device_context
+        from geocore.settings import DeviceSettings
 
-        from geocore.device import DeviceContext
+        where = DeviceSettings(
+            device="cpu",
+            threads=setting.threads,
+            precision=self.precision,
+            channels_last=setting.model == "unet",
+        )
+        with device_context(where) as context:
+            model = context.prepare(build(setting, data))
+            _set_up_kernels(model, setting, context)
 
-        context = DeviceContext(torch.device("cpu"), precision=self.precision, channels_last=setting.model == "unet")
-        model = context.prepare(build(setting, data))
-        _set_up_kernels(model, setting, context)
+            def predict(target: Path) -> Details:
+                tiles = self._map(model, setting, data / setting.scene, target, context)
+                return {"tiles": tiles}
 
-        def predict(target: Path) -> Details:
-            tiles = self._map(model, setting, data / setting.scene, target, context)
-            return {"tiles": tiles}
-
-        measured = mapped(predict, data)
+            measured = mapped(predict, data)
         tiles, seconds = measured.details["tiles"], measured.details["seconds"]
         rate = {"tile_mpx_s": tiles * setting.tile_px**2 / 1e6 / seconds}
         return Measured(measured.value, {**measured.details, **rate})

@@ -115,7 +115,7 @@ def fitted(model: nn.Module, batches: Batches, marks: Marks, *, channels_last: b
             training=length,
             optimizer=OptimizerSettings(learning_rate=_RATE, clip_norm=None),
             schedule=ScheduleSettings(kind="constant"),
-            context=DeviceContext(torch.device("cpu"), channels_last=channels_last),
+            context=DeviceContext(torch.device("cpu"), channels_last=channels_last, dedicated=True),
             run=run,
             card={},
             primary="score",
