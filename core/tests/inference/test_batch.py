@@ -185,7 +185,7 @@ def test_georeferenced_maps_of_all_calls_are_one_to_open(tmp_path: Path, capsys:
     assert one_call("0").startswith(f"open {output}/0_pred.tif;") and not list(output.glob("*.vrt"))
     assert one_call("1", "2").startswith(f"open {output}/all_pred.vrt;")
     with rasterio.open(output / "all_pred.vrt") as joined:
-        assert joined.read_layers(1)[0, ::16].tolist() == [0, 1, 2]
+        assert joined.read(1)[0, ::16].tolist() == [0, 1, 2]
     zones = f"open {output}/all_pred_EPSG32633.vrt, {output}/all_pred_EPSG32634.vrt;"
     assert one_call("3").startswith(zones)
     assert not (output / "all_pred.vrt").exists()
