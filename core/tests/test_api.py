@@ -192,14 +192,14 @@ def by_hand(path: Path, network: nn.Module, size: int, overlap: int) -> tuple[np
         raw = network(torch.where(valid, values.float() / 1e4, 0.0))
         return {"classes": head.activate(raw), VALID: valid.all(1, keepdim=True)}
 
-    def emit(row: int, blended: dict[str, Tensor]) -> None:
+    def on_rows(row: int, blended: dict[str, Tensor]) -> None:
         shares, valid = blended["classes"], blended[VALID]
         rows = slice(row, row + shares.shape[1])
         label[rows] = argmax_labels(shares).masked_fill(~valid[0], 255).numpy()
         probability[rows] = to_percent(shares.amax(0), valid[0]).numpy()
 
     chunk = Chunk("all", Window(0, 0, 300, 400))
-    blender = OverlapBlender(chunk, tiling, (300, 400), {"classes": 4}, emit=emit)
+    blender = OverlapBlender(chunk, tiling, (300, 400), {"classes": 4}, on_rows=on_rows)
     with geo.open(path) as scene:
         predict_tiles(
             forward,

@@ -187,7 +187,7 @@ def test_a_decoded_scene_is_the_one_of_its_file_which_is_opened_once(tmp_path):
     plain = Files()(path)
     for _ in range(3):
         with kept.open(path, digest, files) as found:
-            same(found.sources["image"], plain.sources["image"], Window(3, 4, 20, 10))
+            same(found.readers["image"], plain.readers["image"], Window(3, 4, 20, 10))
             one, two = found.read_layers(EVERYTHING)["image"], plain.read_layers(EVERYTHING)["image"]
             assert one.values.tobytes() == two.values.tobytes() and one.valid.tobytes() == two.valid.tobytes()
             assert (found.name, found.grid, found.layers) == (plain.name, plain.grid, plain.layers)
@@ -258,7 +258,7 @@ def test_other_rules_and_other_data_sets_open_a_file_for_themselves(tmp_path):
 def test_the_stored_scene_is_that_of_the_file_also_beside_a_cache(tmp_path):
     path, digest = file_of(tmp_path, 5)
     kept, files = scenes(tmp_path / "cache"), Files()
-    assert type(kept.open(path, digest, files).sources["image"].read(Window(0, 0, 1, 1)).values) is np.ndarray
+    assert type(kept.open(path, digest, files).readers["image"].read(Window(0, 0, 1, 1)).values) is np.ndarray
     for _ in range(2):
         kept.open(path, digest, files, stored=True)
     assert files.opened == 2

@@ -38,7 +38,7 @@ class Canvas:
     def sink(self, blend_window: Window):
         following = blend_window.row
 
-        def emit(row: int, blended: dict[str, torch.Tensor]) -> None:
+        def on_rows(row: int, blended: dict[str, torch.Tensor]) -> None:
             nonlocal following
             values = blended["out"]
             place = (..., slice(row, row + values.shape[1]), slice(blend_window.col, blend_window.col_stop))
@@ -48,7 +48,7 @@ class Canvas:
             self.values[place], self.valid[place] = values.numpy(), blended[VALID].numpy()[0]
             self.seen[place] += 1
 
-        return emit
+        return on_rows
 
 
 def blend_identity(
@@ -68,7 +68,13 @@ def blend_identity(
         window = chunk.window.finer(scale).intersection(Window(0, 0, *output_shape))
         assert window is not None
         blend = OverlapBlender(
-            chunk, tiling, shape, {"out": len(plane)}, scale=scale, output_shape=output_shape, emit=canvas.sink(window)
+            chunk,
+            tiling,
+            shape,
+            {"out": len(plane)},
+            scale=scale,
+            output_shape=output_shape,
+            on_rows=canvas.sink(window),
         )
         assert blend.window == window
         for row, col, tile in tiles_in(chunk, tiling, shape):
@@ -133,7 +139,7 @@ def test_neighbouring_tiles_fade_into_each_other() -> None:
     tiling, shape = TileGrid(8, 4), (8, 12)
     rows: list[np.ndarray] = []
     blend = OverlapBlender(
-        chunks(shape, 99)[0], tiling, shape, {"out": 1}, emit=lambda row, out: rows.append(out["out"].numpy().copy())
+        chunks(shape, 99)[0], tiling, shape, {"out": 1}, on_rows=lambda row, out: rows.append(out["out"].numpy().copy())
     )
     for (row, col, tile), level in zip(tiles_in(chunks(shape, 99)[0], tiling, shape), (0.0, 1.0), strict=True):
         blend.add(row, col, tile, {"out": torch.full((1, 8, 8), level), VALID: torch.ones(1, 8, 8, dtype=torch.bool)})
@@ -167,7 +173,7 @@ def test_a_pixel_is_valid_only_where_all_tiles_say_so() -> None:
     chunk, tiling, shape = chunks((4, 6), 99)[0], TileGrid(4, 2), (4, 6)
     masks: list[np.ndarray] = []
     blend = OverlapBlender(
-        chunk, tiling, shape, {"out": 1}, emit=lambda row, out: masks.append(out[VALID].numpy().copy())
+        chunk, tiling, shape, {"out": 1}, on_rows=lambda row, out: masks.append(out[VALID].numpy().copy())
     )
     for row, col, tile in tiles_in(chunk, tiling, shape):
         valid = torch.ones(4, 4, dtype=torch.bool)
@@ -183,7 +189,7 @@ def test_misuse_is_refused() -> None:
     good = {"out": torch.ones(1, 4, 4), VALID: torch.ones(4, 4, dtype=torch.bool)}
 
     def fresh() -> OverlapBlender:
-        return OverlapBlender(chunk, tiling, shape, {"out": 1}, emit=lambda row, out: None)
+        return OverlapBlender(chunk, tiling, shape, {"out": 1}, on_rows=lambda row, out: None)
 
     with pytest.raises(ValueError, match="'valid' are due"):
         fresh().add(*tiles[0], {"out": good["out"]})
@@ -202,15 +208,15 @@ def test_misuse_is_refused() -> None:
         [(middle,), "columns 0 to 4"],
         [(left,), "columns 4 to 12"],
     ):
-        gaps = OverlapBlender(wide, tiling, (4, 12), {"out": 1}, emit=lambda row, out: None)
+        gaps = OverlapBlender(wide, tiling, (4, 12), {"out": 1}, on_rows=lambda row, out: None)
         with pytest.raises(ValueError, match=f"no tile covers {words}"):
             for tile in found:
                 gaps.add(*tile, good)
             gaps.finish()
     with pytest.raises(ValueError, match="does not end in the last working pixel"):
-        OverlapBlender(chunk, tiling, shape, {"out": 1}, emit=lambda row, out: None, output_shape=(11, 4))
+        OverlapBlender(chunk, tiling, shape, {"out": 1}, on_rows=lambda row, out: None, output_shape=(11, 4))
     with pytest.raises(ValueError, match="none called"):
-        OverlapBlender(chunk, tiling, shape, {VALID: 1}, emit=lambda row, out: None)
+        OverlapBlender(chunk, tiling, shape, {VALID: 1}, on_rows=lambda row, out: None)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_tiles_repeats_and_bytes_are_those_of_the_map(tmp_path: Path, chunk_px: 
         with StripWriter(tmp_path / chunk.key, chunk.window, PLANES) as writer:
             blend = OverlapBlender(
                 chunk, TILING, scene.grid.shape, {"out": 3},
-                emit=lambda row, out, writer=writer: writer.write(row, {
+                on_rows=lambda row, out, writer=writer: writer.write(row, {
                     "classes": out[VALID][0].numpy().astype(np.uint8), "shares": out["out"].numpy()
                 }),
             )  # fmt: skip

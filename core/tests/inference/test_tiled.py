@@ -68,13 +68,13 @@ def dense(
     values, valid = np.full((channels, *out_shape), np.nan, np.float32), np.zeros(out_shape, bool)
     for chunk in chunks(shape, chunk_px, tiling.align)[::order]:
 
-        def emit(row: int, out: dict[str, Tensor]) -> None:
+        def on_rows(row: int, out: dict[str, Tensor]) -> None:
             place = (slice(row, row + out["out"].shape[1]), slice(blend.window.col, blend.window.col_stop))
             values[(slice(None), *place)] = out["out"].numpy()
             valid[place] = out[VALID][0].numpy()
 
         blend = OverlapBlender(
-            chunk, tiling, shape, {"out": channels}, emit=emit, scale=scale, output_shape=output_shape
+            chunk, tiling, shape, {"out": channels}, on_rows=on_rows, scale=scale, output_shape=output_shape
         )
         predict_tiles(
             forward, scene, chunk, tiling, blend,
@@ -285,7 +285,7 @@ class MapOne:
     def __call__(self, chunk, part):
         torch.set_num_threads(1)
         scene, forward, read = self.helpers.parts(self.seed)
-        blend = OverlapBlender(chunk, TILING, SHAPE, {"out": 4}, emit=lambda row, out: writer.write(
+        blend = OverlapBlender(chunk, TILING, SHAPE, {"out": 4}, on_rows=lambda row, out: writer.write(
             row, {"prob": out["out"].numpy(), "classes": argmax_labels(out["out"]).numpy()}))
         bands = [OutputBand("prob", "float32", 4), OutputBand("classes", "uint8")]
         with StripWriter(part, blend.window, bands) as writer:
@@ -394,13 +394,13 @@ def test_memory_does_not_grow_with_height() -> None:
         resident = [0]
         rows_seen = 0
 
-        def emit(row: int, out: dict[str, Tensor]) -> None:
+        def on_rows(row: int, out: dict[str, Tensor]) -> None:
             nonlocal rows_seen
             rows_seen += len(argmax_labels(out["out"]))
             resident.append(resident_bytes())
 
         chunk = chunks((rows, cols), 10**6)[0]
-        blend = OverlapBlender(chunk, tiling, (rows, cols), {"out": channels}, emit=emit)
+        blend = OverlapBlender(chunk, tiling, (rows, cols), {"out": channels}, on_rows=on_rows)
         tracemalloc.start()
         predict_tiles(
             lambda batch: {"out": wide(batch["values"].float()), VALID: batch[VALID]}, scene, chunk, tiling, blend,
@@ -482,7 +482,7 @@ def test_errors_end_the_chunk_and_its_thread(where: str) -> None:
         return identity(batch)
 
     scene, chunk, tiling = make_scene(np.ones((1, 80, 16), np.float32)), Chunk("r", Window(0, 0, 80, 16)), TileGrid(8)
-    blend = OverlapBlender(chunk, tiling, (80, 16), {"out": 1}, emit=lambda row, out: count("emit"))
+    blend = OverlapBlender(chunk, tiling, (80, 16), {"out": 1}, on_rows=lambda row, out: count("emit"))
     with pytest.raises(SceneError, match=f"{where} broke"):
         predict_tiles(forward, scene, chunk, tiling, blend, read=read, context=CONTEXT, batch_size=2)
     assert threading.active_count() == before

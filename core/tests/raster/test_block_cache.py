@@ -114,14 +114,14 @@ def test_layers_without_blocks_and_coarser_layers() -> None:
     coarse = BlockedSource(image((1, 8, 8)), (3, 8), ratio=5)
     scene = Scene("s", Grid(40, 40), {"fine": fine, "image": coarse})
     with cached_blocks(scene, (10, 30)) as fed:
-        assert fed.sources["fine"] is fine and fed.sources["image"] is not coarse
+        assert fed.readers["fine"] is fine and fed.readers["image"] is not coarse
         for row in range(0, 40, 10):
             found, expected = (each.read_layers(Window(row, 10, 20, 20)) for each in (fed, scene))
             for name in found:
                 assert np.array_equal(found[name].values, expected[name].values)
                 assert np.array_equal(found[name].valid, expected[name].valid)
     with cached_blocks(Scene("s", Grid(40, 40), {"fine": fine}), (0, 40)) as untouched:
-        assert untouched.sources == {"fine": fine}
+        assert untouched.readers == {"fine": fine}
 
 
 def test_errors_of_the_source_pass_and_the_next_read_goes_on() -> None:

@@ -34,7 +34,7 @@ from geocore.raster.masks import MaskRule
 from geocore.raster.netcdf import NetcdfReader
 from geocore.raster.products import open_scene
 from geocore.raster.rescale import match_scale, physical
-from geocore.raster.scene import BandReader, Layer, decisions_of
+from geocore.raster.scene import BandReader, Layer, resolved_bands
 
 ROWS, COLS = 12, 14
 WHOLE = Window(0, 0, ROWS, COLS)
@@ -205,7 +205,7 @@ def test_one_scene_in_all_its_dresses_is_one_scene(tmp_path: Path, way: str) -> 
 def test_what_nobody_says_is_what_the_training_data_say(tmp_path: Path) -> None:
     with opened(tiff(tmp_path / "a.tif", stored(0))) as source:
         patch = source.read(WHOLE)
-        decided = decisions_of(source)
+        decided = resolved_bands(source)
     np.testing.assert_array_equal(patch.valid, ~MISSING)
     np.testing.assert_array_equal(patch.values[~MISSING], DN[~MISSING])
     assert {(item.nodata_by, item.numbers_by, item.dtype) for item in decided} == {
@@ -234,7 +234,7 @@ def test_a_mask_of_the_file_leaves_the_data_set_no_say_in_what_is_missing(tmp_pa
         file.write_mask(~MISSING.any(0))
     with opened(path) as source:
         assert source.read(WHOLE).valid[0, 2, 2]
-        assert {item.nodata_by for item in decisions_of(source)} == {"file's mask"}
+        assert {item.nodata_by for item in resolved_bands(source)} == {"file's mask"}
 
 
 @pytest.mark.parametrize(
@@ -348,9 +348,9 @@ def test_each_property_is_decided_by_the_first_who_says_something() -> None:
         Declaration(-1),
         Declaration(0, 1e-4, 0.5, "1", "format"),
     )
-    decision = decide("a", line, file, usual)
-    assert decision.band == Band("a", "1", 2.0, 0.5, nodata=-1)
-    assert (decision.nodata_by, decision.numbers_by) == ("file", "command line and format")
+    resolution = decide("a", line, file, usual)
+    assert resolution.band == Band("a", "1", 2.0, 0.5, nodata=-1)
+    assert (resolution.nodata_by, resolution.numbers_by) == ("file", "command line and format")
     assert decide("a", NOTHING, NOTHING).band == Band("a")
     assert decide("a", NOTHING, Declaration(), usual, masked=True).band.nodata is None
 
@@ -387,7 +387,7 @@ def test_remarks_that_say_the_same_of_many_files_are_told_once() -> None:
 def test_bands_that_differ_are_told_apart(tmp_path: Path) -> None:
     readings = Readings()
     with closing(open_scene(mosaic(tmp_path))) as source:
-        readings.add("a.vrt", decisions_of(source))
+        readings.add("a.vrt", resolved_bands(source))
     assert readings.lines() == [
         "a.vrt: red: 0 is missing (file), numbers x 0.0001 (file); "
         "nir: -9999 is missing (file), numbers x 0.0001 - 0.1 (file)"

@@ -64,7 +64,7 @@ def mapped(scene: Scene, channels: int) -> tuple[np.ndarray[Any, Any], np.ndarra
     values = np.full((channels, *scene.grid.shape), np.nan, np.float32)
     valid = np.zeros(scene.grid.shape, bool)
 
-    def emit(row: int, rows: dict[str, torch.Tensor]) -> None:
+    def on_rows(row: int, rows: dict[str, torch.Tensor]) -> None:
         values[:, row : row + rows["out"].shape[1]] = rows["out"].numpy()
         valid[row : row + rows["out"].shape[1]] = rows[VALID][0].numpy()
 
@@ -76,7 +76,7 @@ def mapped(scene: Scene, channels: int) -> tuple[np.ndarray[Any, Any], np.ndarra
         return {"out": batch["values"].float(), VALID: batch[VALID]}
 
     region = Chunk("all", scene.grid.whole)
-    blend = OverlapBlender(region, TILING, scene.grid.shape, {"out": channels}, emit=emit)
+    blend = OverlapBlender(region, TILING, scene.grid.shape, {"out": channels}, on_rows=on_rows)
     predict_tiles(identity, scene, region, TILING, blend, read=read, context=DeviceContext(torch.device("cpu")))
     return values, valid
 

@@ -102,7 +102,7 @@ def test_each_orientation_is_put_upright_in_any_window(tmp_path: Path, name: str
     expected = viewed(path)
     assert expected.shape[-2:] == ((60, 90) if orientation < 5 else (90, 60))
     with open_raster(path) as scene:
-        source = scene.sources["image"]
+        source = scene.readers["image"]
         assert scene.grid.shape == source.shape == expected.shape[-2:]
         shown = scene.read_layers(scene.grid.whole)["image"].values.astype(int)
         # Two builds of libjpeg, Pillow's and GDAL's, round colours apart.
@@ -149,7 +149,7 @@ def test_blocks_nodata_and_numbers_of_a_turned_tiff(
     stored = GREY[np.newaxis].astype("uint16") * 257
     path = save(tmp_path / "a.tif", stored, blockysize=16, nodata=257, endianness=endian, BIGTIFF=big)
     with open_raster(tagged(path, 274, orientation)) as scene:
-        source = scene.sources["image"]
+        source = scene.readers["image"]
         assert source.block == block
         patch = scene.read_layers(scene.grid.whole)["image"]
     upright = np.asarray(viewed(turned(tmp_path / "b.png", GREY, orientation)), "uint16") * 257
@@ -292,7 +292,7 @@ def test_what_counts_from_white_is_brightness(tmp_path: Path, dtype: str, white:
     with open_raster(path) as scene:
         patch = scene.read_layers(scene.grid.whole)["image"]
         assert scene.layers["image"].dtype == dtype
-        assert scene.sources["image"].notes == (
+        assert scene.readers["image"].notes == (
             f"a.tif: counts from white (MinIsWhite), which is read as brightness, {white} less what is stored",
         )
     np.testing.assert_array_equal(patch.values, bright)

@@ -247,7 +247,7 @@ def test_chunks_lie_along_the_blocks_of_each_file():
 def wide(width):
     """A scene of strips, of which one pixel is there to tell its bytes: 12 and 6 masks."""
     scene = stored_of((2, 2), (1, width))
-    scene.sources["image"].shape = (1000, width)
+    scene.readers["image"].shape = (1000, width)
     return scene
 
 

@@ -62,13 +62,13 @@ class DenseMap:
     def working_shape(self, scene: Scene) -> tuple[int, int]:
         return scene.grid.coarser(self.ratio).shape
 
-    def blend(self, chunk: Chunk, scene: Scene, emit: Callable[[int, dict[str, Tensor]], None]) -> OverlapBlender:
+    def blend(self, chunk: Chunk, scene: Scene, on_rows: Callable[[int, dict[str, Tensor]], None]) -> OverlapBlender:
         return OverlapBlender(
             chunk,
             self.tiling,
             self.working_shape(scene),
             {"out": self.classes},
-            emit=emit,
+            on_rows=on_rows,
             scale=self.ratio,
             output_shape=scene.grid.shape,
         )
@@ -154,12 +154,12 @@ class Workbench:
         model.eval()
         labels = np.zeros(scene.grid.shape, np.uint8)
 
-        def emit(row: int, out: dict[str, Tensor]) -> None:
+        def on_rows(row: int, out: dict[str, Tensor]) -> None:
             masked = argmax_labels(out["out"]).masked_fill(~out[VALID][0], NODATA)
             labels[row : row + len(masked)] = masked.numpy()
 
         chunk = chunks(dense.working_shape(scene), 10**6)[0]
-        dense.map_chunk(model, scene, chunk, dense.blend(chunk, scene, emit), self.context)
+        dense.map_chunk(model, scene, chunk, dense.blend(chunk, scene, on_rows), self.context)
         return labels
 
     def predict_to_file(self, model: nn.Module, scene: Scene, dense: DenseMap, path: Path, *, chunk_px: int) -> None:
@@ -167,12 +167,12 @@ class Workbench:
         model.eval()
 
         def map_one(chunk: Chunk, part: Path) -> None:
-            def emit(row: int, out: dict[str, Tensor]) -> None:
+            def on_rows(row: int, out: dict[str, Tensor]) -> None:
                 masked = argmax_labels(out["out"]).masked_fill(~out[VALID][0], NODATA)
                 percent = to_percent(out["out"], out[VALID])
                 writer.write(row, {"classes": masked.numpy(), "percent": percent.numpy()})
 
-            blend = dense.blend(chunk, scene, emit)
+            blend = dense.blend(chunk, scene, on_rows)
             planes = [OutputBand("classes", "uint8"), OutputBand("percent", "uint8", dense.classes)]
             with StripWriter(part, blend.window, planes) as writer:
                 dense.map_chunk(model, scene, chunk, blend, self.context)

@@ -70,7 +70,7 @@ class MapChunk:
         tiles = TileGrid(16, 6)
         rows = {}
 
-        def emit(row, values):
+        def on_rows(row, values):
             rows[row] = values["out"].numpy().copy()
 
         def collate(items):
@@ -80,7 +80,7 @@ class MapChunk:
             return {"out": network(batch).softmax(1), VALID: torch.ones(len(batch), 1, 16, 16, dtype=torch.bool)}
 
         predict_tiles(
-            forward, scene, chunk, tiles, OverlapBlender(chunk, tiles, SHAPE, {"out": 4}, emit=emit),
+            forward, scene, chunk, tiles, OverlapBlender(chunk, tiles, SHAPE, {"out": 4}, on_rows=on_rows),
             read=lambda scene, window: scene.read_layers(window)["image"].values,
             context=DeviceContext(torch.device("cpu")), batch_size=2,
         )

@@ -24,7 +24,7 @@ from geocore.datasets.statistics import BandStatistics, Statistics
 from geocore.errors import DataError, SceneError
 from geocore.raster.declarations import Declaration, QuantityCheck
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import Scene, decisions_of
+from geocore.raster.scene import Scene, resolved_bands
 from geocore.transforms.normalize import Normalize
 
 THIRTEEN = ["B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12"]
@@ -309,7 +309,7 @@ def test_window_outside_is_not_valid(tmp_path: Path) -> None:
 
 def check_quantities(scene: Scene) -> None:
     patch = scene.read_layers(scene.grid.whole)[IMAGE]
-    check = QuantityCheck(LAYER.bands, decisions_of(scene.sources[IMAGE]))
+    check = QuantityCheck(LAYER.bands, resolved_bands(scene.readers[IMAGE]))
     check.update(patch.values, patch.valid)
     check.raise_if_impossible(scene.name)
 

@@ -61,14 +61,14 @@ def rows_of(network: Echo, scene: Scene, chunk: Chunk, context: DeviceContext) -
     found: dict[str, list[np.ndarray]] = {plane.name: [] for plane in planes()}
     due = chunk.window.row
 
-    def emit(row: int, rows: dict[str, np.ndarray]) -> None:
+    def on_rows(row: int, rows: dict[str, np.ndarray]) -> None:
         nonlocal due
         assert row == due
         due += len(rows["class"])
         for name, part in rows.items():
             found[name].append(part.copy())
 
-    map_rows(network, scene, chunk, tiling=TILING, context=context, emit=emit)
+    map_rows(network, scene, chunk, tiling=TILING, context=context, on_rows=on_rows)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
@@ -143,7 +143,7 @@ def test_flips_average_what_hangs_on_the_orientation(context: DeviceContext) -> 
         map_rows(
             Ramp(2), scene, chunk,
             tiling=TILING, context=context, flips=flips,
-            emit=lambda row, rows, flips=flips: found.update({flips: rows}),
+            on_rows=lambda row, rows, flips=flips: found.update({flips: rows}),
         )  # fmt: skip
     assert found[False]["probability"][0, 0] == 20 and found[False]["probability"][0, -1] == 60
     assert (found[True]["probability"] == 40).all()

@@ -76,12 +76,12 @@ def random_planes(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 def rows_of(scene: Scene, chunk: Chunk, context: DeviceContext) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {plane.name: [] for plane in planes_of(OUTPUTS)}
 
-    def emit(row: int, rows: dict[str, np.ndarray]) -> None:
+    def on_rows(row: int, rows: dict[str, np.ndarray]) -> None:
         assert rows.keys() == found.keys()
         for name, part in rows.items():
             found[name].append(part.copy())
 
-    map_rows(Echo(), scene, chunk, tiling=TILING, context=context, emit=emit)  # type: ignore[arg-type]
+    map_rows(Echo(), scene, chunk, tiling=TILING, context=context, on_rows=on_rows)  # type: ignore[arg-type]
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

@@ -41,12 +41,12 @@ def collect(
 ) -> tuple[npt.NDArray[np.uint8], list[Detection]]:
     rows: list[npt.NDArray[np.uint8]] = []
 
-    def emit(first: int, values: npt.NDArray[np.uint8]) -> None:
+    def on_rows(first: int, values: npt.NDArray[np.uint8]) -> None:
         assert first == chunk.window.row + sum(map(len, rows))
         assert values.dtype == np.uint8 and values.shape[1] == chunk.window.width
         rows.append(values.copy())
 
-    collector = DetectionCollector(chunk, tiling, shape, emit)
+    collector = DetectionCollector(chunk, tiling, shape, on_rows)
     for i, j, window in tiles_in(chunk, tiling, shape):
         collector.add(i, j, window, outputs[i, j])
     detections = collector.finish()

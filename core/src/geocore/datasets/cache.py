@@ -173,7 +173,7 @@ class SceneCache:
                 pass  # removed in the meantime
         with opened(path) as scene:
             layers = {}
-            for name, source in scene.sources.items():
+            for name, source in scene.readers.items():
                 decoded(self._folder, f"{stem}-{name}", source, fingerprint=fingerprint)
                 layers[name] = (source.layer, source.shape)
             self._known[stem, fingerprint] = _Known(scene.name, scene.grid, layers)
@@ -194,7 +194,7 @@ class SceneCache:
 
 
 def _shared(scene: Scene) -> Scene:
-    return _KeptScene(scene.name, scene.grid, scene.sources)
+    return _KeptScene(scene.name, scene.grid, scene.readers)
 
 
 def _files_of(path: Path) -> int:

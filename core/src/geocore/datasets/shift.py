@@ -25,7 +25,7 @@ from geocore.errors import SceneError
 from geocore.raster.declarations import QuantityCheck
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import pixel_side_m
-from geocore.raster.scene import Layer, Scene, decisions_of
+from geocore.raster.scene import Layer, Scene, resolved_bands
 from geocore.tiling.tiles import TileGrid
 
 logger = logging.getLogger(__name__)
@@ -120,13 +120,13 @@ def look_over(
     """
     for note in scene.notes:
         logger.info("%s", note)
-    decisions = decisions_of(scene.sources[layer])
-    quantities = QuantityCheck(scene.layers[layer].bands, decisions)
+    resolved = resolved_bands(scene.readers[layer])
+    quantities = QuantityCheck(scene.layers[layer].bands, resolved)
     windows = list(probe(scene, layer, size_px))
     for values, valid in windows:
         quantities.update(values, valid)
     quantities.raise_if_impossible(scene.name)
-    dtype = decisions[0].dtype if decisions else None
+    dtype = resolved[0].dtype if resolved else None
     compare_with_training(scene.name, windows, trained, far=far, dtype=dtype, scale=scale)
 
 

@@ -80,7 +80,7 @@ class OverlapBlender:
         shape: tuple[int, int],
         channels: Mapping[str, int],
         *,
-        emit: Callable[[int, dict[str, Tensor]], None],
+        on_rows: Callable[[int, dict[str, Tensor]], None],
         scale: int = 1,
         output_shape: tuple[int, int] | None = None,
     ) -> None:
@@ -91,9 +91,9 @@ class OverlapBlender:
             tiling: the tiles, in working pixels, anchored at the scene.
             shape: rows and columns of the whole scene, in working pixels.
             channels: channels of each head.
-            emit: called with the first row (output pixels, counted from the scene's first) and, for each head, a tensor
-                of shape (channel, rows, chunk width), float32, and `VALID` of shape (1, rows, chunk width), bool. The
-                tensors are views of the strip: use or copy them before returning.
+            on_rows: called with the first row (output pixels, counted from the scene's first) and, for each head, a
+                tensor of shape (channel, rows, chunk width), float32, and `VALID` of shape (1, rows, chunk width),
+                bool. The tensors are views of the strip: use or copy them before returning.
             scale: output pixels per working pixel along an axis.
             output_shape: rows and columns of the output scene when it ends inside the last working pixel.
         """
@@ -109,7 +109,7 @@ class OverlapBlender:
         self._size = fine.size
         self._scale = scale
         self._channels = dict(channels)
-        self._emit = emit
+        self._emit = on_rows
         self.window = output_window(chunk, scale, (rows, cols))
         """The chunk in output pixels."""
         self._strips: dict[str, Tensor] = {}

@@ -106,7 +106,7 @@ def estimate_scene(
     seen: set[Window] = set()
     tiles = 0
     read_bytes = memory = 0
-    layers = {name: (source, _pixel_bytes(scene, name)) for name, source in scene.sources.items()}
+    layers = {name: (source, _pixel_bytes(scene, name)) for name, source in scene.readers.items()}
     tile_bytes = sum(tiling.size**2 // source.layer.ratio**2 * pixel for source, pixel in layers.values())
     for chunk in parts:
         touched = [window for _, _, window in tiles_in(chunk, tiling, shape)]

@@ -18,7 +18,7 @@ from rasterio.warp import transform
 
 from geocore.errors import SceneError
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import BandReader, Patch, decisions_of, notes_of
+from geocore.raster.scene import BandReader, Patch, notes_of, resolved_bands
 
 _TOLERANCE_PX = 0.05
 
@@ -144,7 +144,7 @@ class WarpedReader:
 
     def __init__(self, source: BandReader, block: tuple[int, int]) -> None:
         self.layer = source.layer
-        self.decisions = decisions_of(source)
+        self.resolved = resolved_bands(source)
         self.shape = source.shape
         self.block = block
         self._source = source

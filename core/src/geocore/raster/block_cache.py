@@ -163,7 +163,7 @@ def cached_blocks(scene: Scene, columns: tuple[int, int]) -> Iterator[Scene]:
     """
     sources: dict[str, BandReader] = {}
     caches: list[BlockCacheReader] = []
-    for name, source in scene.sources.items():
+    for name, source in scene.readers.items():
         if isinstance(source, TiledReader):
             ratio = source.layer.ratio
             cache = BlockCacheReader(source, source.block, (columns[0] // ratio, -(-columns[1] // ratio)))
@@ -326,7 +326,7 @@ def with_chunk(scene: Scene, pool: Pool[Patch], chunk: Window, key: Hashable) ->
     """
     sources = {
         name: ChunkReader(source, pool, chunk.coarser(source.layer.ratio), (key, name))
-        for name, source in scene.sources.items()
+        for name, source in scene.readers.items()
     }
     return Scene(scene.name, scene.grid, sources)
 

@@ -75,7 +75,7 @@ NOTHING: Final = Declaration()
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ResolvedBand:
     """A band, and who decided what its numbers mean."""
 
     band: Band
@@ -87,7 +87,7 @@ class Decision:
     """numpy name of the type in which the file stores the band."""
 
 
-def decide(name: str, *declarations: Declaration, masked: bool = False, dtype: str = "") -> Decision:
+def decide(name: str, *declarations: Declaration, masked: bool = False, dtype: str = "") -> ResolvedBand:
     """Decide what a band holds.
 
     Args:
@@ -112,7 +112,7 @@ def decide(name: str, *declarations: Declaration, masked: bool = False, dtype: s
             by.setdefault("nodata", f"{FILE}'s mask")
     band = Band(name, found.get("unit"), found.get("scale", 1.0), found.get("offset", 0.0), nodata=found.get("nodata"))
     numbers = dict.fromkeys(by[key] for key in ("scale", "offset", "unit") if key in by)
-    return Decision(band, by.get("nodata", ""), " and ".join(numbers), dtype)
+    return ResolvedBand(band, by.get("nodata", ""), " and ".join(numbers), dtype)
 
 
 def calibrated(bands: Iterable[Band]) -> bool:
@@ -220,12 +220,12 @@ class Readings:
 
     def __init__(self) -> None:
         """Begin with no file."""
-        self._decisions: dict[str, Sequence[Decision]] = {}
+        self._resolved: dict[str, Sequence[ResolvedBand]] = {}
         self._notes: list[str] = []
 
-    def add(self, name: str, decisions: Sequence[Decision], notes: Iterable[str] = ()) -> None:
+    def add(self, name: str, resolved: Sequence[ResolvedBand], notes: Iterable[str] = ()) -> None:
         """Add a file by its name, with what was decided of each of its bands."""
-        self._decisions[name] = decisions
+        self._resolved[name] = resolved
         self._notes += notes
 
     def lines(self, what: str = "files") -> list[str]:
@@ -238,14 +238,14 @@ class Readings:
             Such as "12 files: 0 is missing (file), numbers x 0.0001 - 0.1 in '1' (file)".
         """
         alike: dict[str, list[str]] = defaultdict(list)
-        for name, decisions in self._decisions.items():
-            ways = list(dict.fromkeys(map(_told, decisions)))
+        for name, resolved in self._resolved.items():
+            ways = list(dict.fromkeys(map(_told, resolved)))
             if len(ways) > 1:
-                ways = [f"{decision.band.name}: {_told(decision)}" for decision in decisions]
+                ways = [f"{resolution.band.name}: {_told(resolution)}" for resolution in resolved]
             alike["; ".join(ways)].append(name)
         # Where nobody says anything of any file there is nothing to tell.
         silent = len(alike) == 1 and not any(
-            decision.nodata_by or decision.numbers_by for bands in self._decisions.values() for decision in bands
+            resolution.nodata_by or resolution.numbers_by for bands in self._resolved.values() for resolution in bands
         )
         ways_told = [] if silent else [f"{_listed(names, what)}: {way}" for way, names in alike.items()]
         return [*ways_told, *_folded(self._notes, what)]
@@ -262,19 +262,19 @@ def _folded(notes: Sequence[str], what: str) -> Iterator[str]:
         yield from others if len(others) == 1 else ()
 
 
-def _told(decision: Decision) -> str:
-    band = decision.band
-    if decision.nodata_by.endswith("mask"):
-        missing = f"missing as the {decision.nodata_by} says"
+def _told(resolution: ResolvedBand) -> str:
+    band = resolution.band
+    if resolution.nodata_by.endswith("mask"):
+        missing = f"missing as the {resolution.nodata_by} says"
     elif band.nodata is None:
         missing = "no value is missing"
     else:
-        missing = f"{band.nodata:g} is missing ({decision.nodata_by})"
-    if not decision.numbers_by:
+        missing = f"{band.nodata:g} is missing ({resolution.nodata_by})"
+    if not resolution.numbers_by:
         return f"{missing}, numbers as stored"
     unit = f" in {band.unit!r}" if band.unit else ""
     shift = f" {'-' if band.offset < 0 else '+'} {abs(band.offset):g}" if band.offset else ""
-    return f"{missing}, numbers x {band.scale:g}{shift}{unit} ({decision.numbers_by})"
+    return f"{missing}, numbers x {band.scale:g}{shift}{unit} ({resolution.numbers_by})"
 
 
 def _listed(names: Sequence[str], what: str, limit: int = 3) -> str:
@@ -369,15 +369,15 @@ class QuantityCheck:
     anything.
     """
 
-    def __init__(self, bands: Bands, decisions: Sequence[Decision] = ()) -> None:
+    def __init__(self, bands: Bands, resolved: Sequence[ResolvedBand] = ()) -> None:
         """Begin with no pixel.
 
         Args:
             bands: of the arrays to come.
-            decisions: what was decided of each band in its file, where it was one; in the same order, or of more dates.
+            resolved: what was decided of each band in its file, where it was one; in the same order, or of more dates.
         """
         self._bands = bands
-        self._decisions = list(decisions)[: len(bands)]
+        self._resolved = list(resolved)[: len(bands)]
         self._limits = [_POSSIBLE.get(_quantity(band)) for band in bands]
         self._found = [_Beyond() for _ in bands]
 
@@ -420,27 +420,27 @@ class QuantityCheck:
         for index, (band, limits, found) in enumerate(zip(self._bands, self._limits, self._found, strict=True)):
             if limits is None or not found.counted:
                 continue
-            quantity, decision = _quantity(band), self._decisions[index] if self._decisions else None
+            quantity, resolution = _quantity(band), self._resolved[index] if self._resolved else None
             beyond = found.below + found.above
             if beyond > _FEW * found.counted:
                 raise SceneError(
                     f"{name}: {beyond} of {found.counted} pixels of band {band.name} lie beyond {quantity} "
                     f"({limits[0]:g} to {limits[1]:g}; found {found.lowest:.4g} to {found.highest:.4g}): "
-                    f"{self._cause(band, found, decision)}"
+                    f"{self._cause(band, found, resolution)}"
                 )
-            if quantity == "reflectance" and self._too_dark(band, found, decision):
-                stored = f" ({decision.dtype})" if decision and decision.dtype else ""
+            if quantity == "reflectance" and self._too_dark(band, found, resolution):
+                stored = f" ({resolution.dtype})" if resolution and resolution.dtype else ""
                 raise SceneError(
                     f"{name}: no pixel of band {band.name} lies above {found.highest:.4g}{stored}: reflectance lies "
                     "between 0 and 1, and was divided by too large a number; give --scale a larger one, such as 1 for "
                     "0-1 or 0.0039 for 0-255"
                 )
 
-    def _cause(self, band: Band, found: _Beyond, decision: Decision | None) -> str:
+    def _cause(self, band: Band, found: _Beyond, resolution: ResolvedBand | None) -> str:
         if found.alike >= _PREVAILING * (found.below + found.above):
-            file = decision.band if decision else band
+            file = resolution.band if resolution else band
             stored = (found.prevailing - file.offset) / file.scale
-            said = decision.nodata_by if decision and decision.nodata_by else ""
+            said = resolution.nodata_by if resolution and resolution.nodata_by else ""
             missing = f", which {said} does not call missing" if said else ""
             return (
                 f"{found.alike} of them hold {round(stored, 6):g}{missing}: if these are missing pixels, give --nodata "
@@ -453,14 +453,14 @@ class QuantityCheck:
             )
         return "scale or offset is another one; give --scale and --offset, or --nodata for a value of missing pixels"
 
-    def _too_dark(self, band: Band, found: _Beyond, decision: Decision | None) -> bool:
+    def _too_dark(self, band: Band, found: _Beyond, resolution: ResolvedBand | None) -> bool:
         if found.highest < _DARKEST:
             return True
-        if decision is None or decision.dtype not in ("uint8", "int8"):
+        if resolution is None or resolution.dtype not in ("uint8", "int8"):
             return False
         # Bytes taken for numbers up to 10000, and nobody said so of this file.
-        told = any(by in decision.numbers_by for by in (FILE, COMMAND_LINE))
-        return not told and _BYTE * decision.band.scale < _BRIGHT
+        told = any(by in resolution.numbers_by for by in (FILE, COMMAND_LINE))
+        return not told and _BYTE * resolution.band.scale < _BRIGHT
 
 
 def _quantity(band: Band) -> str:

@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 from geocore.errors import SceneError
 from geocore.raster.align import Warp, integer_ratio
 from geocore.raster.bands import Bands
-from geocore.raster.declarations import COMMAND_LINE, NOTHING, Decision, Declaration, decide, stated
+from geocore.raster.declarations import COMMAND_LINE, NOTHING, Declaration, ResolvedBand, decide, stated
 from geocore.raster.gdal import grid_of, open_dataset, read_hint, reason_of
 from geocore.raster.grid import Grid, Window
 from geocore.raster.headers import check_file
@@ -91,9 +91,9 @@ class RasterReader:
                     )
                 self._alpha = None
             called = bands or [self.names[index - 1] for index in planes]
-            self.decisions: tuple[Decision, ...] = self._decided(shown_dataset, called, given, usual)
+            self.resolved: tuple[ResolvedBand, ...] = self._decided(shown_dataset, called, given, usual)
             """What each band holds, and who decided it."""
-            decided = [decision.band for decision in self.decisions]
+            decided = [resolution.band for resolution in self.resolved]
             if warp is not None:
                 # Of a palette the number is marked, which none of its colours can be.
                 missing = self.picture.number_of(decided[0].nodata)
@@ -135,7 +135,7 @@ class RasterReader:
         names: Sequence[str],
         given: Declaration | Sequence[Declaration],
         usual: Declaration | Sequence[Declaration],
-    ) -> tuple[Decision, ...]:
+    ) -> tuple[ResolvedBand, ...]:
         """What each band that is read holds."""
         first, last = (
             [said] * len(self._indexes) if isinstance(said, Declaration) else said for said in (given, usual)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from geocore.errors import SceneError, SettingsError
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import BandReader, Patch, decisions_of, notes_of
+from geocore.raster.scene import BandReader, Patch, notes_of, resolved_bands
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class MaskedReader:
         if mask.shape != source.shape:
             raise ValueError(f"mask of {mask.shape} pixels for a layer of {source.shape}")
         self.layer = source.layer
-        self.decisions = decisions_of(source)
+        self.resolved = resolved_bands(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))

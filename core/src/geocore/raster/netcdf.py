@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
-from geocore.raster.declarations import FILE, CfDeclaration, Decision, decide, stated_by_cf
+from geocore.raster.declarations import FILE, CfDeclaration, ResolvedBand, decide, stated_by_cf
 from geocore.raster.grid import Window
 from geocore.raster.hdf5 import DecodedChunks, StoredArray, open_hdf5
 from geocore.raster.scene import Layer, Patch
@@ -349,14 +349,14 @@ class NetcdfReader:
             raise
         self.shape: tuple[int, int] = (found[0].shape[0], found[0].shape[1])
         self._declared = [_with_missing(item.declared, (nodata or {}).get(item.name)) for item in found]
-        self.decisions: tuple[Decision, ...] = tuple(
+        self.resolved: tuple[ResolvedBand, ...] = tuple(
             decide(variable.name, declared.said, dtype=variable.dtype.name)
             for variable, declared in zip(found, self._declared, strict=True)
         )
         """What each band holds, as the attributes say."""
         self.layer = Layer(
             layer,
-            Bands(tuple(decision.band for decision in self.decisions)),
+            Bands(tuple(resolution.band for resolution in self.resolved)),
             np.result_type(*(variable.dtype for variable in found)).name,
             ratio,
         )

@@ -18,7 +18,7 @@ from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Band, Bands, taken_for
 from geocore.raster.declarations import calibrated, in_units_of, same_kind
 from geocore.raster.grid import Grid, Window
-from geocore.raster.scene import BandReader, Layer, Patch, ReadIntoReader, decisions_of, notes_of
+from geocore.raster.scene import BandReader, Layer, Patch, ReadIntoReader, notes_of, resolved_bands
 
 
 def with_scale(bands: Bands, scale: float | None, offset: float | None) -> Bands:
@@ -46,7 +46,7 @@ class RescaledReader:
     ) -> None:
         bands = tuple(dataclasses.replace(band, nodata=math.nan) for band in layer.bands)
         self.layer = dataclasses.replace(layer, dtype="float32", bands=dataclasses.replace(layer.bands, bands=bands))
-        self.decisions = decisions_of(source)
+        self.resolved = resolved_bands(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))
@@ -215,7 +215,7 @@ class RelabelledReader:
     def __init__(self, source: BandReader, layer: Layer, grid: Grid, remarks: tuple[str, ...] = ()) -> None:
         self.layer = layer
         self._remarks = remarks
-        self.decisions = decisions_of(source)
+        self.resolved = resolved_bands(source)
         self.shape = source.shape
         self.grid = grid
         self.block: tuple[int, int] = getattr(source, "block", (1, source.shape[1]))

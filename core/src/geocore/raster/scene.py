@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geocore.errors import DataError, SceneError
 from geocore.raster.bands import Bands
-from geocore.raster.declarations import Decision
+from geocore.raster.declarations import ResolvedBand
 from geocore.raster.grid import Bounds, Grid, Window
 
 if TYPE_CHECKING:
@@ -187,14 +187,14 @@ class Scene:
     Args:
         name: for file names and messages.
         grid: the reference grid; a layer of ratio r has ceil(height / r) x ceil(width / r) pixels.
-        sources: layer name -> where its pixels come from.
+        readers: layer name -> where its pixels come from.
 
     Raises:
         SceneError: a layer's shape does not fit the grid and its ratio.
     """
 
-    def __init__(self, name: str, grid: Grid, sources: Mapping[str, BandReader]) -> None:
-        for key, source in sources.items():
+    def __init__(self, name: str, grid: Grid, readers: Mapping[str, BandReader]) -> None:
+        for key, source in readers.items():
             if source.layer.name != key:
                 raise ValueError(f"source of layer {source.layer.name!r} is filed under {key!r}")
             expected = grid.coarser(source.layer.ratio).shape
@@ -206,22 +206,22 @@ class Scene:
                 )
         self.name = name
         self.grid = grid
-        self._sources = dict(sources)
+        self._readers = dict(readers)
 
     @property
-    def sources(self) -> dict[str, BandReader]:
+    def readers(self) -> dict[str, BandReader]:
         """Layer name -> where its pixels come from."""
-        return dict(self._sources)
+        return dict(self._readers)
 
     @property
     def layers(self) -> dict[str, Layer]:
         """Layer name -> what it holds."""
-        return {name: source.layer for name, source in self._sources.items()}
+        return {name: source.layer for name, source in self._readers.items()}
 
     @property
     def alignment(self) -> int:
         """Reference pixels that a window's position and size must be a multiple of, to suit every layer."""
-        return math.lcm(*(source.layer.ratio for source in self._sources.values()))
+        return math.lcm(*(source.layer.ratio for source in self._readers.values()))
 
     def __repr__(self) -> str:
         """Name, grid and layers, in one line."""
@@ -317,9 +317,9 @@ class Scene:
     def _one_layer(self, name: str | None) -> str:
         if name is not None:
             return name
-        if len(self._sources) > 1:
-            raise SceneError(f"scene {self.name} has the layers {', '.join(self._sources)}: name the one to read")
-        return next(iter(self._sources))
+        if len(self._readers) > 1:
+            raise SceneError(f"scene {self.name} has the layers {', '.join(self._readers)}: name the one to read")
+        return next(iter(self._readers))
 
     def read_layers(self, window: Window, layers: Iterable[str] | None = None) -> dict[str, Patch]:
         """Read a window of some layers; safe to call from several threads.
@@ -336,12 +336,12 @@ class Scene:
             SceneError: a layer does not exist or a file cannot be read.
             ValueError: the window is not aligned to a layer.
         """
-        return {name: self._read_layer(name, window) for name in (self._sources if layers is None else layers)}
+        return {name: self._read_layer(name, window) for name in (self._readers if layers is None else layers)}
 
     def _source(self, name: str) -> BandReader:
-        source = self._sources.get(name)
+        source = self._readers.get(name)
         if source is None:
-            raise SceneError(f"scene {self.name} has no layer {name!r}: its layers are {', '.join(self._sources)}")
+            raise SceneError(f"scene {self.name} has no layer {name!r}: its layers are {', '.join(self._readers)}")
         return source
 
     def _read_layer(self, name: str, window: Window) -> Patch:
@@ -366,11 +366,11 @@ class Scene:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on how files were read, for people: one line each."""
-        return tuple(dict.fromkeys(note for source in self._sources.values() for note in notes_of(source)))
+        return tuple(dict.fromkeys(note for source in self._readers.values() for note in notes_of(source)))
 
     def close(self) -> None:
         """Close all layers."""
-        for source in self._sources.values():
+        for source in self._readers.values():
             source.close()
 
     def __enter__(self) -> Self:
@@ -387,9 +387,9 @@ def notes_of(source: BandReader) -> tuple[str, ...]:
     return tuple(getattr(source, "notes", ()))
 
 
-def decisions_of(source: BandReader) -> tuple[Decision, ...]:
+def resolved_bands(source: BandReader) -> tuple[ResolvedBand, ...]:
     """What was decided of each band of a source that reads files, passed on likewise; none of one in memory."""
-    return tuple(getattr(source, "decisions", ()))
+    return tuple(getattr(source, "resolved", ()))
 
 
 def valid_in_bands(values: NDArray[Any], bands: Bands) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ import numpy as np
 from geocore.errors import SceneError
 from geocore.raster.align import Interpolation, Warp, WarpedReader, integer_ratio
 from geocore.raster.bands import Bands
-from geocore.raster.declarations import NOTHING, Decision, Declaration
+from geocore.raster.declarations import NOTHING, Declaration, ResolvedBand
 from geocore.raster.geotiff import RasterReader
 from geocore.raster.grid import Grid, Window
 from geocore.raster.ground import pixel_side_m
@@ -62,7 +62,7 @@ class BandStack:
         for name, file in files.items():
             groups.setdefault((file.path, file.interpolation), []).append(name)
         order = list(files)
-        decisions: dict[str, Decision] = {}
+        resolved: dict[str, ResolvedBand] = {}
         self._members: list[tuple[RasterReader | UpsampledReader | WarpedReader, list[int]]] = []
         with ExitStack() as opened:
             natives = [
@@ -70,17 +70,17 @@ class BandStack:
             ]
             self.grid = grid or finest([native.grid for native in natives])
             for native, names in zip(natives, groups.values(), strict=True):
-                for name, decision in zip(names, native.decisions, strict=True):
-                    band = dataclasses.replace(decision.band, name=name)
-                    decisions[name] = dataclasses.replace(decision, band=band)
+                for name, resolution in zip(names, native.resolved, strict=True):
+                    band = dataclasses.replace(resolution.band, name=name)
+                    resolved[name] = dataclasses.replace(resolution, band=band)
                 for part in _onto(self.grid, native, {name: files[name] for name in names}):
                     opened.enter_context(closing(part[0]))
                     self._members.append((part[0], [order.index(name) for name in part[1]]))
             self._opened = opened.pop_all()
-        self.decisions = tuple(decisions[name] for name in order)
+        self.resolved = tuple(resolved[name] for name in order)
         """What was decided of each band."""
         self._dtype = np.result_type(*(native.layer.dtype for native in natives))
-        self.layer = Layer(layer, Bands(tuple(decision.band for decision in self.decisions)), self._dtype.name)
+        self.layer = Layer(layer, Bands(tuple(resolution.band for resolution in self.resolved)), self._dtype.name)
         self.shape = self.grid.shape
         blocks = [member.block for member, _ in self._members if not isinstance(member, UpsampledReader)]
         # Blocks of coarse files are large on this grid and hold few pixels: to read one twice costs little.
@@ -214,8 +214,8 @@ def _onto(
     native.close()
     # Bands are warped together only where one value marks what is missing in them.
     alike: dict[str, list[str]] = {}
-    for name, decision in zip(files, native.decisions, strict=True):
-        alike.setdefault(repr(decision.band.nodata), []).append(name)
+    for name, resolution in zip(files, native.resolved, strict=True):
+        alike.setdefault(repr(resolution.band.nodata), []).append(name)
     for names in alike.values():
         chosen = [files[name] for name in names]
         yield WarpedReader(_open(chosen, Warp(grid, chosen[0].interpolation)), _BLOCK), names

@@ -335,7 +335,7 @@ class SegmentationDataset(data.Dataset[Item]):
         sample, codes = self.samples[index], self.codes
         image = self._scenes.open(sample.image, None, self._open_image)
         label = self._scenes.open(sample.mask, None, partial(open_label, layer=MASK, classes=codes.values))
-        sources: dict[str, BandReader] = {IMAGE: image.sources[IMAGE], MASK: _Target(label, sample.mask, codes)}
+        sources: dict[str, BandReader] = {IMAGE: image.readers[IMAGE], MASK: _Target(label, sample.mask, codes)}
         grid = image.grid
         if sample.window is not None:
             sources = {name: _Part(source, sample.window) for name, source in sources.items()}

@@ -274,7 +274,7 @@ def _count(
             )
         return {_HEAD: head.activate(logits), VALID: batch["valid"].all(1, keepdim=True)}
 
-    def emit(row: int, blended: Mapping[str, Tensor]) -> None:
+    def on_rows(row: int, blended: Mapping[str, Tensor]) -> None:
         found = argmax_labels(blended[_HEAD]).cpu().numpy()
         target = data.target(index, Window(row, 0, len(found), width))
         target[~blended[VALID][0].cpu().numpy()] = IGNORED
@@ -283,7 +283,7 @@ def _count(
     def read(opened: Scene, window: Window) -> Patch:
         return opened.read_layers(window, [IMAGE])[IMAGE]
 
-    blender = OverlapBlender(chunk, tiles, scene.grid.shape, {_HEAD: classes}, emit=emit)
+    blender = OverlapBlender(chunk, tiles, scene.grid.shape, {_HEAD: classes}, on_rows=on_rows)
     predict_tiles(forward, scene, chunk, tiles, blender, read=read, context=context, batch_size=batch_size)
     return confusion.counts
 

@@ -276,7 +276,7 @@ class _Products:
         for output in self._outputs:
             self._open(output, channels if several or self._head == "regression" else 1)
         chunk = Chunk("all", Window(0, 0, *self._grid.shape))
-        return OverlapBlender(chunk, self._tiling, self._grid.shape, {_HEAD: channels}, emit=self._emit)
+        return OverlapBlender(chunk, self._tiling, self._grid.shape, {_HEAD: channels}, on_rows=self._emit)
 
     def _open(self, output: Output, bands: int) -> None:
         dtype = "float32" if output == "value" else "uint8"
@@ -417,7 +417,7 @@ def _only_layer(scene: Scene) -> Layer:
 
 
 def _check_apart(scene: Scene, target: Path | None) -> None:
-    for source in scene.sources.values():
+    for source in scene.readers.values():
         place = getattr(source, "path", None)
         if target is not None and isinstance(place, Path) and place.resolve() == target.resolve():
             raise SettingsError(f"out = {target}: is the scene that is mapped; write elsewhere")

@@ -515,7 +515,7 @@ def window_sampler(
 def _cell(scene: Scene, size: int) -> tuple[int, int]:
     """A cell that suits every layer of a scene, reference pixels."""
     cells = []
-    for source in scene.sources.values():
+    for source in scene.readers.values():
         ratio = source.layer.ratio
         rows, cols = chunk_for(source, -(-size // ratio))
         cells.append((rows * ratio, cols * ratio))

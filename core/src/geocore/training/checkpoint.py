@@ -228,7 +228,7 @@ class Checkpoint:
     random: list[str]
     weights_hash: str
     """SHA-256 of the file that `model()` reads."""
-    packed: dict[str, Any]
+    extra: dict[str, Any]
     """`optimizer` and `source` with names in place of tensors."""
     averaged: bool = False
     """Whether the run kept a running mean of the weights; by what was written, not by what lies in the folder."""
@@ -247,7 +247,7 @@ class Checkpoint:
     def training_state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the states of the optimizer and of the batch source."""
         tensors = _tensors(self.path / "optimizer.safetensors")
-        return unflatten_state(self.packed["optimizer"], tensors), unflatten_state(self.packed["source"], tensors)
+        return unflatten_state(self.extra["optimizer"], tensors), unflatten_state(self.extra["source"], tensors)
 
     def validated(self, name: str) -> float:
         """A value that the validation at or before this checkpoint gave, such as the threshold that it chose.
@@ -428,7 +428,7 @@ def _opened(path: Path, *, for_training: bool) -> Checkpoint:
             card=read_json(path / "card.json", finite=False),
             random=content["random"],
             weights_hash=content["files"][weights],
-            packed=content["flatten_state"],
+            extra=content["flatten_state"],
             averaged="ema.safetensors" in content["files"],
         )
     except FileNotFoundError as error:

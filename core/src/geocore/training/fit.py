@@ -475,7 +475,7 @@ class _State:
 
     def validate(self, validate: Validate, done: _Done) -> bool:
         """Score the model, log the scores, and return whether the primary one is the best so far."""
-        with torch.no_grad(), self.average.in_place() if self.average is not None else nullcontext():
+        with torch.no_grad(), self.average.applied() if self.average is not None else nullcontext():
             self.model.eval()
             self._share_buffers()
             with self.context.autocast():

@@ -133,7 +133,7 @@ class EMA:
             mean.copy_(value)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """Put the mean into the model for the length of a `with` block, bit-exactly reversed at its end."""
         self._exchange()
         try:

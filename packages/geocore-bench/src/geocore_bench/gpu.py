@@ -163,7 +163,7 @@ def mapping(model: Model, context: DeviceContext, source: Scene) -> Busy:
         images = batch["image"]["values"].float().mul_(1 / REFLECTANCE)
         return {"classes": prepared(images), VALID: batch["image"]["valid"]}
 
-    def emit(row: int, rows: dict[str, Tensor]) -> None:
+    def on_rows(row: int, rows: dict[str, Tensor]) -> None:
         found = argmax_labels(rows["classes"]).cpu().numpy()
         labels[row : row + len(found)] = found
 
@@ -174,7 +174,7 @@ def mapping(model: Model, context: DeviceContext, source: Scene) -> Busy:
             source,
             chunk,
             tiling,
-            OverlapBlender(chunk, tiling, source.grid.shape, {"classes": CLASSES}, emit=emit),
+            OverlapBlender(chunk, tiling, source.grid.shape, {"classes": CLASSES}, on_rows=on_rows),
             read=lambda scene, window: scene.read_layers(window),
             context=context,
         )

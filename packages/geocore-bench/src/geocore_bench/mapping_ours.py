@@ -81,7 +81,7 @@ class GeocoreMap:
                 images = batch["image"]["values"].float().mul_(1 / REFLECTANCE)
                 return {_OUTPUT: model(images), VALID: batch["image"]["valid"]}
 
-            def emit(row: int, rows: dict[str, torch.Tensor]) -> None:
+            def on_rows(row: int, rows: dict[str, torch.Tensor]) -> None:
                 product.write(row, argmax_labels(rows[_OUTPUT]).numpy())
 
             predict_tiles(
@@ -89,7 +89,7 @@ class GeocoreMap:
                 scene,
                 chunk,
                 tiling,
-                OverlapBlender(chunk, tiling, shape, {_OUTPUT: CLASSES}, emit=emit),
+                OverlapBlender(chunk, tiling, shape, {_OUTPUT: CLASSES}, on_rows=on_rows),
                 read=lambda scene, window: scene.read_layers(window),
                 context=context,
             )

@@ -86,7 +86,7 @@ def map_patch(network: CropNet, scene: Scene, *, tiling: TilingSettings, context
         scene,
         chunk,
         tiles,
-        OverlapBlender(chunk, tiles, shape, {CLASSES: channels}, emit=keep),
+        OverlapBlender(chunk, tiles, shape, {CLASSES: channels}, on_rows=keep),
         read=read_window,
         context=context,
     )

@@ -255,6 +255,6 @@ def _validation_scores(
             logarithms += float(np.log(np.maximum(right.astype(np.float64), 1e-12)).sum())
 
         chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
-        blend = OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: classes}, emit=count_rows)
+        blend = OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: classes}, on_rows=count_rows)
         predict_tiles(network.predict, scene, chunk, tiles, blend, read=read_window, context=context)
     return scores_of(matrix) | {"minus_loss": logarithms / max(1, int(matrix.sum()))}

@@ -17,7 +17,7 @@ from geocore.raster.ground import to_degrees
 from geocore.raster.masks import MaskRule
 from geocore.raster.paths import Location
 from geocore.raster.products import ProductReader, open_scene, scene_name
-from geocore.raster.scene import Layer, Patch, Scene, decisions_of, notes_of
+from geocore.raster.scene import Layer, Patch, Scene, notes_of, resolved_bands
 
 IMAGE: Final = "image"
 """Layer of a scene."""
@@ -82,7 +82,7 @@ class _Reflectance:
     def __init__(self, source: ProductReader, layer: Layer, remarks: tuple[str, ...]) -> None:
         self.layer = layer
         self._remarks = remarks
-        self.decisions = decisions_of(source)
+        self.resolved = resolved_bands(source)
         self.shape = source.shape
         self.block = source.block
         self._source = source

@@ -35,7 +35,7 @@ from geocore.datasets.statistics import compute_statistics
 from geocore.errors import DataError
 from geocore.raster.declarations import QuantityCheck, Readings
 from geocore.raster.products import scene_hash
-from geocore.raster.scene import Scene, decisions_of
+from geocore.raster.scene import Scene, resolved_bands
 from geocore.storage.files import sha256_file, storage_errors
 from geocore.terminal import progress
 from geocore.tiling.overlaps import View, kept_together, refuse_leaks, shared_by_splits, view_of
@@ -177,9 +177,9 @@ def _sample(
         censuses[chip.label.name] = check_label(chip.label, chip.image, scene, reader.codes)
         grid = scene.grid
         patch = scene.read_layers(grid.whole)[IMAGE]
-        decisions = decisions_of(scene.sources[IMAGE])
-        readings.add(chip.image.name, decisions, scene.notes)
-        quantities = QuantityCheck(reader.layer.bands, decisions)
+        resolved = resolved_bands(scene.readers[IMAGE])
+        readings.add(chip.image.name, resolved, scene.notes)
+        quantities = QuantityCheck(reader.layer.bands, resolved)
         quantities.update(patch.values, patch.valid)
         quantities.raise_if_impossible(scene.name)
         valid = patch.valid.reshape(-1, *grid.shape).all(axis=0)

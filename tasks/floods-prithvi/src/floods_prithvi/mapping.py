@@ -76,7 +76,7 @@ def map_rows(
     *,
     tiling: TilingSettings,
     context: DeviceContext,
-    emit: Callable[[int, dict[str, Chart]], None],
+    on_rows: Callable[[int, dict[str, Chart]], None],
     dates: Tensor | None = None,
     places: Tensor | None = None,
     flips: bool = False,
@@ -89,7 +89,7 @@ def map_rows(
         chunk: pixels of the scene.
         tiling: size and overlap of the tiles, pixels.
         context: device and precision.
-        emit: called with the first row, counted from the scene's first, and for each of `planes` an array of shape
+        on_rows: called with the first row, counted from the scene's first, and for each of `planes` an array of shape
             (rows, chunk width), uint8, 255 where invalid.
         dates: of the scene, shape (date, 2), float32: year, and day of the year from 0; None or NaN: unknown.
         places: of the scene's centre, shape (2,), float32: latitude and longitude, degrees; None or NaN: unknown.
@@ -101,7 +101,7 @@ def map_rows(
     tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
 
     def finished(row: int, blended: dict[str, Tensor]) -> None:
-        emit(row, _described(blended[CLASSES], blended[VALID]))
+        on_rows(row, _described(blended[CLASSES], blended[VALID]))
 
     def forward(inputs: Inputs) -> dict[str, Tensor]:
         # The batch is halved where memory is short, so its size is known only here.
@@ -113,7 +113,7 @@ def map_rows(
         scene,
         chunk,
         tiles,
-        OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: network.head.channels}, emit=finished),
+        OverlapBlender(chunk, tiles, scene.grid.shape, {CLASSES: network.head.channels}, on_rows=finished),
         read=_read,
         context=context,
     )
@@ -135,12 +135,12 @@ def map_scene(
     """
     charts = {plane.name: np.empty(scene.grid.shape, np.uint8) for plane in planes()}
 
-    def emit(row: int, rows: dict[str, Chart]) -> None:
+    def on_rows(row: int, rows: dict[str, Chart]) -> None:
         for name, part in rows.items():
             charts[name][row : row + len(part)] = part
 
     chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
-    map_rows(network, scene, chunk, tiling=tiling, context=context, emit=emit, dates=dates, places=places)
+    map_rows(network, scene, chunk, tiling=tiling, context=context, on_rows=on_rows, dates=dates, places=places)
     return charts
 
 

@@ -180,7 +180,7 @@ class MapChunk:
                 chunk,
                 tiling=trained.tiling,
                 context=context,
-                emit=writer.write,
+                on_rows=writer.write,
                 dates=dates,
                 places=places,
                 flips=self.settings.flips,

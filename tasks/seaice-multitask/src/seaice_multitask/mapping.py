@@ -74,7 +74,7 @@ def map_rows(
     *,
     tiling: TilingSettings,
     context: DeviceContext,
-    emit: Callable[[int, dict[str, Chart]], None],
+    on_rows: Callable[[int, dict[str, Chart]], None],
     flips: bool = False,
 ) -> None:
     """Map a chunk and hand out its rows as they become finished.
@@ -85,8 +85,8 @@ def map_rows(
         chunk: working pixels of the scene.
         tiling: size and overlap of the tiles, working pixels.
         context: device and precision.
-        emit: called with the first row, counted from the scene's first, and for each of `planes_of` an array of shape
-            (rows, chunk width), uint8, 255 where invalid.
+        on_rows: called with the first row, counted from the scene's first, and for each of `planes_of` an array of
+            shape (rows, chunk width), uint8, 255 where invalid.
         flips: average over the four mirror images.
 
     Raises:
@@ -95,7 +95,7 @@ def map_rows(
     tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
 
     def finished(row: int, blended: dict[str, Tensor]) -> None:
-        emit(row, _described(blended, network.outputs))
+        on_rows(row, _described(blended, network.outputs))
 
     channels = {name: head.channels for name, head in network.heads.items()}
     predict_tiles(
@@ -103,7 +103,7 @@ def map_rows(
         scene,
         chunk,
         tiles,
-        OverlapBlender(chunk, tiles, scene.grid.shape, channels, emit=finished),
+        OverlapBlender(chunk, tiles, scene.grid.shape, channels, on_rows=finished),
         read=Scene.read_layers,
         context=context,
     )
@@ -126,13 +126,13 @@ def map_scene(
     """
     charts = {name: np.empty(scene.grid.shape, np.uint8) for name in network.outputs}
 
-    def emit(row: int, rows: dict[str, Chart]) -> None:
+    def on_rows(row: int, rows: dict[str, Chart]) -> None:
         for name, chart in charts.items():
             part = rows[class_plane(name)]
             chart[row : row + len(part)] = part
 
     chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
-    map_rows(network, scene, chunk, tiling=tiling, context=context, emit=emit, flips=flips)
+    map_rows(network, scene, chunk, tiling=tiling, context=context, on_rows=on_rows, flips=flips)
     return charts
 
 

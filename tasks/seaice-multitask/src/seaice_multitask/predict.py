@@ -186,7 +186,7 @@ class MapChunk:
                 chunk,
                 tiling=trained.tiling,
                 context=context,
-                emit=planes.write,
+                on_rows=planes.write,
                 flips=self.settings.flips,
             )
 

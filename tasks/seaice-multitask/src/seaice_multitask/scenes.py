@@ -20,7 +20,7 @@ from geocore.errors import SceneError
 from geocore.raster.grid import ControlPoint, Grid, Window
 from geocore.raster.netcdf import NetcdfFile, NetcdfReader, open_netcdf
 from geocore.raster.rescale import physical
-from geocore.raster.scene import BandReader, Layer, Patch, Scene, decisions_of
+from geocore.raster.scene import BandReader, Layer, Patch, Scene, resolved_bands
 from seaice_multitask.channels import COARSE_STANDARD, RADAR, SAR_STANDARD, bands_of
 from seaice_multitask.gcp_grid import Lattice
 from seaice_multitask.names import scene_id
@@ -79,7 +79,7 @@ def open_scene(path: Path, channels: Collection[str] | None = None) -> Scene:
 
 def packed_variables(scene: Scene) -> list[str]:
     """Variables that the file of a scene holds packed into other numbers."""
-    decided = (decision for source in scene.sources.values() for decision in decisions_of(source))
+    decided = (resolution for source in scene.readers.values() for resolution in resolved_bands(source))
     return [item.band.name for item in decided if item.band.scale != 1 or item.band.offset]
 
 
@@ -180,7 +180,7 @@ class _ReadyRadar:
 
     def __init__(self, source: BandReader) -> None:
         self.layer = Layer(SAR, bands_of(source.layer.bands.names), "float32")
-        self.decisions = decisions_of(source)
+        self.resolved = resolved_bands(source)
         self.shape = source.shape
         self._source = source
 
@@ -198,7 +198,7 @@ class _Coarse:
     def __init__(self, path: Path, names: Sequence[str], grid: Grid, *, standardise: bool) -> None:
         self._source = physical(NetcdfReader(path, names, layer=COARSE, ratio=COARSE_RATIO), grid)
         self.layer = Layer(COARSE, bands_of(names), "float32", COARSE_RATIO)
-        self.decisions = decisions_of(self._source)
+        self.resolved = resolved_bands(self._source)
         self.shape = grid.coarser(COARSE_RATIO).shape
         self._standardise = standardise
         whole = (grid.height // COARSE_RATIO, grid.width // COARSE_RATIO)
@@ -236,7 +236,7 @@ class _RawRadar:
         self._stored = [name for name in names if name != _INCIDENCE]
         self._source = physical(NetcdfReader(file.path, self._stored, layer=SAR), grid)
         self.layer = Layer(SAR, bands_of(names), "float32")
-        self.decisions = decisions_of(self._source)
+        self.resolved = resolved_bands(self._source)
         self.shape = grid.shape
         self._lattice: Lattice | None = None
         if _INCIDENCE in names:

@@ -245,11 +245,11 @@ def class_probability(
     def read(scene: Scene, window: Window) -> dict[str, Patch]:
         return scene.read_layers(window.shifted(area.row, area.col))
 
-    def emit(row: int, rows: dict[str, Tensor]) -> None:
+    def on_rows(row: int, rows: dict[str, Tensor]) -> None:
         finished = rows["classes"][1:].cpu().numpy()
         probability[:, row : row + finished.shape[1]] = finished
 
-    reducer = OverlapBlender(chunk, tiles, area.shape, {"classes": classes}, emit=emit)
+    reducer = OverlapBlender(chunk, tiles, area.shape, {"classes": classes}, on_rows=on_rows)
     predict_tiles(
         network.predict,
         scene,

@@ -19,7 +19,7 @@ from geocore.raster.declarations import QuantityCheck, Readings
 from geocore.raster.paths import Location
 from geocore.raster.products import find_scenes, scene_hash
 from geocore.raster.rescale import common_layer
-from geocore.raster.scene import Layer, Scene, decisions_of
+from geocore.raster.scene import Layer, Scene, resolved_bands
 from geocore.storage.files import sha256_file
 from geocore.terminal import progress
 from geocore.tiling.overlaps import View
@@ -78,7 +78,7 @@ def describe(settings: PrepareSettings) -> Dataset:
             layers[pair.image.name] = scene.layers[IMAGE]
             names = scene.layers[IMAGE].bands.names
             remarks = [*scene.notes, *taken_for(pair.image.name, names, names)]
-            readings.add(pair.image.name, decisions_of(scene.sources[IMAGE]), remarks)
+            readings.add(pair.image.name, resolved_bands(scene.readers[IMAGE]), remarks)
     layer = common_layer(layers, remedy="choose bands that all have with --bands")
     label_folder.begin(settings.out, pairs)
     samples: list[Sample] = []
@@ -141,7 +141,7 @@ def _opened(pair: ScenePair, settings: PrepareSettings) -> Scene:
 
 def _check_quantities(scene: Scene) -> None:
     """Refuse numbers that cannot be what the scene says of them."""
-    check = QuantityCheck(scene.layers[IMAGE].bands, decisions_of(scene.sources[IMAGE]))
+    check = QuantityCheck(scene.layers[IMAGE].bands, resolved_bands(scene.readers[IMAGE]))
     for values, valid in probe(scene, IMAGE, _PROBE_PX):
         check.update(values, valid)
     check.raise_if_impossible(scene.name)

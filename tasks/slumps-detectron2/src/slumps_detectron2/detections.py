@@ -89,7 +89,7 @@ class DetectionCollector:
     """
 
     def __init__(
-        self, chunk: Chunk, tiling: TileGrid, shape: tuple[int, int], emit: Callable[[int, ByteArray], None]
+        self, chunk: Chunk, tiling: TileGrid, shape: tuple[int, int], on_rows: Callable[[int, ByteArray], None]
     ) -> None:
         """Prepare the strip of a chunk.
 
@@ -97,13 +97,13 @@ class DetectionCollector:
             chunk: the owned part of the scene.
             tiling: the tiles, anchored at the scene.
             shape: rows and columns of the whole scene.
-            emit: called with the first row (counted from the scene's first) and probability of shape
+            on_rows: called with the first row (counted from the scene's first) and probability of shape
                 (rows, chunk width), uint8, 0-100, and 255 where invalid; each row of the chunk once, in order.
         """
         self._window = chunk.window
         self._scene = Window(0, 0, *shape)
         self._size = tiling.size
-        self._emit = emit
+        self._emit = on_rows
         self._percent = np.zeros((tiling.size, chunk.window.width), np.uint8)
         self._valid = np.ones((tiling.size, chunk.window.width), bool)
         self._row_index = -1

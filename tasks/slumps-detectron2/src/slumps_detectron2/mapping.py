@@ -48,10 +48,10 @@ def map_area(
     def read(scene: Scene, window: Window) -> dict[str, Patch]:
         return scene.read_layers(window.shifted(area.row, area.col))
 
-    def emit(row: int, rows: np.ndarray) -> None:
+    def on_rows(row: int, rows: np.ndarray) -> None:
         probability[row : row + len(rows)] = rows
 
-    collector = DetectionCollector(chunk, tiles, area.shape, emit=emit)
+    collector = DetectionCollector(chunk, tiles, area.shape, on_rows=on_rows)
     detections = predict_tiles(
         network.detect,
         scene,

@@ -182,11 +182,11 @@ class MapChunk:
             StripWriter(part, chunk.window, [PROBABILITY]) as planes,
         ):
 
-            def emit(row: int, rows: np.ndarray) -> None:
+            def on_rows(row: int, rows: np.ndarray) -> None:
                 planes.write(row, {PROBABILITY.name: rows})
 
             context.prepare(network)
-            collector = DetectionCollector(chunk, tiles, scene.grid.shape, emit=emit)
+            collector = DetectionCollector(chunk, tiles, scene.grid.shape, on_rows=on_rows)
             detections = predict_tiles(
                 network.detect,
                 scene,

@@ -25,7 +25,7 @@ from geocore.raster.formats import unread_among
 from geocore.raster.geotiff import open_raster
 from geocore.raster.grid import Window
 from geocore.raster.rescale import common_layer, match_scale
-from geocore.raster.scene import Layer, Patch, Scene, decisions_of
+from geocore.raster.scene import Layer, Patch, Scene, resolved_bands
 from geocore.storage.files import sha256_file
 from geocore.storage.memory import memory_limit
 from geocore.terminal import progress
@@ -143,7 +143,7 @@ def open_photo(path: Path, *, layer: Layer | None = None, nodata: float | None =
             "save the near-infrared band as a grey photograph"
         )
     try:
-        return Scene(scene.name, scene.grid, {PHOTO: match_scale(scene.sources[PHOTO], layer, scene.grid, scene.name)})
+        return Scene(scene.name, scene.grid, {PHOTO: match_scale(scene.readers[PHOTO], layer, scene.grid, scene.name)})
     except SceneError:
         scene.close()
         raise
@@ -176,7 +176,7 @@ def describe(settings: PrepareSettings) -> Dataset:
     for pair in progress(pairs, "looking at photographs"):
         with open_photo(pair.image, nodata=settings.nodata) as scene:
             layers[pair.image.name] = scene.layers[PHOTO]
-            readings.add(pair.image.name, decisions_of(scene.sources[PHOTO]), scene.notes)
+            readings.add(pair.image.name, resolved_bands(scene.readers[PHOTO]), scene.notes)
             views.append(view_of(pair.stem, scene, PHOTO, samples=len(pairs)))
     share = settings.split
     shares = {"train": share.train, "val": share.val, "test": 1 - share.train - share.val}

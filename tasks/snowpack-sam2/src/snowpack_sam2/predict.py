@@ -196,14 +196,14 @@ def boundary_probability(
     probability = np.zeros(shape, np.float32)
     valid = np.zeros(shape, np.bool_)
 
-    def emit(row: int, rows: dict[str, Tensor]) -> None:
+    def on_rows(row: int, rows: dict[str, Tensor]) -> None:
         stop = row + rows[VALID].shape[1]
         probability[row:stop] = rows["boundary"][0].cpu().numpy()
         valid[row:stop] = rows[VALID][0].cpu().numpy()
 
     chunk = Chunk("all", scene.grid.whole)
     tiles = TileGrid(size=tiling.size, overlap=tiling.overlap)
-    reducer = OverlapBlender(chunk, tiles, shape, {"boundary": 1}, emit=emit)
+    reducer = OverlapBlender(chunk, tiles, shape, {"boundary": 1}, on_rows=on_rows)
     predict_tiles(
         network.predict,
         scene,
@@ -236,7 +236,7 @@ def check_brightness(network: BoundaryNet, scene: Scene) -> None:
         SceneError: it is of another unit or type, such as 8-bit for 16-bit.
     """
     from geocore.datasets.shift import compare_with_training
-    from geocore.raster.scene import decisions_of
+    from geocore.raster.scene import resolved_bands
     from snowpack_sam2.data import PHOTO
 
     for note in scene.notes:
@@ -245,8 +245,8 @@ def check_brightness(network: BoundaryNet, scene: Scene) -> None:
     valid = np.broadcast_to(patch.valid, patch.values.shape)
     # Bands of a photograph differ by its colour; together they are its brightness.
     together = [(patch.values.reshape(1, 1, -1), valid.reshape(1, 1, -1))]
-    decisions = decisions_of(scene.sources[PHOTO])
-    dtype = decisions[0].dtype if decisions else None
+    resolved = resolved_bands(scene.readers[PHOTO])
+    dtype = resolved[0].dtype if resolved else None
     compare_with_training(scene.name, together, network.trained_on, far=FAR, dtype=dtype)
 
 

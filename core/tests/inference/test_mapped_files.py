@@ -55,12 +55,12 @@ def mapped(path: Path, tiling: TileGrid, forward: Any = far_seeing) -> tuple[np.
     with open_raster(path) as scene:
         values, valid = np.full((2, *scene.grid.shape), np.nan, np.float32), np.zeros(scene.grid.shape, bool)
 
-        def emit(row: int, out: dict[str, Tensor]) -> None:
+        def on_rows(row: int, out: dict[str, Tensor]) -> None:
             values[:, row : row + out["out"].shape[1]] = out["out"].numpy()
             valid[row : row + out["out"].shape[1]] = out[VALID][0].numpy()
 
         chunk = Chunk("all", Window(0, 0, *scene.grid.shape))
-        blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2}, emit=emit)
+        blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2}, on_rows=on_rows)
         predict_tiles(forward, scene, chunk, tiling, blend, read=read_tile, context=CONTEXT)
     return values, valid
 
@@ -146,7 +146,7 @@ with open_raster(sys.argv[1]) as scene, device_context(DeviceSettings(device="cp
     chunk = type(chunk)(chunk.key, Window(chunk.window.row, chunk.window.col, 900, chunk.window.width))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     blend = OverlapBlender(chunk, tiling, scene.grid.shape, {"out": 2},
-                       emit=lambda row, out: rows.append(len(argmax_labels(out["out"]))))
+                       on_rows=lambda row, out: rows.append(len(argmax_labels(out["out"]))))
     predict_tiles(forward, scene, chunk, tiling, blend, read=read, context=context)
     assert sum(rows) == 900
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)

@@ -94,7 +94,7 @@ def test_chunks_of_layers_of_several_pixel_sizes_are_those_of_the_sampler():
     draws = ChunkedSampler([(40, 30)], 8, 60, seed=0, batch_size=4, cells_px=[(10, 10)], each=4, align=4).epoch(0)
     for draw in draws:
         with_chunk(inner, pool, draw.chunk, 0).read_layers(draw.window)
-    for counting in inner.sources.values():
+    for counting in inner.readers.values():
         assert len(counting.reads) <= 15, "as many as there are chunks"
 
 
@@ -179,7 +179,7 @@ def test_closing_closes_the_files():
     inner = scene()
     with with_chunk(inner, Pool(0), Window(0, 0, 8, 8), 0):
         pass
-    assert all(counting.closed for counting in inner.sources.values())
+    assert all(counting.closed for counting in inner.readers.values())
 
 
 class Blocks:
@@ -210,7 +210,7 @@ def test_a_file_is_read_the_same_through_a_pool(tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 1000, (2, 300, 280)).astype(np.uint16)
     write_raster(path, values, grid=Grid(300, 280))
     with open_raster(path) as direct, open_raster(path) as inner:
-        cell, pool = chunk_for(inner.sources["image"], 32), Pool(1 << 22)
+        cell, pool = chunk_for(inner.readers["image"], 32), Pool(1 << 22)
         for draw in ChunkedSampler([(300, 280)], 32, 40, seed=0, batch_size=4, cells_px=[cell], each=8).epoch(0):
             through = with_chunk(inner, pool, draw.chunk, 0)
             equal(through.read_layers(draw.window)["image"], direct.read_layers(draw.window)["image"])
