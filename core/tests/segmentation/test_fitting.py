@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from geocore.errors import RunError, UserError
+from geocore.raster.bands import Band, Bands
+from geocore.raster.grid import Grid
+from geocore.raster.scene import ArrayReader, Layer, Scene
 from geocore.segmentation.dataset import SegmentationDataset
 from geocore.segmentation.evaluation import evaluate
 from geocore.segmentation.fitting import Fitted, fit
+from geocore.segmentation.model import DenseModel
+from geocore.segmentation.prediction import predict
 from geocore.transforms.augment import Flip, Noise
 
 Splits = tuple[SegmentationDataset, SegmentationDataset, SegmentationDataset]
@@ -65,6 +72,57 @@ def test_the_model_takes_the_numbers_of_files(splits: Splits, fitted: Fitted) ->
     assert by_nan.isfinite().all()
     right = by_nan[0].argmax(0)[item["mask"] != 255] == item["mask"][item["mask"] != 255]
     assert right.float().mean() > 0.95
+
+
+def scene_of(values: np.ndarray[Any, Any], *bands: Band) -> Scene:
+    layer = Layer("image", Bands(bands), str(values.dtype))
+    return Scene("s", Grid(*values.shape[1:]), {"image": ArrayReader(layer, values)})
+
+
+def test_a_model_sees_what_it_was_trained_on(fitted: Fitted, toys: SimpleNamespace) -> None:
+    """Bands in another order would give a wrong map without a word, and so would numbers of another scale."""
+    values, mask = toys.chip(99)
+    names = ("green", "red", "nir")
+    trained = Layer("image", Bands(tuple(Band(name, scale=1e-4) for name in names)), "uint16")
+    model = DenseModel(fitted.model.net, fitted.model.normalize, trained)
+    same = scene_of(values, *(Band(name, scale=1e-4) for name in names))
+    labels = predict(same, model, progress=False).labels
+    assert (labels == mask).mean() > 0.9
+    shifted = scene_of(values + np.uint16(1000), *(Band(name, scale=1e-4, offset=-0.1) for name in names))
+    np.testing.assert_array_equal(predict(shifted, model, progress=False).labels, labels)
+    turned = scene_of(values[::-1].copy(), *(Band(name, scale=1e-4) for name in names[::-1]))
+    with pytest.raises(UserError, match=r"holds the bands nir, red, green, but .* open it with bands=\['green', 'red'"):
+        predict(turned, model, progress=False)
+    # Bands without names are taken in their order.
+    unnamed = scene_of(values, Band("1"), Band("2"), Band("3"))
+    np.testing.assert_array_equal(predict(unnamed, model, progress=False).labels, labels)
+    with pytest.raises(UserError, match=r"holds the bands 1, 2, but the model was trained on green, red, nir"):
+        predict(scene_of(values[:2].copy(), Band("1"), Band("2")), model, progress=False)
+
+
+def test_a_data_set_of_another_scale_scores_the_same(
+    splits: Splits, fitted: Fitted, toys: SimpleNamespace, tmp_path: Path
+) -> None:
+    trained = fitted.model.layer
+    model = DenseModel(
+        fitted.model.net,
+        fitted.model.normalize,
+        replace(trained, bands=Bands(tuple(replace(band, scale=1e-4) for band in trained.bands))),
+    )
+    scores = []
+    for shift in (0, 1000):
+        folder = tmp_path / str(shift)
+        folder.mkdir()
+        for index in range(2):
+            values, mask = toys.chip(50 + index)
+            path = toys.write(folder / f"a{index}.tif", values + np.uint16(shift))
+            with rasterio.open(path, "r+") as file:
+                file.scales, file.offsets = (1e-4,) * 3, (-1e-4 * shift,) * 3
+            toys.write(folder / f"a{index}_mask.tif", mask)
+        data = SegmentationDataset.from_folder(folder, classes=["land", "disc", "square"])
+        scores.append(evaluate(model, data, progress=False))
+    assert scores[0]["miou"] > 0.9
+    assert dict(scores[0]) == dict(scores[1])
 
 
 def process_state() -> tuple[Any, ...]:

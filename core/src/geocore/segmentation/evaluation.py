@@ -30,7 +30,7 @@ from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
 from geocore.segmentation.dataset import IMAGE, MASK, SegmentationDataset
-from geocore.segmentation.model import AnyModel, logits_of
+from geocore.segmentation.model import AnyModel, as_trained, logits_of
 from geocore.terminal import progress as shown
 from geocore.terminal import quiet
 from geocore.tiling.tiles import Chunk, TileGrid
@@ -258,6 +258,8 @@ def _count(
     """Pixels of a sample by true and predicted class."""
     classes = len(data.classes)
     scene, confusion = data.scene(index), Confusion(classes, IGNORED)
+    image = as_trained(model, scene.readers[IMAGE], scene.grid, scene.name)
+    scene = Scene(scene.name, scene.grid, {IMAGE: image})
     height, width = scene.grid.shape
     side = -(-max(height, width) // _STRIDE_PX) * _STRIDE_PX
     if side < tiles.size:

@@ -163,7 +163,7 @@ def fit(
             loader={"threads": threads},
         )
         training = _Training(
-            DenseModel(model, context.prepare(normalizer)),
+            DenseModel(model, context.prepare(normalizer), train.layer),
             train,
             val,
             _loss(loss),

@@ -8,6 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geocore.errors import SceneError
+from geocore.raster.grid import Grid
+from geocore.raster.rescale import match_scale
+from geocore.raster.scene import BandReader, Layer
 from geocore.segmentation.dataset import IMAGE
 from geocore.transforms.normalize import Normalize
 
@@ -18,16 +22,18 @@ AnyModel = Callable[[Tensor], Any]
 class DenseModel(nn.Module):
     """Numbers as files hold them in, logits of classes out."""
 
-    def __init__(self, net: nn.Module, normalize: Normalize) -> None:
+    def __init__(self, net: nn.Module, normalize: Normalize, layer: Layer) -> None:
         """Put the two together.
 
         Args:
             net: (batch, band, row, col), float32, normalized, to logits (batch, class, row, col).
             normalize: of the layer `image`.
+            layer: that the network was trained on: its bands, in order, and what their numbers mean.
         """
         super().__init__()
         self.net = net
         self.normalize = normalize
+        self.layer = layer
 
     def forward(self, values: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits of an image.
@@ -58,6 +64,31 @@ def logits_of(model: AnyModel, values: Tensor, valid: Tensor) -> Tensor:
     else:
         logits = model(torch.where(valid, values.float(), 0.0))
     return logits
+
+
+def as_trained(model: object, source: BandReader, grid: Grid, name: str) -> BandReader:
+    """A layer in the numbers that a `DenseModel` was trained on; as it is for any other model.
+
+    Args:
+        model: that is to see it.
+        source: the layer.
+        grid: of the layer.
+        name: of the scene, for messages.
+
+    Raises:
+        SceneError: the bands are others, or in another order, or their numbers cannot be brought to those.
+    """
+    if not isinstance(model, DenseModel):
+        return source
+    own, wanted = source.layer.bands.names, model.layer.bands.names
+    # Bands without a name are called by their number.
+    told = not all(band.isdecimal() for band in own) and not all(band.isdecimal() for band in wanted)
+    if len(own) != len(wanted) or (told and own != wanted):
+        raise SceneError(
+            f"{name}: holds the bands {', '.join(own)}, but the model was trained on {', '.join(wanted)}: open it with "
+            f"bands={list(wanted) if told else f'[...], {len(wanted)} of them in that order'}"
+        )
+    return match_scale(source, model.layer, grid, name)
 
 
 def finite(values: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from geocore.raster.scene import Layer, Scene
 from geocore.raster.write import BLOCK_PX, RasterWriter
 from geocore.report.preview import class_keys
 from geocore.segmentation.evaluation import evaluating
-from geocore.segmentation.model import AnyModel, DenseModel, logits_of
+from geocore.segmentation.model import AnyModel, DenseModel, as_trained, logits_of
 from geocore.terminal import quiet
 from geocore.tiling.tiles import Chunk, TileGrid
 from geocore.transforms.normalize import Normalize
@@ -149,7 +149,7 @@ def predict(
 
     Raises:
         SettingsError: options contradict each other or the model's output.
-        SceneError: the scene cannot be read.
+        SceneError: the scene cannot be read, or holds other bands than those that a model of `fit` was trained on.
         DataError: the model's output has another shape, or is not finite at valid pixels.
         DeviceError: the device is not there, or a tile does not fit its memory.
         StorageError: the disk is full or closed.
@@ -159,6 +159,10 @@ def predict(
     with opened(scene) as image, quiet(not progress):
         layer = _only_layer(image)
         _check_apart(image, target)
+        # Not closed: it is the caller's, or `opened` closes it.
+        image = Scene(
+            image.name, image.grid, {layer.name: as_trained(model, image.readers[layer.name], image.grid, image.name)}
+        )
         context = _context(model, device, precision)
         tiling = TileGrid(tile, overlap)
         if isinstance(model, DenseModel) and normalize is not None:
