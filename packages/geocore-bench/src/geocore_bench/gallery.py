@@ -28,7 +28,7 @@ from geocore.storage.files import atomic_path
 from geocore_bench.golden import command
 
 _MARGIN_PX: Final = 14
-_COLOURS: Final = 256
+_COLOURS: Final = 96
 """Of the palette; it takes a third of the bytes."""
 
 
