@@ -87,7 +87,7 @@ def test_what_lies_beside_a_file_is_found_under_its_plain_name(tmp_path: Path) -
     for path in tmp_path.glob("a.*"):
         path.rename(tmp_path / f"{name}{path.name[1:]}")
     with closing(open_scene(tmp_path / f"{name}.png")) as source:
-        assert source.grid.transform == (2.0, 0.0, 7.0, 0.0, -2.0, 9.0)
+        assert source.grid.transform[:6] == (2.0, 0.0, 7.0, 0.0, -2.0, 9.0)
     with plain_path(tmp_path / "b.tif") as plain:
         assert plain == tmp_path / "b.tif"
 

@@ -165,12 +165,12 @@ def read_tile(scene: Scene, window: Window) -> dict[str, Any]:
     return {"inputs": scene.read_layers(window)}
 
 
-def find(model: Net, scene: Scene, chunk: Chunk, place: Any) -> list[Found]:
+def find(model: Net, scene: Scene, chunk: Chunk, context: Any) -> list[Found]:
     def forward(batch: dict[str, Any]) -> list[list[Found]]:
         return [objects_of(logits) for logits in model(batch["inputs"]).cpu().numpy()]
 
     collector = ObjectCollector(chunk, scene.grid.shape)
-    return predict_tiles(forward, scene, chunk, TILING, collector, read=read_tile, place=place, batch_size=4)
+    return predict_tiles(forward, scene, chunk, TILING, collector, read=read_tile, context=context, batch_size=4)
 
 
 def match(truth: np.ndarray, objects: list[Found]) -> np.ndarray:
@@ -269,7 +269,7 @@ def test_instances(bench: Any, toys: Any) -> None:
             assert window is not None
             return {
                 **read_tile(scenes[name], window),
-                "targets": instances_of(ids[name].read(window)["image"].values[0]),
+                "targets": instances_of(ids[name].read(window).values[0]),
                 "keys": np.array([draw.epoch, draw.index]),
             }
 
@@ -277,7 +277,7 @@ def test_instances(bench: Any, toys: Any) -> None:
             model.eval()
             names = [sample.id for sample in dataset.split(split)]
             whole = chunks((ROWS, COLS), 10**6)[0]
-            return [match(truth[name], find(model, scenes[name], whole, bench.place)) for name in names]
+            return [match(truth[name], find(model, scenes[name], whole, bench.context)) for name in names]
 
         untrained = counts("test")
         sampler = RandomWindowSampler([(ROWS, COLS)] * len(train), TILE, 32, seed=0)
@@ -300,14 +300,14 @@ def test_instances(bench: Any, toys: Any) -> None:
             scene = scenes[sample.id]
 
             def map_one(chunk: Chunk, part: Path, scene: Scene = scene) -> None:
-                write_part(part, find(model, scene, chunk, bench.place))
+                write_part(part, find(model, scene, chunk, bench.context))
 
             folder = bench.folder / f"{sample.id}.parts"
             parts = run_chunks(map_one, (ROWS, COLS), folder, chunk_px=40, align=1, identity={})
             assert len(parts) == 12
             objects = [found for _, part in parts for found in read_part(part)]
             # Seams between chunks neither double nor lose an object, and one chunk finds the same ones.
-            whole = find(model, scene, chunks((ROWS, COLS), 10**6)[0], bench.place)
+            whole = find(model, scene, chunks((ROWS, COLS), 10**6)[0], bench.context)
             assert sorted(str(found.box) for found in objects) == sorted(str(found.box) for found in whole)
             assert all(a.overlap(b) < 0.3 for a in objects for b in objects if a is not b)
             labels = np.zeros((ROWS, COLS), np.uint16)

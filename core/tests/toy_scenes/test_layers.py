@@ -129,7 +129,7 @@ def test_layers(bench: Any, toys: Any) -> None:
             name, window = train[draw.sample].id, draw.window
             assert window is not None
             item = read_reference(scenes[name], window)
-            label = labels[name].read(window)["image"]
+            label = labels[name].read(window)
             scored = label.valid[0] & item["valid"]
             return item | {
                 "targets": {"ice": np.where(scored, label.values[0], 255)},

@@ -121,7 +121,7 @@ def test_photo(bench: Any, toys: Any) -> None:
         def read(draw: PatchIndex) -> dict[str, Any]:
             name, window = train[draw.sample].id, draw.window
             assert window is not None
-            label = labels[name].read(window)["image"]
+            label = labels[name].read(window)
             return {
                 **read_tile(scenes[name], window),
                 "targets": {"snow": np.where(label.valid, label.values, 255)[0]},

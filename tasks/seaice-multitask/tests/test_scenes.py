@@ -222,7 +222,7 @@ def test_opening_reads_no_plane_and_a_window_only_its_part(tmp_path: Path) -> No
     tracemalloc.start()
     with open_scene(path) as scene:
         opened = tracemalloc.get_traced_memory()[1]
-        scene.read(Window(1000, 1000, 250, 250))
+        scene.read_layers(Window(1000, 1000, 250, 250))
         peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # Names and 441 points take 0.5 MB; the window of 24 planes 1.1 MB, held a few times.
