@@ -457,3 +457,56 @@ def test_the_sample_is_what_it_says() -> None:
         assert 0.2 < water.mean() < 0.6
         assert scene.read(3)[water].mean() < 800 < 2000 < scene.read(3)[truth.read(1) == 0].mean()
     assert "there is one, flood" in message(SettingsError, lambda: geo.sample("snow"))
+
+
+def test_a_map_in_memory_keeps_its_place_and_its_missing_pixels(
+    image: Path, network: nn.Module, tmp_path: Path
+) -> None:
+    held = geo.predict(image, network, tile=128, overlap=32, progress=False)
+    stored = geo.predict(image, network, tmp_path / "map.tif", tile=128, overlap=32, progress=False)
+    one, other = geo.polygonize(held, min_area_m2=2000), geo.polygonize(stored, min_area_m2=2000)
+    assert len(one) > 10 and one.crs == UTM and 255 not in set(one["value"])
+    assert one.equals(other)
+    classes = ["a", "b", "c", "d"]
+    scores = geo.compare(held, tmp_path / "map.tif", classes=classes)
+    assert scores["accuracy"] == 1 and int(scores.confusion.sum()) == int((held.labels != 255).sum())
+
+
+def test_a_patch_is_written_with_what_is_missing_in_it(tmp_path: Path, image: Path) -> None:
+    with geo.open(image) as scene:
+        patch = scene.read(Window(0, 0, 50, 80))
+    values = patch.values.astype(np.int16)
+    geo.write(tmp_path / "a.tif", values, like=patch, nodata=-9999)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert np.array_equal(file.read() != -9999, np.broadcast_to(patch.valid, values.shape))
+    assert "give a nodata value to mark it with" in message(
+        SettingsError, lambda: geo.write(tmp_path / "b.tif", values, like=patch)
+    )
+    there = (
+        int(values[patch.valid.nonzero()][0]) if len(patch.valid) == len(values) else int(values[0][patch.valid[0]][0])
+    )
+    assert "pixels that are there have this value" in message(
+        SettingsError, lambda: geo.write(tmp_path / "b.tif", values, like=patch, nodata=there)
+    )
+    assert not (tmp_path / "b.tif").exists()
+
+
+def test_what_would_be_no_comparison_or_no_division_is_refused(image: Path) -> None:
+    for splits in ((), ([image],), ([image], []), (["a.tif", "b.tif"],)):
+        assert "compares two or more, none of them empty" in message(
+            DataError, lambda splits=splits: geo.find_leaks(*splits)
+        )
+    for fractions in ((0.7, 0.2, 0.2), (70, 15, 15), (0.7, 0.3), {"train": 1.0}, {"train": 0.9, "test": 0.3}):
+        assert "add up to 1" in message(
+            SettingsError,
+            lambda fractions=fractions: geo.split_blocks([image], block_m=500, buffer_m=0, fractions=fractions),
+        )
+    assert "none to divide" in message(DataError, lambda: geo.split_blocks([], block_m=500, buffer_m=0))
+    for wrong in ({"connectivity": 6}, {"min_area_m2": -4.0}):
+        assert "must be" in message(SettingsError, lambda wrong=wrong: geo.polygonize(image, **wrong))
+
+
+def test_a_network_of_other_bands_is_told_in_one_line(image: Path) -> None:
+    said = message(DataError, lambda: geo.predict(image, nn.Conv2d(5, 2, 1), progress=False))
+    assert "cannot take an image of (batch, band, row, col) = (1, 3, 512, 512)" in said
+    assert "expected input[1, 3, 512, 512] to have 5 channels" in said

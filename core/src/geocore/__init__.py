@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from geocore.segmentation.fitting import fit as fit
     from geocore.segmentation.prediction import Prediction as Prediction
     from geocore.segmentation.prediction import predict as predict
+    from geocore.settings import DeviceSettings as DeviceSettings
     from geocore.tiling.tiles import TileGrid as TileGrid
     from geocore.training.run import Run as Run
     from geocore.transforms.augment import Bias as Bias
@@ -64,6 +65,7 @@ _PLACES: Final = {
     "geocore.segmentation.prediction": ("Prediction", "predict"),
     "geocore.segmentation.evaluation": ("Scores", "compare", "evaluate"),
     "geocore.segmentation.fitting": ("Fitted", "fit"),
+    "geocore.settings": ("DeviceSettings",),
     "geocore.tiling.tiles": ("TileGrid",),
     "geocore.training.run": ("Run",),
     "geocore.transforms.augment": ("Bias", "Flip", "Gain", "Noise", "Rot90"),

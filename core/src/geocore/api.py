@@ -26,7 +26,7 @@ from geocore.raster.paths import as_path_or_url, redacted
 from geocore.raster.products import SceneLike, Source, open_any, opened
 from geocore.raster.scene import Patch, Scene
 from geocore.raster.write import Colour, read_legend, write_raster
-from geocore.segmentation.prediction import Prediction
+from geocore.segmentation.prediction import INVALID, Prediction
 from geocore.tiling.overlaps import View, shared_by_splits, view_of
 from geocore.tiling.splits import map_blocks, split_by_group
 from geocore.vector.features import library, measures, write_table
@@ -100,8 +100,9 @@ def write(
     Args:
         path: ending in .tif; replaced when it exists.
         values: shape (row, col) or (band, row, col), bool (stored as uint8), integers, or floats of 32 or 64 bits.
-        like: where the pixels lie; of the same rows and columns.
-        nodata: value that marks missing pixels; the type must be able to hold it.
+        like: where the pixels lie; of the same rows and columns. What a patch calls missing is missing in the file too.
+        nodata: value that marks missing pixels; the type must be able to hold it, and no pixel of a patch that is there
+            may have it.
         colors: class value -> (red, green, blue), 0-255; for one band of uint8 or uint16.
         classes: names of 0, 1, 2, ..., or class value -> name; a GIS shows them as a legend.
 
@@ -129,6 +130,8 @@ def write(
         raise SettingsError(
             f"{path}: colors need one band of uint8 or uint16, not shape {array.shape} of {array.dtype}"
         )
+    if isinstance(like, Patch):
+        array = _marked(path, array, like, nodata)
     bands = [layer.bands.names for layer in like.layers.values()] if isinstance(like, Scene) else []
     write_raster(
         path,
@@ -139,6 +142,26 @@ def write(
         colours=colors,
         class_names=None if classes is None else dict(classes if isinstance(classes, Mapping) else enumerate(classes)),
     )
+
+
+def _marked(path: Path, array: npt.NDArray[Any], like: Patch, nodata: float | None) -> npt.NDArray[Any]:
+    """An array with the nodata value wherever its patch has none."""
+    valid = like.valid if array.ndim == 3 and len(like.valid) in (1, len(array)) else like.valid.all(axis=-3)
+    valid = np.broadcast_to(valid, array.shape)
+    if nodata is None:
+        if not valid.all():
+            raise SettingsError(
+                f"{path}: {1 - valid.mean():.1%} of the patch is missing: give a nodata value to mark it with, or "
+                "like=patch.grid to write all values as they are"
+            )
+        return array
+    held = np.isnan(array) if math.isnan(nodata) else array == nodata
+    if (held & valid).any():
+        raise SettingsError(
+            f"{path}: nodata = {nodata:g}: {int((held & valid).sum())} pixels that are there have this value and would "
+            "be missing in the file; take another value or a wider type"
+        )
+    return np.where(valid, array, np.asarray(nodata).astype(array.dtype))
 
 
 def _holds(dtype: np.dtype[Any], value: float) -> bool:
@@ -166,12 +189,13 @@ def polygonize(
         values: classes that are wanted; None: all. Nodata is none.
         probability: raster of the same grid; integers are per cent, as `predict` writes them, floats 0-1.
         connectivity: 8: pixels that touch at a corner are one region; 4: only those that share an edge.
-        min_area_m2: regions with less ground under their pixels are left out.
+        min_area_m2: regions with less ground under their pixels are left out; 0 or more.
         out: .gpkg or .parquet to write as well.
 
     Returns:
         By their first pixel, row by row: `value`; `class`, its name where the raster has one, else the value as text;
-        `mean_probability`, 0-1, where a raster of it is given; `area_m2` and `perimeter_m` on the ellipsoid, NaN
+        `mean_probability`, 0-1, the mean of the raster of it, where one is given: of two classes `predict` writes that
+        of class 1, so that regions of class 0 have low ones; `area_m2` and `perimeter_m` on the ellipsoid, NaN
         without a georeference; `geometry` along the edges of the pixels, in the raster's CRS, or in columns and rows.
 
     Raises:
@@ -181,6 +205,10 @@ def polygonize(
         StorageError: the disk is full or closed.
     """
     geopandas, shapely = library("geopandas"), library("shapely")
+    if connectivity not in (4, 8):
+        raise SettingsError(f"connectivity = {connectivity}: must be 4 or 8")
+    if not min_area_m2 >= 0:
+        raise SettingsError(f"min_area_m2 = {min_area_m2}: must be 0 or more")
     target = None if out is None else Path(out)
     with ExitStack() as stack:
         scene, names = stack.enter_context(_class_map(raster))
@@ -222,7 +250,11 @@ def _class_map(raster: SceneLike | Prediction) -> Iterator[tuple[Scene, dict[int
     names: dict[int, str] = {}
     if isinstance(raster, Prediction):
         names = raster.classes
-        raster = raster.paths.get("label", raster["label"])
+        if "label" not in raster.paths:
+            with open_any(raster["label"], nodata=INVALID, grid=raster.grid) as scene:
+                yield scene, names
+            return
+        raster = raster.paths["label"]
     if isinstance(raster, Path | str):
         place = as_path_or_url(raster)
         legend = read_legend(place) if isinstance(place, Path) else None
@@ -304,9 +336,16 @@ def split_blocks(
         SceneError: a scene cannot be opened.
     """
     given = list(scenes) if isinstance(scenes, Sequence) and not isinstance(scenes, str) else [scenes]
-    shares = fractions if isinstance(fractions, Mapping) else dict(zip(_SHARES, fractions, strict=False))
-    if not shares or len(shares) != len(fractions) or min(shares.values()) <= 0:
-        raise SettingsError(f"fractions = {fractions}: must be above 0, three for train, val, test, or a name -> share")
+    if not given:
+        raise DataError("scenes: there is none to divide; give some")
+    named = isinstance(fractions, Mapping)
+    values = list(fractions.values()) if isinstance(fractions, Mapping) else list(fractions)
+    fits = len(values) > 1 if named else len(values) == len(_SHARES)
+    if not fits or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
+        raise SettingsError(
+            f"fractions = {fractions}: must be above 0 and add up to 1; three for train, val, test, or a name -> share"
+        )
+    shares = fractions if isinstance(fractions, Mapping) else dict(zip(_SHARES, values, strict=True))
     names, grids = [], []
     for scene in given:
         with opened(scene) as image:
@@ -339,11 +378,18 @@ def find_leaks(*splits: SegmentationDataset | Sequence[Block | SceneLike]) -> li
         One line for each two splits and each kind of leak; none where splits do not leak.
 
     Raises:
+        DataError: there are fewer than two splits to compare, or one is empty.
         SceneError: a scene cannot be read.
     """
     parts: list[Any] = list(splits)
     if len(parts) == 1 and all(isinstance(item, Block) for item in parts[0]):
         parts = [[block for block in parts[0] if block.split == name] for name in sorted({b.split for b in parts[0]})]
+    if len(parts) < 2 or not all(map(len, parts)):
+        counts = ", ".join(str(len(part)) for part in parts) or "no"
+        raise DataError(
+            f"find_leaks: got {len(parts)} splits, of {counts} samples: it compares two or more, none of them empty; "
+            "give each as an argument of its own"
+        )
     called = [_split_name(part) for part in parts]
     count = sum(len(part) for part in parts)
     views: list[View] = []

@@ -168,8 +168,14 @@ def test_a_box_on_the_map_is_read_by_its_bounds() -> None:
         box = scene.read(bounds=(500031.0, 7999941.0, 500079.0, 7999979.0))
         np.testing.assert_array_equal(box.values, SAR[:, 2:6, 3:8])
         assert box.grid is not None and box.grid.bounds == (500030.0, 7999940.0, 500080.0, 7999980.0)
-        beside = scene.read(bounds=(499980.0, 7999990.0, 500010.0, 8000000.0))
-        assert beside.valid[0].tolist() == [[False, False, True]]
+        beside = scene.read(bounds=(499980.0, 7999990.0, 500010.0, 8e9))
+        np.testing.assert_array_equal(beside.values, SAR[:, :1, :1])
+        assert beside.grid is not None and beside.grid.bounds == (500000.0, 7999990.0, 500010.0, 8000000.0)
+        for window in ("0, 0, 4, 4", (0, 0, 4, 4)):
+            with pytest.raises(DataError, match=r"must be geocore.Window\(row, col, height, width\)"):
+                scene.read(window)  # type: ignore[arg-type]
+        with pytest.raises(DataError, match="must be \\(left, bottom, right, top\\)"):
+            scene.read(bounds=(0.0, 0.0, 1.0))  # type: ignore[arg-type]
         with pytest.raises(SceneError, match=r"lie outside it: it spans \(500000.0, 7999870.0, 500110.0, 8000000.0\)"):
             scene.read(bounds=(0.0, 0.0, 1.0, 1.0))
         with pytest.raises(ValueError, match="give one of them"):

@@ -290,3 +290,9 @@ def test_water_of_a_published_chip(tmp_path: Path, toys: SimpleNamespace) -> Non
     assert scores["iou_water"] > 0.6
     low, high = scores.interval("iou_water")
     assert low < scores["iou_water"] < high
+
+
+@pytest.mark.parametrize("network", [nn.Conv2d(3, 2, 1), nn.Conv2d(3, 3, 3, stride=2), nn.Conv2d(5, 3, 1)])
+def test_a_network_that_does_not_fit_is_refused_without_validation_too(splits: Splits, network: nn.Module) -> None:
+    with pytest.raises(UserError, match=r"must give logits of shape .* = \(2, 3, 32, 32\)|cannot take an image"):
+        fit(network, splits[0], **SHORT)

@@ -191,7 +191,7 @@ def test_longitudes_go_on_across_the_antimeridian() -> None:
 
 def test_what_a_scene_lacks_is_named() -> None:
     whole = _scene()
-    radar = Scene(NAME, Grid(*SHAPE), {SAR: whole._sources[SAR]})
+    radar = Scene(NAME, Grid(*SHAPE), {SAR: whole.readers[SAR]})
     with pytest.raises(SceneError, match="lacks the channels t2m, skt"):
         working_scene(radar, ["t2m", *RADAR, "skt"], WorkingSettings())
     with pytest.raises(SceneError, match="need control points"):
@@ -230,7 +230,7 @@ def test_memory_is_bounded_by_the_window() -> None:
     full = working_scene(scene, channels, WorkingSettings(downscale=1))
     tracemalloc.start()
     for row in range(0, 4096, 512):
-        full.read(Window(row, 4600, 512, 512))
+        full.read_layers(Window(row, 4600, 512, 512))
     window_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     coarse = working_scene(scene, channels, WorkingSettings(downscale=10))

@@ -252,11 +252,12 @@ class Grid:
         Raises:
             DataError: the grid has no transform, or these are no bounds.
         """
-        left, bottom, right, top = bounds
-        if not (left < right and bottom < top) or not all(map(math.isfinite, bounds)):
+        numbers = len(bounds) == 4 and all(isinstance(value, int | float) and math.isfinite(value) for value in bounds)
+        if not numbers or not (bounds[0] < bounds[2] and bounds[1] < bounds[3]):
             raise DataError(
                 f"bounds {tuple(bounds)}: must be (left, bottom, right, top), left < right and bottom < top"
             )
+        left, bottom, right, top = bounds
         rows, cols = self.fractional_rowcol([left, right, left, right], [bottom, bottom, top, top])
         row, col = (math.floor(float(axis.min()) + _DECIMALS_PX) for axis in (rows, cols))
         row_stop, col_stop = (math.ceil(float(axis.max()) - _DECIMALS_PX) for axis in (rows, cols))

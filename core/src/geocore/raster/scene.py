@@ -264,7 +264,7 @@ class Scene:
             window: in reference pixels, also one of rasterio; what lies outside the scene is 0 and invalid. Position
                 and size must be multiples of the layer's ratio.
             bounds: (left, bottom, right, top) in units of the scene's CRS instead; rounded outwards to whole pixels of
-                the layer.
+                the layer, and cut to the scene, as the patch's grid tells.
             layer: its name; None: the only one.
 
         Returns:
@@ -273,7 +273,7 @@ class Scene:
         Raises:
             SceneError: there are several layers and none is named, the layer does not exist, the box lies outside the
                 scene, or a file cannot be read.
-            DataError: bounds are given, and the scene has no transform or these are none.
+            DataError: bounds are given, and the scene has no transform or these are none; the window is none.
             ValueError: window and bounds are given, or the window is not aligned to the layer.
         """
         name = self._one_layer(layer)
@@ -281,17 +281,19 @@ class Scene:
             raise ValueError("window and bounds are given: give one of them")
         ratio = self._source(name).layer.ratio
         if bounds is not None:
-            wanted = self.grid.window(bounds)
-            if wanted.intersection(self.grid.whole) is None:
+            inside = self.grid.window(bounds).intersection(self.grid.whole)
+            if inside is None:
                 raise SceneError(
                     f"scene {self.name}: bounds {tuple(bounds)} lie outside it: it spans {self.grid.bounds} in "
                     f"{self.grid.crs or 'units of no known CRS'}; give them in its CRS"
                 )
-            wanted = wanted.coarser(ratio).finer(ratio)
+            wanted = inside.coarser(ratio).finer(ratio)
         elif window is None:
             wanted = self.grid.whole.coarser(ratio).finer(ratio)
-        else:
+        elif isinstance(window, Window) or hasattr(window, "row_off"):
             wanted = window if isinstance(window, Window) else Window.from_rasterio(window)
+        else:
+            raise DataError(f"window {window!r}: must be geocore.Window(row, col, height, width), or one of rasterio")
         patch = self._read_layer(name, wanted)
         grid = self.grid.coarser(ratio).crop(wanted.coarser(ratio))
         return Patch(patch.values, patch.valid, grid)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,20 @@ from geocore.terminal import quiet
 from geocore.tiling.tiles import Chunk, TileGrid
 
 Counts = npt.NDArray[np.int64]
-RasterLike = Path | str | npt.NDArray[Any] | Scene
+
+
+class LabelMap(Protocol):
+    """What `predict` gives."""
+
+    grid: Grid
+    """Where it lies."""
+
+    @property
+    def labels(self) -> npt.NDArray[Any]:
+        """Shape (row, col), uint8: class of each pixel, 255 where there is none."""
+
+
+RasterLike = Path | str | npt.NDArray[Any] | Scene | LabelMap
 
 _HEAD: Final = "classes"
 _STRIDE_PX: Final = 32
@@ -204,7 +217,7 @@ def compare(
     """Score one map of classes against another; pixels that either of them calls nodata or ignores do not count.
 
     Args:
-        prediction: file, array of shape (row, col), or scene of one band.
+        prediction: what `predict` made, file, array of shape (row, col), or scene of one band.
         truth: likewise, of the same pixels.
         classes: names, where rasters hold 0, 1, 2, ...; or value -> name.
         ignore: value that counts for nothing in both, beside their own nodata.
@@ -301,6 +314,9 @@ def _opened(raster: RasterLike, name: str, classes: Sequence[int]) -> Iterator[S
     elif isinstance(raster, np.ndarray):
         with closing(_array_scene(raster, name)) as scene:
             yield scene
+    elif not isinstance(raster, Path | str):
+        labels = ArrayReader(Layer(MASK, Bands.named("class", nodata=IGNORED), "uint8"), raster.labels)
+        yield Scene(name, raster.grid, {MASK: labels})
     else:
         with open_label(Path(raster), layer=MASK, classes=classes) as scene:
             yield scene

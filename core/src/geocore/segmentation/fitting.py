@@ -27,6 +27,7 @@ from geocore.metrics.confusion import Confusion
 from geocore.segmentation.dataset import IMAGE, MASK, SegmentationDataset
 from geocore.segmentation.evaluation import Scores, score
 from geocore.segmentation.model import DenseModel
+from geocore.segmentation.model import run as run_network
 from geocore.settings import RunSettings, deciding
 from geocore.storage.files import sha256_json
 from geocore.storage.records import METRICS
@@ -234,7 +235,15 @@ class _Training:
                 "keys": batch["keys"],
             }
         )
-        return {"loss": self.loss(net(moved["inputs"][IMAGE]), moved["targets"][MASK])}
+        mask, logits = moved["targets"][MASK], run_network(net, moved["inputs"][IMAGE])
+        wanted = (len(mask), len(self.train.classes), *mask.shape[1:])
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise DataError(
+                f"the model gives {given}, but must give logits of shape (batch, class, row, col) = {wanted} for the "
+                f"{len(self.train.classes)} classes {', '.join(self.train.classes)}"
+            )
+        return {"loss": self.loss(logits, mask)}
 
     def _validate(self, net: nn.Module) -> Mapping[str, float]:
         scores, primary = self._scored(), self.settings.primary

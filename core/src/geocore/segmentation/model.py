@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocore.errors import SceneError
+from geocore.device import out_of_memory
+from geocore.errors import DataError, SceneError
 from geocore.raster.grid import Grid
 from geocore.raster.rescale import match_scale
 from geocore.raster.scene import BandReader, Layer
@@ -47,7 +48,7 @@ class DenseModel(nn.Module):
             Shape (batch, class, row, col).
         """
         held = finite(values) if valid is None else valid
-        logits: Tensor = self.net(self.normalize({IMAGE: {"values": values, "valid": held}})[IMAGE])
+        logits: Tensor = run(self.net, self.normalize({IMAGE: {"values": values, "valid": held}})[IMAGE])
         return logits
 
 
@@ -62,8 +63,30 @@ def logits_of(model: AnyModel, values: Tensor, valid: Tensor) -> Tensor:
     if isinstance(model, DenseModel):
         logits: Tensor = model(values, valid)
     else:
-        logits = model(torch.where(valid, values.float(), 0.0))
+        logits = run(model, torch.where(valid, values.float(), 0.0))
     return logits
+
+
+def run(net: AnyModel, images: Tensor) -> Any:
+    """What a network gives for images.
+
+    Args:
+        net: of anybody's.
+        images: shape (batch, band, row, col), float32.
+
+    Raises:
+        DataError: the network cannot take them, as where it was made for another number of bands.
+    """
+    try:
+        return net(images)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"the model cannot take an image of (batch, band, row, col) = {tuple(images.shape)} ({reason}): open the "
+            "scene with the bands that it was made for, in their order, and take tiles that it can divide"
+        ) from error
 
 
 def as_trained(model: object, source: BandReader, grid: Grid, name: str) -> BandReader:
