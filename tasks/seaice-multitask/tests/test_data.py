@@ -484,7 +484,7 @@ def test_scenes_are_mapped_and_not_loaded(dataset: Dataset) -> None:
     scene = scenes.scene(0)
     assert scene.name == scenes.samples[0].id
     assert scene.grid.shape == (22, 26)
-    assert isinstance(scene._sources[PLANES]._values, np.memmap)
+    assert isinstance(scene.readers[PLANES]._values, np.memmap)
     patch = scene.read_layers(Window(0, 0, 22, 26))[PLANES]
     assert patch.valid.shape == patch.values.shape
     np.testing.assert_array_equal(patch.values, np.load(dataset.path(scenes.samples[0].inputs[PLANES])))
