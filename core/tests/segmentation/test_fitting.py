@@ -100,6 +100,13 @@ def test_a_model_sees_what_it_was_trained_on(fitted: Fitted, toys: SimpleNamespa
         predict(scene_of(values[:2].copy(), Band("1"), Band("2")), model, progress=False)
 
 
+def test_numbers_of_another_unit_are_refused(fitted: Fitted, toys: SimpleNamespace) -> None:
+    values, _ = toys.chip(99)
+    reflectance = scene_of((values / 10_000).astype(np.float32), Band("1"), Band("2"), Band("3"))
+    with pytest.raises(UserError, match=r"its numbers are about 1/\S+ times those of the training images .* bring it"):
+        predict(reflectance, fitted.model, progress=False)
+
+
 def test_a_data_set_of_another_scale_scores_the_same(
     splits: Splits, fitted: Fitted, toys: SimpleNamespace, tmp_path: Path
 ) -> None:

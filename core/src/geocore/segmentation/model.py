@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geocore.datasets.shift import TrainedOn
 from geocore.device import out_of_memory
 from geocore.errors import DataError, SceneError
 from geocore.raster.grid import Grid
@@ -35,6 +36,12 @@ class DenseModel(nn.Module):
         self.net = net
         self.normalize = normalize
         self.layer = layer
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the numbers of the training data were."""
+        figures = {**self.normalize.card()["layers"][IMAGE], "bands": self.layer.bands.names}
+        return TrainedOn.of(figures, self.layer, "training images")
 
     def forward(self, values: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits of an image.

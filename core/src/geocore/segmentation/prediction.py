@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from geocore.datasets.batch import VALID
+from geocore.datasets.shift import look_over
 from geocore.datasets.statistics import Statistics
 from geocore.device import DeviceContext
 from geocore.errors import DataError, SettingsError
@@ -49,6 +50,8 @@ Normalization = Statistics | nn.Module | float | None
 Inputs = Mapping[str, Mapping[str, Tensor]]
 Array = npt.NDArray[Any]
 
+_FAR: Final = 4.0
+"""Standard deviations that the mean of a band may lie off before it is told, as for floods."""
 INVALID: Final = 255
 """Class and percentages of pixels that nothing is said of; NaN is it among values."""
 _HEAD: Final = "output"
@@ -149,7 +152,8 @@ def predict(
 
     Raises:
         SettingsError: options contradict each other or the model's output.
-        SceneError: the scene cannot be read, or holds other bands than those that a model of `fit` was trained on.
+        SceneError: the scene cannot be read, or holds other bands or numbers of another unit than those that a model of
+            `fit` was trained on.
         DataError: the model's output has another shape, or is not finite at valid pixels.
         DeviceError: the device is not there, or a tile does not fit its memory.
         StorageError: the disk is full or closed.
@@ -165,6 +169,8 @@ def predict(
         )
         context = _context(model, device, precision)
         tiling = TileGrid(tile, overlap)
+        if isinstance(model, DenseModel):
+            look_over(image, layer.name, model.trained_on, far=_FAR, size_px=tile)
         if isinstance(model, DenseModel) and normalize is not None:
             raise SettingsError("normalize: the model of fit() normalizes by itself; leave it out")
         network = _Network(model, layer, head, _normalizer(normalize, layer))
