@@ -84,7 +84,7 @@ def test_a_model_sees_what_it_was_trained_on(fitted: Fitted, toys: SimpleNamespa
     values, mask = toys.chip(99)
     names = ("green", "red", "nir")
     trained = Layer("image", Bands(tuple(Band(name, scale=1e-4) for name in names)), "uint16")
-    model = DenseModel(fitted.model.net, fitted.model.normalize, trained)
+    model = DenseModel(fitted.model.net, fitted.model.normalize, trained, fitted.model.classes)
     same = scene_of(values, *(Band(name, scale=1e-4) for name in names))
     labels = predict(same, model, progress=False).labels
     assert (labels == mask).mean() > 0.9
@@ -98,6 +98,19 @@ def test_a_model_sees_what_it_was_trained_on(fitted: Fitted, toys: SimpleNamespa
     np.testing.assert_array_equal(predict(unnamed, model, progress=False).labels, labels)
     with pytest.raises(UserError, match=r"holds the bands 1, 2, but the model was trained on green, red, nir"):
         predict(scene_of(values[:2].copy(), Band("1"), Band("2")), model, progress=False)
+
+
+def test_a_model_knows_its_classes(splits: Splits, fitted: Fitted, chips: Path) -> None:
+    swapped = SegmentationDataset.from_folder(chips, classes=["land", "square", "disc"])
+    with pytest.raises(
+        UserError, match="holds the classes land, square, disc, but the model was trained on land, disc, square"
+    ):
+        evaluate(fitted.model, swapped, progress=False)
+    assert predict(splits[2].samples[0].image, fitted.model, progress=False).classes == {
+        0: "land",
+        1: "disc",
+        2: "square",
+    }
 
 
 def test_numbers_of_another_unit_are_refused(fitted: Fitted, toys: SimpleNamespace) -> None:
@@ -115,6 +128,7 @@ def test_a_data_set_of_another_scale_scores_the_same(
         fitted.model.net,
         fitted.model.normalize,
         replace(trained, bands=Bands(tuple(replace(band, scale=1e-4) for band in trained.bands))),
+        fitted.model.classes,
     )
     scores = []
     for shift in (0, 1000):

@@ -30,7 +30,7 @@ from geocore.raster.bands import Bands
 from geocore.raster.grid import Grid, Window
 from geocore.raster.scene import ArrayReader, Layer, Patch, Scene
 from geocore.segmentation.dataset import IMAGE, MASK, SegmentationDataset
-from geocore.segmentation.model import AnyModel, as_trained, logits_of
+from geocore.segmentation.model import AnyModel, DenseModel, as_trained, logits_of
 from geocore.terminal import progress as shown
 from geocore.terminal import quiet
 from geocore.tiling.tiles import Chunk, TileGrid
@@ -180,7 +180,7 @@ def evaluate(
         progress: show how far it is.
 
     Raises:
-        DataError: the model's channels are not the classes.
+        DataError: the model's channels are not the classes, or it was trained on others.
         SceneError: a sample cannot be read.
         SettingsError: the overlap is not smaller than the tile.
     """
@@ -200,6 +200,11 @@ def score(
     batch_size: int | None = None,
 ) -> Scores:
     """As `evaluate`, of a model that is in evaluation mode on the context's device."""
+    if isinstance(model, DenseModel) and model.classes != data.classes:
+        raise DataError(
+            f"{data.root}: holds the classes {', '.join(data.classes)}, but the model was trained on "
+            f"{', '.join(model.classes)}: give the data set the same ones, in this order"
+        )
     counts = [
         _count(model, data, index, tiles=tiles, context=context, batch_size=batch_size)
         for index in shown(range(len(data)), "mapping samples", delay=1.0)

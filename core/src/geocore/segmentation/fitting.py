@@ -164,7 +164,7 @@ def fit(
             loader={"threads": threads},
         )
         training = _Training(
-            DenseModel(model, context.prepare(normalizer), train.layer),
+            DenseModel(model, context.prepare(normalizer), train.layer, train.classes),
             train,
             val,
             _loss(loss),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,18 +24,20 @@ AnyModel = Callable[[Tensor], Any]
 class DenseModel(nn.Module):
     """Numbers as files hold them in, logits of classes out."""
 
-    def __init__(self, net: nn.Module, normalize: Normalize, layer: Layer) -> None:
+    def __init__(self, net: nn.Module, normalize: Normalize, layer: Layer, classes: Sequence[str]) -> None:
         """Put the two together.
 
         Args:
             net: (batch, band, row, col), float32, normalized, to logits (batch, class, row, col).
             normalize: of the layer `image`.
             layer: that the network was trained on: its bands, in order, and what their numbers mean.
+            classes: names, in the order of the logits.
         """
         super().__init__()
         self.net = net
         self.normalize = normalize
         self.layer = layer
+        self.classes = tuple(classes)
 
     @property
     def trained_on(self) -> TrainedOn:

@@ -134,7 +134,8 @@ def predict(
             to the device for the call, and put back. A function may be called from several threads at once.
         out: GeoTIFF for the label, or the first output where no label is asked for; others lie beside it, as
             `<stem>_<output>.tif`. None: arrays.
-        classes: names of the classes in the order of the model's channels, or channel -> name.
+        classes: names of the classes in the order of the model's channels, or channel -> name; None: those of a model
+            of `fit`, of others none.
         head: softmax: exactly one class is true. sigmoid: each channel is true or not, and a single channel makes two
             classes, 0 and 1. regression: channels are quantities.
         tile: edge of a tile, pixels.
@@ -176,7 +177,7 @@ def predict(
         network = _Network(model, layer, head, _normalizer(normalize, layer))
         with (
             _placed([part for part in (model, network.normalize) if isinstance(part, nn.Module)], context),
-            _Products(image.grid, tiling, head, wanted, classes, target) as products,
+            _Products(image.grid, tiling, head, wanted, _names(classes, model), target) as products,
         ):
             predict_tiles(
                 flip_average(network) if flips else network,
@@ -395,6 +396,11 @@ def _wanted(outputs: Sequence[Output] | Output | None, head: Head) -> tuple[Outp
     if not names:
         raise SettingsError(f"outputs = (): nothing to make; name some of {', '.join(allowed)}")
     return names
+
+
+def _names(given: Classes | None, model: object) -> Classes | None:
+    """Names of classes as given, or those that a model of `fit` knows."""
+    return model.classes if given is None and isinstance(model, DenseModel) else given
 
 
 def _class_names(given: Classes | None, count: int) -> dict[int, str]:
