@@ -25,9 +25,13 @@ def test_every_task_of_the_golden_run_is_shown():
 def test_the_band_of_the_label_is_drawn_at_the_size_of_the_picture(tmp_path):
     first, second = np.zeros((4, 4), int), np.arange(16).reshape(4, 4)
     write(tmp_path / "a_pred.tif", [first, second])
-    marks = gallery.mapped(tmp_path / "a_pred.tif", gallery.Shown("t", "_pred.tif", "y"), ["x", "y"], (2, 2), 20)
+    marks = gallery.mapped(
+        tmp_path / "a_pred.tif", gallery.Shown("t", "_pred.tif", "y", "*.tif"), ["x", "y"], (2, 2), 20
+    )
     assert marks.classes.tolist() == [[5, 7], [13, 15]]
-    marks = gallery.mapped(tmp_path / "a_pred.tif", gallery.Shown("t", "_pred.tif", "y"), ["x", "y"], (4, 4), 6)
+    marks = gallery.mapped(
+        tmp_path / "a_pred.tif", gallery.Shown("t", "_pred.tif", "y", "*.tif"), ["x", "y"], (4, 4), 6
+    )
     # Numbers beyond the last colour begin again with the first one, and 0 stays nothing.
     assert marks.classes[0, 0] == 0 and marks.classes.max() == 6 and marks.classes[1].tolist() == [4, 5, 6, 1]
 
@@ -35,7 +39,7 @@ def test_the_band_of_the_label_is_drawn_at_the_size_of_the_picture(tmp_path):
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_objects_side_by_side_are_outlined_each(tmp_path):
     write(tmp_path / "a_instances.tif", [[[0, 3, 7], [0, 3, 7]]])
-    shown = gallery.Shown("t", "_instances.tif", "instances")
+    shown = gallery.Shown("t", "_instances.tif", "instances", "*.tif")
     marks = gallery.mapped(tmp_path / "a_instances.tif", shown, ["instances"], (2, 3), 1)
     assert marks.classes.tolist() == [[0, 1, 1]] * 2
     assert marks.regions is not None and marks.regions.tolist() == [[0, 3, 7]] * 2

@@ -42,13 +42,13 @@ class Shown:
     """Name of the map behind the scene's."""
     label: str
     """The label of a sample that the map is to be like."""
-    scenes: str = "**/*.tif"
+    scenes: str
     """Pattern of the scenes below the sample's folder."""
 
 
 SHOWN: Final = {
-    "snowpack": Shown("snowpack_sam2", "_pred.tif", "layers"),
-    "slumps": Shown("slumps_detectron2", "_instances.tif", "instances"),
+    "snowpack": Shown("snowpack_sam2", "_pred.tif", "layers", "photographs/*.tif"),
+    "slumps": Shown("slumps_detectron2", "_instances.tif", "instances", "scenes/*.tif"),
     "seaice": Shown("seaice_multitask", "_pred.tif", "SOD", "**/*_prep.nc"),
     "floods": Shown("floods_prithvi", "_pred.tif", "mask", "**/*_S2Hand.tif"),
     "crops": Shown("crops_activesampling", "_pred.tif", "crops", "**/*.nc"),
