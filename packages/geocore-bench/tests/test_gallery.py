@@ -1,5 +1,7 @@
 """The gallery shows the map in the classes of the label, at the size of the picture."""
 
+import os
+
 import numpy as np
 import pytest
 import rasterio
@@ -50,3 +52,10 @@ def test_an_unknown_task_is_told_in_one_line(capsys):
         gallery.main(["glaciers"])
     assert stopped.value.code == 2
     assert "no task glaciers: there are snowpack, slumps" in capsys.readouterr().err
+
+
+def test_the_sample_of_the_code_of_today_is_taken(tmp_path):
+    for number, name in enumerate(("crops-sample-zz", "crops-sample-aa", "floods-sample-bb")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (number, number))
+    assert golden.sample_of("crops", tmp_path).name == "crops-sample-aa"

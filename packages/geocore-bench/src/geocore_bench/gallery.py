@@ -25,7 +25,7 @@ from geocore.raster.geotiff import open_raster
 from geocore.report.overview import Overview
 from geocore.report.preview import UNLABELLED, Marks, Preview, draw_previews
 from geocore.storage.files import atomic_path
-from geocore_bench.golden import command
+from geocore_bench.golden import command, sample_of
 
 _MARGIN_PX: Final = 14
 _COLOURS: Final = 96
@@ -90,7 +90,7 @@ def picture(task: str, work: Path) -> npt.NDArray[np.uint8]:
     """
     shown, cache, run, maps = SHOWN[task], work / "cache", work / task / "run", work / task / "maps"
     command(f"{task}-train", ["--run", str(run)], cache)
-    sample = next(path for path in sorted(cache.iterdir()) if path.name.startswith(f"{task}-sample-"))
+    sample = sample_of(task, cache)
     dataset = Dataset.load(sample / "dataset.yaml")
     overview: Overview = importlib.import_module(f"{shown.module}.overview").overview_of(dataset)
     tested = [its for its in dataset.samples if its.split == "test"]

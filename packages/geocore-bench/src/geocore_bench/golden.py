@@ -137,7 +137,7 @@ def run(task: str, work: Path) -> dict[str, Any]:
     words = ["--schedule.warmup-steps", "2", *(word for flag in rhythm for word in (flag, str(golden.steps)))]
     command(f"{task}-train", ["--run", str(fitted), *words, *_CPU, *golden.train], cache, _SAME)
     command(f"{task}-evaluate", ["--run", str(fitted), "--resamples", "50", *_CPU], cache, _SAME)
-    sample = next(path for path in sorted(cache.iterdir()) if path.name.startswith(f"{task}-sample-"))
+    sample = sample_of(task, cache)
     scenes = [
         path
         for path in sorted(sample.glob(golden.scenes))
@@ -227,6 +227,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def sample_of(task: str, cache: Path) -> Path:
+    """The folder of a task's sample: the latest, since a kept cache may hold those of earlier code."""
+    return max(cache.glob(f"{task}-sample-*"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def command(name: str, words: Sequence[str], cache: Path, variables: Mapping[str, str] | None = None) -> None:
