@@ -173,6 +173,7 @@ def test_the_window_of_the_bounds_of_a_window_covers_it_and_no_more_where_nothin
 def test_bounds_are_rounded_outwards_but_for_the_decimals_of_coordinates() -> None:
     assert UTM.window((500009.9, 7999980.0, 500020.1, 7999999.9)) == Window(0, 0, 2, 3)
     assert UTM.window((500010.000001, 7999980.0, 500020.000001, 8000000.0)) == Window(0, 1, 2, 1)
+    assert UTM.window((500009.999999, 7999980.0, 500020.0, 8000000.000001)) == Window(0, 1, 2, 1)
     assert UTM.window((500012.0, 7999995.0, 500013.0, 7999996.0)) == Window(0, 1, 1, 1)
     assert UTM.window((499990.0, 8000000.0, 500010.0, 8000020.0)) == Window(-2, -1, 2, 2)
     for wrong in ((500020.0, 7999980.0, 500010.0, 8000000.0), (0.0, 0.0, 0.0, 1.0), (0.0, math.nan, 1.0, 1.0)):
